@@ -1,0 +1,39 @@
+"""SteadyDiff: corrections of exposure bias in diffusion models. This package knows no host."""
+
+from .denoiser import Denoise, Run, Space
+from .errors import CheckpointError, HostError, SettingsError, ShapeError, SteadyDiffError
+from .methods import SAMPLING_METHODS
+from .methods.epsilon_scaling import EpsilonScaling, scale_epsilon
+from .schedules import (
+    MadeFor,
+    Schedule,
+    dcw_schedule,
+    linear_schedule,
+    snr_schedule,
+    table_schedule,
+    uniform_schedule,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SAMPLING_METHODS",
+    "CheckpointError",
+    "Denoise",
+    "EpsilonScaling",
+    "HostError",
+    "MadeFor",
+    "Run",
+    "Schedule",
+    "SettingsError",
+    "ShapeError",
+    "Space",
+    "SteadyDiffError",
+    "__version__",
+    "dcw_schedule",
+    "linear_schedule",
+    "scale_epsilon",
+    "snr_schedule",
+    "table_schedule",
+    "uniform_schedule",
+]

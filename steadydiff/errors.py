@@ -1,0 +1,30 @@
+"""Everything SteadyDiff raises on purpose. Used at the edges: settings, files, adapters.
+
+    SteadyDiffError
+    ├── SettingsError (ValueError)    a setting or a combination of settings that cannot work
+    ├── ShapeError (ValueError)       tensors that do not fit together
+    ├── CheckpointError               a weight file that is missing, damaged or made for something else
+    └── HostError                     a host that lacks, or changed, what an adapter needs
+
+A message says what came, what is allowed and what to do.
+"""
+
+
+class SteadyDiffError(Exception):
+    """Base of all our errors; catch this to catch every one of them."""
+
+
+class SettingsError(SteadyDiffError, ValueError):
+    """A setting is out of range, or settings contradict each other or the run."""
+
+
+class ShapeError(SteadyDiffError, ValueError):
+    """Two tensors that belong together differ in shape."""
+
+
+class CheckpointError(SteadyDiffError):
+    """A weight file is missing, damaged, or made for another model."""
+
+
+class HostError(SteadyDiffError):
+    """The host does not offer what the adapter needs, or was changed by someone else."""

@@ -1,0 +1,6 @@
+"""The methods, one file per paper. A new method is a new row here; the contract tests then apply to it."""
+
+from .epsilon_scaling import EpsilonScaling
+
+SAMPLING_METHODS = (EpsilonScaling,)
+"""Every method that wraps a denoiser: frozen settings with `wrap(denoise, run) -> Denoise`."""

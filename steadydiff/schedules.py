@@ -1,0 +1,291 @@
+"""Schedules of the scale λ over a run: named functions that compute one, and `Schedule`, which carries it as data.
+
+Every schedule is a tuple of floats, one λ per sampling step, the noisiest step first: its length is
+len(sigmas) - 1, and value i belongs to the step that starts at sigmas[i]. λ = 1 changes nothing, above 1 trusts
+the predicted noise less. Used by `methods/epsilon_scaling.py` and by the schedule node.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from numbers import Real
+from typing import Any
+
+from .denoiser import Space, check_space, signal_level
+from .errors import SettingsError
+
+SCHEDULE_FORMAT = "steadydiff.schedule"
+SCHEDULE_VERSION = 1
+SCHEDULE_MODES = ("uniform", "linear", "table", "snr", "dcw")
+
+# Two sigmas are the same step when they agree to this relative difference: hosts compute sigmas in float32, some of
+# them twice and by different routes, so that the last few bits differ.
+SIGMA_TOLERANCE = 1e-5
+
+
+def uniform_schedule(steps: int, b: float) -> tuple[float, ...]:
+    """Return λ = b at every step.
+
+    Raises:  SettingsError if b is not finite and positive.
+    Source:  Ning et al., 2023, arXiv 2308.15321, the uniform schedule.
+    """
+    return linear_schedule(steps, 0.0, b)
+
+
+def linear_schedule(steps: int, k: float, b: float) -> tuple[float, ...]:
+    """Return λ = k·t + b, where t counts the run's own steps and is 0 at the last, least noisy one.
+
+    Units:   k per step; k > 0 makes λ largest at the noisiest step. b is λ at the last step, not the mean: the mean
+             is b + k·(steps - 1)/2.
+    Raises:  SettingsError if any λ is not finite and positive.
+    Source:  Ning et al., 2023, arXiv 2308.15321, λ_t = k·t + b; t as in the authors' code, the index of the respaced
+             process. Not to be confused with the training timestep, nor with a count from the noisiest step.
+    """
+    return check_scales(k * (steps - 1 - i) + b for i in range(steps))
+
+
+def table_schedule(values: str | Iterable[float]) -> tuple[float, ...]:
+    """Return the given λs; a text holds numbers parted by commas, semicolons, blanks or new lines.
+
+    Raises:  SettingsError naming the part of the text that is not a number, or the λ that is not finite and positive.
+    """
+    if isinstance(values, str):
+        values = [_number(token) for token in re.split(r"[,;\s]+", values) if token]
+    scales = check_scales(values)
+    if not scales:
+        raise SettingsError("the table holds no number; write one scale per step, the noisiest step first")
+    return scales
+
+
+def snr_scale(snr: float, k: float, s: float) -> float:
+    """Return λ = (snr·s²/k + 1) / (snr·s² + 1): 1 in pure noise, 1/k in a clean image.
+
+    Units:   snr = (alpha / sigma)², a power ratio; k < 1 gives λ > 1.
+    Source:  Temporal Score Rescaling, 2025, arXiv 2510.01184, equation 6, whose ratio r multiplies eps; λ = 1/r.
+    """
+    if math.isinf(snr):
+        return 1 / k
+    return (snr * s**2 / k + 1) / (snr * s**2 + 1)
+
+
+def snr_schedule(
+    sigmas: Sequence[float], k: float = 0.95, s: float = 1.0, space: Space = "ve"
+) -> tuple[float, ...]:
+    """Return the schedule that makes Epsilon Scaling equal Temporal Score Rescaling at every step.
+
+    Units:   k and s as in the paper (`tsr_k` and `tsr_sigma` in ComfyUI); k = 1 changes nothing, larger s acts earlier.
+    Raises:  SettingsError if k or s is not finite and positive.
+    Source:  Temporal Score Rescaling, 2025, arXiv 2510.01184, equation 6.
+
+    A solver that calls the model between two steps gets an interpolated λ there, not the curve's own value.
+    """
+    check_space(space)
+    _check_positive("k", k)
+    _check_positive("s", s)
+    return check_scales(snr_scale(_snr(sigma, space), k, s) for sigma in sigmas[:-1])
+
+
+def dcw_scale(ratio: float, lam: float) -> float:
+    """Return the λ that moves one Euler step exactly as the pixel form of DCW does.
+
+    Units:   ratio = sigma_next / sigma; lam is DCW's own weight, 0 changes nothing.
+    Source:  DCW, 2026, arXiv 2604.16044, x_next += lam·(x_next - x0); with Euler's x_next = x0 + ratio·(x - x0) the
+             two updates agree when λ = (1 - ratio) / (1 - ratio - ratio·lam).
+    """
+    if ratio == 0:
+        return 1.0
+    rest = 1 - ratio - ratio * lam
+    return (1 - ratio) / rest if rest else math.inf
+
+
+def dcw_schedule(sigmas: Sequence[float], lam: float) -> tuple[float, ...]:
+    """Return the schedule that makes an Euler run equal DCW in its pixel form.
+
+    Raises:  SettingsError if a step is too short for lam: DCW would push it back beyond its own start, and no positive λ
+             does that.
+    Source:  DCW, 2026, arXiv 2604.16044; see `dcw_scale`. Exact in space "ve" with eps and in space "flow" with the
+             *velocity* scaled; the last step, to sigma 0, is left as it is. Not the wavelet form.
+    """
+    if not math.isfinite(lam):
+        raise SettingsError(f"lam is a finite number; got {lam}")
+    scales = []
+    for step, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:]), 1):
+        scale = dcw_scale(sigma_next / sigma if sigma else math.inf, lam)
+        if not (math.isfinite(scale) and scale > 0):
+            raise SettingsError(
+                f"step {step} from sigma {sigma:g} to {sigma_next:g} is too short for lam {lam:g}; "
+                f"use a lam below {abs(sigma / sigma_next - 1) if sigma_next else 0:g} or fewer steps"
+            )
+        scales.append(scale)
+    return tuple(scales)
+
+
+def check_scales(values: Iterable[float]) -> tuple[float, ...]:
+    """Return the λs as floats.
+
+    Raises:  SettingsError naming the first one that is not a finite, positive number.
+    """
+    scales = []
+    for step, value in enumerate(values, 1):
+        _check_positive(f"the scale of step {step}", value)
+        scales.append(float(value))
+    return tuple(scales)
+
+
+@dataclass(frozen=True)
+class MadeFor:
+    """What a schedule was made for; None = not known. `sigmas` include the final one."""
+
+    sampler: str | None = None
+    scheduler: str | None = None
+    steps: int | None = None
+    cfg: float | None = None
+    model: str | None = None
+    sigmas: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.sigmas is not None:
+            object.__setattr__(self, "sigmas", tuple(float(sigma) for sigma in self.sigmas))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """λ for every step of a run, how it was made, and what for. In JSON, a STEADYDIFF_SCHEDULE.
+
+    mode:     one of SCHEDULE_MODES
+    values:   one λ per step, the noisiest first
+    made_for: what it was made for; where the sigmas are known, a run over a part of them finds its own part
+    """
+
+    mode: str
+    values: tuple[float, ...]
+    made_for: MadeFor = field(default_factory=MadeFor)
+
+    def __post_init__(self) -> None:
+        if self.mode not in SCHEDULE_MODES:
+            raise SettingsError(f"a schedule's mode is one of {', '.join(SCHEDULE_MODES)}; got {self.mode!r}")
+        object.__setattr__(self, "values", check_scales(self.values))
+        if not self.values:
+            raise SettingsError("a schedule holds one scale per step; got none")
+        sigmas = self.made_for.sigmas
+        if sigmas is not None and len(sigmas) != len(self.values) + 1:
+            raise SettingsError(
+                f"a schedule of {len(self.values)} scales belongs to {len(self.values) + 1} sigmas, the final one "
+                f"included; got {len(sigmas)}"
+            )
+
+    def resolve(self, sigmas: Sequence[float]) -> tuple[float, ...]:
+        """Return the λs of a run over `sigmas`, noisiest first: its own part of the schedule.
+
+        A run whose steps start at a contiguous part of `made_for.sigmas` takes that part. Its final sigma is not
+        compared: a host may replace it by 0. Any other run takes the values one by one and must be as long.
+        Raises:  SettingsError if the run has another number of steps.
+        """
+        steps = max(len(sigmas) - 1, 0)
+        first = self._find(sigmas[:-1])
+        if first is not None:
+            return self.values[first : first + steps]
+        if steps == len(self.values):
+            return self.values
+        known = " and its sigmas are no part of those the schedule was made for" if self.made_for.sigmas else ""
+        raise SettingsError(
+            f"the schedule has {len(self.values)} steps, the run has {steps}{known}; make the schedule for "
+            f"{steps} steps, or run {len(self.values)}"
+        )
+
+    def _find(self, starts: Sequence[float]) -> int | None:
+        """Return where the run's steps begin within the steps the schedule was made for."""
+        own = (self.made_for.sigmas or ())[:-1]
+        for first in range(len(own) - len(starts) + 1):
+            if all(_same_sigma(a, b) for a, b in zip(own[first:], starts)):
+                return first
+        return None
+
+    def differences(self, **facts: Any) -> list[str]:
+        """Name what differs between this run and what the schedule was made for, e.g. ["cfg 4.0, made for 7.0"].
+
+        facts: any of MadeFor's fields but `sigmas`, which `resolve` compares; None and unknown facts never differ.
+        """
+        found = []
+        for name, value in facts.items():
+            meant = getattr(self.made_for, name)
+            if value is not None and meant is not None and value != meant:
+                found.append(f"{name} {value}, made for {meant}")
+        return found
+
+    def to_json(self) -> str:
+        """Write the schedule as JSON text; what it was made for is listed as far as it is known."""
+        known = {name: value for name, value in asdict(self.made_for).items() if value is not None}
+        head = {"format": SCHEDULE_FORMAT, "version": SCHEDULE_VERSION, "mode": self.mode}
+        return json.dumps({**head, "values": self.values, "made_for": known})
+
+    @classmethod
+    def from_json(cls, source: str | Mapping[str, Any]) -> Schedule:
+        """Read a schedule from JSON text, or from what a JSON parser made of it.
+
+        Facts in `made_for` whose names we do not know are dropped: they describe, they change no λ.
+        Raises:  SettingsError if it is no schedule, of another version, or holds a value that is no scale.
+        """
+        data = _parsed(source)
+        if data.get("format") != SCHEDULE_FORMAT or data.get("version") != SCHEDULE_VERSION:
+            raise SettingsError(
+                f"a schedule is JSON of format {SCHEDULE_FORMAT!r}, version {SCHEDULE_VERSION}; got format "
+                f"{data.get('format')!r}, version {data.get('version')!r}"
+            )
+        values, made_for = data.get("values"), data.get("made_for") or {}
+        if not isinstance(values, (list, tuple)) or not isinstance(made_for, Mapping):
+            raise SettingsError("a schedule's 'values' are a list and its 'made_for' an object")
+        names = {entry.name for entry in fields(MadeFor)}
+        facts = {name: value for name, value in made_for.items() if name in names}
+        if facts.get("sigmas") is not None:
+            facts["sigmas"] = tuple(check_sigmas(facts["sigmas"]))
+        return cls(str(data.get("mode")), tuple(values), MadeFor(**facts))
+
+
+def check_sigmas(sigmas: Any) -> list[float]:
+    """Return noise levels as floats.
+
+    Raises:  SettingsError unless they are a list of finite numbers, none negative.
+    """
+    if not isinstance(sigmas, (list, tuple)) or not all(_is_number(s) and s >= 0 for s in sigmas):
+        raise SettingsError("sigmas are a list of finite numbers, none negative")
+    return [float(sigma) for sigma in sigmas]
+
+
+def _parsed(source: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    if isinstance(source, str):
+        try:
+            source = json.loads(source)
+        except ValueError as error:
+            raise SettingsError(f"a schedule is JSON; this is not: {error}") from error
+    if not isinstance(source, Mapping):
+        raise SettingsError(f"a schedule is a JSON object; got {type(source).__name__}")
+    return source
+
+
+def _number(token: str) -> float:
+    try:
+        return float(token)
+    except ValueError as error:
+        raise SettingsError(f"the table holds {token!r}, which is not a number; write e.g. 1.006, 1.005") from error
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_positive(name: str, value: Any) -> None:
+    if not (_is_number(value) and value > 0):
+        raise SettingsError(f"{name} is a finite number above 0; got {value!r}")
+
+
+def _snr(sigma: float, space: Space) -> float:
+    return (float(signal_level(sigma, space)) / sigma) ** 2 if sigma else math.inf
+
+
+def _same_sigma(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=SIGMA_TOLERANCE, abs_tol=1e-9)
