@@ -1,0 +1,117 @@
+"""Talks to a running ComfyUI over its own HTTP and WebSocket interface. Standard library only.
+
+    client = ComfyClient(8188)
+    outputs = client.run(graph)              # API-format graph in, {node id: its outputs} back
+    png = client.image(outputs["9"]["images"][0])
+"""
+
+import http.client
+import json
+import uuid
+from collections.abc import Callable
+from urllib.parse import urlencode
+
+from tools.websocket import WebSocket
+
+Graph = dict[str, dict]
+Progress = Callable[[str, dict], None]  # message type, its data
+
+
+class ComfyError(Exception):
+    """The host refused a graph or failed while running it; the text names node, input and reason."""
+
+
+class ComfyClient:
+    """One client of the ComfyUI on this machine's `port`; `patience` is the longest silence accepted, in seconds."""
+
+    def __init__(self, port: int, patience: float = 600):
+        self.port, self.patience, self.id = port, patience, uuid.uuid4().hex
+
+    def run(self, graph: Graph, on_progress: Progress = lambda kind, data: None) -> dict[str, dict]:
+        """Queue a graph, report its progress, wait for its end and return each output node's outputs."""
+        with WebSocket("127.0.0.1", self.port, f"/ws?clientId={self.id}", self.patience) as messages:
+            prompt_id = self.queue(graph)
+            while True:
+                message = messages.receive()
+                if isinstance(message, bytes):  # a preview picture
+                    continue
+                message = json.loads(message)
+                data = message.get("data") or {}
+                if data.get("prompt_id") == prompt_id:
+                    if message["type"] == "executing" and data.get("node") is None:
+                        return self.outputs(prompt_id)  # sent after the history is written
+                    on_progress(message["type"], data)
+
+    def queue(self, graph: Graph) -> str:
+        """Queue a graph and return its prompt id. A graph that is only partly valid is refused, not half run."""
+        status, answer = self.request("POST", "/prompt", {"prompt": graph, "client_id": self.id})
+        if status != 200 or answer.get("node_errors"):
+            if "prompt_id" in answer:
+                self.cancel(answer["prompt_id"])
+            raise ComfyError(describe_refusal(answer, graph))
+        return answer["prompt_id"]
+
+    def cancel(self, prompt_id: str) -> None:
+        """Take a prompt out of the queue, or stop it if it already runs."""
+        self.request("POST", "/queue", {"delete": [prompt_id]})
+        self.request("POST", "/interrupt", {"prompt_id": prompt_id})
+
+    def outputs(self, prompt_id: str) -> dict[str, dict]:
+        """The outputs of a prompt that has ended, or ComfyError if it failed or was stopped."""
+        entry = self.get(f"/history/{prompt_id}").get(prompt_id, {})
+        status = entry.get("status") or {}
+        if status.get("status_str") != "success":
+            raise ComfyError(describe_failure(status.get("messages") or []))
+        return entry["outputs"]
+
+    def image(self, reference: dict) -> bytes:
+        """The file behind one entry of an output's `images`."""
+        return self._send("GET", "/view?" + urlencode(reference))[1]
+
+    def get(self, path: str) -> dict:
+        status, answer = self.request("GET", path)
+        if status != 200:
+            raise ComfyError(f"ComfyUI answered {status} to {path}")
+        return answer
+
+    def request(self, method: str, path: str, body: dict | None = None) -> tuple[int, dict]:
+        """One JSON request: (status, answer); an answer that is not JSON comes back as {"error": its text}."""
+        status, raw = self._send(method, path, body)
+        try:
+            return status, json.loads(raw) if raw else {}
+        except ValueError:
+            return status, {"error": raw.decode(errors="replace").strip()}
+
+    def _send(self, method: str, path: str, body: dict | None = None) -> tuple[int, bytes]:
+        # http.client rather than urllib: a proxy named in the environment must not see 127.0.0.1.
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self.patience)
+        try:
+            data = None if body is None else json.dumps(body)
+            connection.request(method, path, data, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+
+def describe_refusal(answer: dict, graph: Graph) -> str:
+    """The server's answer to an invalid graph as readable lines: one per node and reason."""
+    error = answer.get("error") or {}
+    head = error if isinstance(error, str) else " ".join(filter(None, [error.get("message"), error.get("details")]))
+    lines = [head or "ComfyUI refused the graph"]
+    for node_id, found in (answer.get("node_errors") or {}).items():
+        name = f"node {node_id} ({found.get('class_type') or graph.get(node_id, {}).get('class_type')})"
+        for reason in found.get("errors", []):
+            lines.append(f"  {name}: " + ": ".join(filter(None, [reason.get("message"), reason.get("details")])))
+    return "\n".join(lines)
+
+
+def describe_failure(messages: list) -> str:
+    """The history's account of a failed run as one sentence: which node raised what, or that it was stopped."""
+    for kind, data in messages:
+        if kind == "execution_error":
+            where = f"node {data.get('node_id')} ({data.get('node_type')})"
+            return f"{where} failed: {data.get('exception_type')}: {str(data.get('exception_message')).strip()}"
+        if kind == "execution_interrupted":
+            return f"stopped at node {data.get('node_id')} ({data.get('node_type')})"
+    return "ComfyUI reports a failure without saying why; its log may tell more"
