@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """SteadyDiff's commands: demo, test, ui, train, bench. `python3 run.py --help` lists them.
 
-Needs only Python 3.10 or newer; what a command needs beyond that (packages, the host) is fetched once, checked
-and reused. This file parses arguments and says what happens in which order; `tools/` does the work.
+Needs only Python 3.10 or newer; what a command needs beyond that (packages, the host) is fetched once,
+checked and reused. This file parses arguments and says what happens in which order; `tools/` does the work.
 """
 
 import sys
@@ -10,22 +10,34 @@ import sys
 if sys.version_info < (3, 10):  # before the imports, which an older Python cannot read
     sys.exit("SteadyDiff needs Python 3.10 or newer; this is Python %d.%d." % sys.version_info[:2])
 
-import argparse  # noqa: E402  (see above)
-import os  # noqa: E402
-import signal  # noqa: E402
-import subprocess  # noqa: E402
-from pathlib import Path  # noqa: E402
+import argparse
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
 
-from tools.console import Stop, say  # noqa: E402
-from tools.environment import HOST_MODULES, check_interpreter, ensure_venv  # noqa: E402
-from tools.host import Host, ensure_host  # noqa: E402
+from tools.console import Stop, say, tail
+from tools.demo import run_demo
+from tools.environment import HOSTS, check_interpreter, ensure_venv
+from tools.host import Host, ensure_host
+from tools.server import running
 
 ROOT = Path(__file__).resolve().parent
+STARTED = time.monotonic()
 NOTHING_COLLECTED = 5  # pytest's exit code
+TRAINERS = {"tinyworld": "steadydiff.tinyworld.train"}
+
+
+def demo(options: argparse.Namespace, rest: list[str]) -> int:
+    """Run the workflows in a real ComfyUI and show baseline and corrected pictures side by side."""
+    no_more(rest)
+    run_demo(ensure_host(options.python), STARTED, options.workflow)
+    return 0
 
 
 def test(options: argparse.Namespace, rest: list[str]) -> int:
-    """Run the fast suite, then the host suite against the real ComfyUI; a suite without tests is a failure."""
+    """Run the fast suite, then the host suite against the real ComfyUI; a suite without tests has failed."""
     host = None if options.fast else ensure_host(options.python)
     python = host.python if host else interpreter(options.python, "pytest", "hypothesis")
     codes = [pytest(python, rest)]
@@ -37,14 +49,54 @@ def test(options: argparse.Namespace, rest: list[str]) -> int:
     return max(codes)
 
 
+def ui(options: argparse.Namespace, rest: list[str]) -> int:
+    """Start ComfyUI with this repository as its only custom node and leave it running until Ctrl+C."""
+    no_more(rest)
+    with running(ensure_host(options.python), options.port, HOSTS / "ui") as server:
+        say(f"ComfyUI runs at {server.address} (log: {server.log}). Ctrl+C stops it.")
+        try:
+            code = server.process.wait()
+        except KeyboardInterrupt:
+            return 0
+        raise Stop(f"ComfyUI ended by itself (exit code {code}).", tail(server.log))
+
+
+def train(options: argparse.Namespace, rest: list[str]) -> int:
+    """Train something that ships with the repository; further arguments go to its trainer."""
+    if options.name not in TRAINERS:
+        raise Stop(f"There is no training '{options.name}'; there are: {', '.join(TRAINERS)}.")
+    return python_in_root(interpreter(options.python), ["-m", TRAINERS[options.name], *rest])
+
+
+def bench(options: argparse.Namespace, rest: list[str]) -> int:
+    """Run a benchmark against the real ComfyUI; further arguments go to it, its results to benchmarks/."""
+    benches = {file.stem.removeprefix("bench_"): file for file in sorted((ROOT / "tools").glob("bench_*.py"))}
+    if options.name not in benches:
+        raise Stop(f"There is no bench '{options.name}'; there are: {', '.join(benches) or 'none'}.")
+    host = ensure_host(options.python)
+    return python_in_root(host.python, [str(benches[options.name]), *rest], host)
+
+
 def pytest(python: Path, arguments: list[str], host: Host | None = None) -> int:
-    environment = dict(os.environ, STEADYDIFF_COMFYUI=str(host.path)) if host else None
-    return subprocess.run([str(python), "-m", "pytest", *arguments], cwd=ROOT, env=environment, check=False).returncode
+    return python_in_root(python, ["-m", "pytest", *arguments], host)
+
+
+def python_in_root(python: Path, arguments: list[str], host: Host | None = None) -> int:
+    """Run Python with the repository importable; tests and benches find the host by STEADYDIFF_COMFYUI."""
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    if host:
+        environment["STEADYDIFF_COMFYUI"] = str(host.path)
+    return subprocess.run([str(python), *arguments], cwd=ROOT, env=environment, check=False).returncode
 
 
 def interpreter(name: str | None, *modules: str) -> Path:
     """The interpreter for work that needs no host: the named one if it has these modules, else .venv's."""
-    return check_interpreter(name, (*HOST_MODULES[:1], *modules)) if name else ensure_venv()
+    return check_interpreter(name, ("torch", *modules)) if name else ensure_venv()
+
+
+def no_more(rest: list[str]) -> None:
+    if rest:
+        raise Stop(f"Unknown argument '{rest[0]}'; see run.py COMMAND --help.")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,13 +104,22 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(function, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(function.__name__, help=text, description=function.__doc__, allow_abbrev=False)
-        sub.add_argument("--python", metavar="PATH", help="use this interpreter instead of .venv; nothing is installed")
+        name, description = function.__name__, function.__doc__
+        sub = commands.add_parser(name, help=text, description=description, allow_abbrev=False)
+        sub.add_argument("--python", metavar="PATH", help="use this interpreter, installing nothing")
         sub.set_defaults(function=function)
         return sub
 
+    sub = command(demo, "run the workflows in a real ComfyUI and show baseline and corrected side by side")
+    sub.add_argument("--workflow", metavar="NAME", help="run only this one of workflows/api/")
     sub = command(test, "the fast suite, then the host suite; further arguments go to pytest")
     sub.add_argument("--fast", action="store_true", help="leave the host suite out")
+    sub = command(ui, "the same ComfyUI left running, for the browser")
+    sub.add_argument("--port", type=int, default=8188)
+    sub = command(train, "train what ships with the repository: " + ", ".join(TRAINERS))
+    sub.add_argument("name", metavar="NAME")
+    sub = command(bench, "measure; --quick for a short run, further arguments go to the bench")
+    sub.add_argument("name", metavar="NAME")
     return top
 
 

@@ -1,8 +1,6 @@
 """Talks to a running ComfyUI over its own HTTP and WebSocket interface. Standard library only.
 
-    client = ComfyClient(8188)
-    outputs = client.run(graph)              # API-format graph in, {node id: its outputs} back
-    png = client.image(outputs["9"]["images"][0])
+`ComfyClient(8188).run(graph)` queues a graph in API format and returns each output node's outputs.
 """
 
 import http.client
@@ -22,7 +20,7 @@ class ComfyError(Exception):
 
 
 class ComfyClient:
-    """One client of the ComfyUI on this machine's `port`; `patience` is the longest silence accepted, in seconds."""
+    """A client of the ComfyUI at 127.0.0.1:`port`; `patience` is the longest silence accepted, in seconds."""
 
     def __init__(self, port: int, patience: float = 600):
         self.port, self.patience, self.id = port, patience, uuid.uuid4().hex
@@ -43,7 +41,7 @@ class ComfyClient:
                     on_progress(message["type"], data)
 
     def queue(self, graph: Graph) -> str:
-        """Queue a graph and return its prompt id. A graph that is only partly valid is refused, not half run."""
+        """Queue a graph and return its prompt id; one that is only partly valid is refused, not half run."""
         status, answer = self.request("POST", "/prompt", {"prompt": graph, "client_id": self.id})
         if status != 200 or answer.get("node_errors"):
             if "prompt_id" in answer:
@@ -75,7 +73,7 @@ class ComfyClient:
         return answer
 
     def request(self, method: str, path: str, body: dict | None = None) -> tuple[int, dict]:
-        """One JSON request: (status, answer); an answer that is not JSON comes back as {"error": its text}."""
+        """One JSON request: (status, answer). What is not JSON comes back as {"error": its text}."""
         status, raw = self._send(method, path, body)
         try:
             return status, json.loads(raw) if raw else {}
@@ -97,21 +95,23 @@ class ComfyClient:
 def describe_refusal(answer: dict, graph: Graph) -> str:
     """The server's answer to an invalid graph as readable lines: one per node and reason."""
     error = answer.get("error") or {}
-    head = error if isinstance(error, str) else " ".join(filter(None, [error.get("message"), error.get("details")]))
-    lines = [head or "ComfyUI refused the graph"]
+    lines = [(error if isinstance(error, str) else _reason(error)) or "ComfyUI refused the graph"]
     for node_id, found in (answer.get("node_errors") or {}).items():
         name = f"node {node_id} ({found.get('class_type') or graph.get(node_id, {}).get('class_type')})"
-        for reason in found.get("errors", []):
-            lines.append(f"  {name}: " + ": ".join(filter(None, [reason.get("message"), reason.get("details")])))
+        lines += [f"  {name}: {_reason(error)}" for error in found.get("errors", [])]
     return "\n".join(lines)
 
 
+def _reason(error: dict) -> str:
+    return ": ".join(filter(None, [error.get("message"), error.get("details")]))
+
+
 def describe_failure(messages: list) -> str:
-    """The history's account of a failed run as one sentence: which node raised what, or that it was stopped."""
+    """The history's account of a failed run in one line: which node raised what, or that it was stopped."""
     for kind, data in messages:
         if kind == "execution_error":
-            where = f"node {data.get('node_id')} ({data.get('node_type')})"
-            return f"{where} failed: {data.get('exception_type')}: {str(data.get('exception_message')).strip()}"
+            what = f"{data.get('exception_type')}: {data.get('exception_message')}".strip()
+            return f"node {data.get('node_id')} ({data.get('node_type')}) failed: {what}"
         if kind == "execution_interrupted":
             return f"stopped at node {data.get('node_id')} ({data.get('node_type')})"
     return "ComfyUI reports a failure without saying why; its log may tell more"

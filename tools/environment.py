@@ -36,14 +36,14 @@ print(any(a.is_available() for a in accelerators))
 """
 _NO_NETWORK = re.compile(
     r"NewConnectionError|NameResolutionError|name resolution|getaddrinfo|ConnectTimeout|ConnectionError|"
-    r"Max retries|ProxyError|ReadTimeout|Connection (refused|reset|broken)|IncompleteRead|Network is unreachable",
+    r"Max retries|ProxyError|ReadTimeout|Connection (refused|reset|broken)|IncompleteRead|unreachable",
     re.IGNORECASE,
 )
 
 
 @contextlib.contextmanager
 def setup_lock(folder: Path = HOSTS) -> Iterator[None]:
-    """Let one launcher at a time install or unpack; the system frees the lock even if its holder is killed."""
+    """Let one launcher at a time install or unpack; the system frees the lock of one that was killed."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "setup.lock", "a+b") as file:
         if os.name == "nt":
@@ -132,18 +132,22 @@ def _runs(command: list) -> bool:
 
 
 def pip(python: Path, arguments: list[str], purpose: str, log: Path = HOSTS / "pip.log") -> None:
-    """Run pip, keep its whole output in a log, show what it is collecting, and explain a failure in a sentence."""
+    """Run pip, log all it says, show what it is collecting, and explain a failure in a sentence."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments, "--retries", "2"]
+    command = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", "--retries", "2"]
     with open(log, "w", encoding="utf-8") as out:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+            [*command, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
         )
         try:
             for line in process.stdout or ():
                 out.write(line)
                 if line.startswith(("Collecting ", "Installing ")):
-                    say("  " + line.strip()[:100])
+                    say("  " + line.split(" (from ")[0].strip()[:100])
         finally:
             if process.poll() is None:
                 process.terminate()
@@ -154,7 +158,7 @@ def pip(python: Path, arguments: list[str], purpose: str, log: Path = HOSTS / "p
 
 def _explain(output: str, purpose: str) -> str:
     if _NO_NETWORK.search(output):
-        return f"Could not {purpose}: no connection to the package index; run the same command when it is back."
+        return f"Could not {purpose}: no connection to the package index; run the same command again later."
     if "No space left" in output:
         return f"Could not {purpose}: the disk is full; free about 8 GB and run the same command again."
     return f"Could not {purpose}: pip failed as shown above; run the same command again once that is solved."
@@ -164,10 +168,13 @@ def check_interpreter(name: str, modules: tuple[str, ...] = HOST_MODULES) -> Pat
     """Return an interpreter the user named if it can run the host; nothing is ever installed into it."""
     python = Path(name).expanduser()
     try:
-        done = subprocess.run([str(python), "-c", _PROBE, *modules], capture_output=True, text=True, check=True)
+        command = [str(python), "-c", _PROBE, *modules]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         facts = json.loads(done.stdout)
     except (OSError, subprocess.CalledProcessError, ValueError) as error:
-        raise Stop(f"'{name}' is not a Python interpreter that runs; give --python the path of one.") from error
+        raise Stop(
+            f"'{name}' is not an interpreter that runs; give --python the path of a Python."
+        ) from error
     if tuple(facts["python"][:2]) < OLDEST_PYTHON:
         version = ".".join(map(str, facts["python"]))
         raise Stop(f"'{name}' is Python {version}; SteadyDiff needs 3.10 or newer.")
@@ -178,8 +185,9 @@ def check_interpreter(name: str, modules: tuple[str, ...] = HOST_MODULES) -> Pat
 
 
 def has_gpu(python: Path, cache: Path = HOSTS / "gpu.json") -> bool:
-    """Whether torch sees an accelerator; asked once per interpreter and machine, as importing torch takes seconds."""
-    key = f"{python} on {platform.node()} with CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')}"
+    """Whether torch sees an accelerator; asked once per interpreter and machine, as it takes seconds."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    key = f"{python} on {platform.node()} with CUDA_VISIBLE_DEVICES={visible}"
     known = json.loads(_read(cache) or "{}")
     if key not in known:
         done = subprocess.run([str(python), "-c", _GPU_PROBE], capture_output=True, text=True, check=False)

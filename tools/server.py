@@ -42,7 +42,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(host: Host, port: int = 0, base: Path | None = None, options: tuple[str, ...] = ()) -> Iterator[Server]:
+def running(
+    host: Host, port: int = 0, base: Path | None = None, options: tuple[str, ...] = ()
+) -> Iterator[Server]:
     """Start the host, wait until it answers, and stop it however the block ends.
 
     `port` 0 picks a free one. `base` is kept if given; otherwise a fresh one is made and removed at the end.
@@ -58,6 +60,8 @@ def running(host: Host, port: int = 0, base: Path | None = None, options: tuple[
         process = _spawn(command(host, port, base, options), base, log)
         cleanup.callback(stop, process)
         wait_until_ready(process, port, log)
+        if "(IMPORT FAILED)" in log.read_text(encoding="utf-8", errors="replace"):
+            raise Stop("ComfyUI could not load this repository as a custom node.", tail(log))
         yield Server(process, port, base, log)
 
 
@@ -72,10 +76,11 @@ def command(host: Host, port: int, base: Path, options: tuple[str, ...] = ()) ->
 
 
 def _spawn(arguments: list[str], base: Path, log: Path) -> subprocess.Popen:
+    environment = dict(os.environ, PYTHONIOENCODING="utf-8")  # its log may exceed a Windows code page
+    environment.pop("PYTHONPATH", None)  # a user's host does not have this repository on its path either
     with open(log, "wb") as out:
-        return subprocess.Popen(
-            arguments, cwd=base, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
-        )
+        streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": subprocess.STDOUT}
+        return subprocess.Popen(arguments, cwd=base, env=environment, **streams)
 
 
 def wait_until_ready(process: subprocess.Popen, port: int, log: Path, limit: float = START_LIMIT) -> None:
@@ -117,7 +122,7 @@ def free_port(wanted: int) -> int:
 
 
 def link_pack(base: Path, repository: Path = ROOT) -> None:
-    """Make the repository the one custom node below `base`: a link, or on Windows a junction, which needs no rights."""
+    """Make the repository the one custom node below `base`: a link, or a junction where links need rights."""
     link = base / "custom_nodes" / "SteadyDiff"
     link.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(link):
@@ -127,12 +132,13 @@ def link_pack(base: Path, repository: Path = ROOT) -> None:
     except OSError:
         if os.name != "nt":
             raise
-        subprocess.run(["cmd", "/c", "mklink", "/J", str(link), str(repository)], capture_output=True, check=True)
+        command = ["cmd", "/c", "mklink", "/J", str(link), str(repository)]
+        subprocess.run(command, capture_output=True, check=True)
 
 
 def remove_base(base: Path) -> None:
     """Delete a base directory; the link to the repository goes first, so that nothing can follow it."""
     link = base / "custom_nodes" / "SteadyDiff"
     if os.path.lexists(link):
-        link.unlink() if link.is_symlink() else link.rmdir()  # rmdir removes a junction, not what it points to
+        link.unlink() if link.is_symlink() else link.rmdir()  # rmdir takes the junction, not its target
     shutil.rmtree(base, ignore_errors=True)

@@ -37,11 +37,11 @@ class WebSocket:
         status = next(lines, b"").decode("latin-1").strip()
         headers = dict(line.decode("latin-1").lower().split(":", 1) for line in lines if b":" in line)
         accept = base64.b64encode(hashlib.sha1((key + _MAGIC).encode()).digest()).decode()
-        if " 101 " not in f"{status} " or headers.get("sec-websocket-accept", "").strip() != accept.lower():
-            raise ConnectionError(f"no WebSocket at {host}:{port}{path.split('?')[0]} (answer: {status or 'none'})")
+        if headers.get("sec-websocket-accept", "").strip() != accept.lower():
+            raise ConnectionError(f"no WebSocket at {host}:{port} (answer: {status or 'none'})")
 
     def receive(self) -> str | bytes:
-        """The next whole message: text as str, binary as bytes. ConnectionError once the server has closed."""
+        """The next whole message: text as str, binary as bytes; ConnectionError when the server closes."""
         kind, message = None, b""
         while True:
             final, opcode, payload = read_frame(self._read)
