@@ -46,7 +46,7 @@ class Run:
         sigmas = tuple(float(sigma) for sigma in self.sigmas)
         for sigma in sigmas:
             if not (math.isfinite(sigma) and sigma >= 0):
-                raise SettingsError(f"a run's sigmas are finite and not negative; got {sigma} among {len(sigmas)}")
+                raise SettingsError(f"a run's sigmas are finite and not negative; got {sigma}")
         object.__setattr__(self, "sigmas", sigmas)
 
     @property
@@ -64,7 +64,9 @@ def check_space(space: str) -> None:
 def check_same_shape(x: Tensor, denoised: Tensor) -> None:
     """Raise ShapeError unless a state and its clean estimate have one shape."""
     if x.shape != denoised.shape:
-        raise ShapeError(f"x and its clean estimate have one shape; got {tuple(x.shape)} and {tuple(denoised.shape)}")
+        raise ShapeError(
+            f"x and its clean estimate have one shape; got {tuple(x.shape)} and {tuple(denoised.shape)}"
+        )
 
 
 def per_sample(value: Tensor | float, x: Tensor) -> Tensor | float:
@@ -76,7 +78,9 @@ def per_sample(value: Tensor | float, x: Tensor) -> Tensor | float:
     if not isinstance(value, Tensor) or value.ndim == 0:
         return value
     if value.ndim != 1 or len(value) not in (1, len(x)):
-        raise ShapeError(f"one value per sample is [{len(x)}] for x {tuple(x.shape)}; got {tuple(value.shape)}")
+        raise ShapeError(
+            f"a batch of {len(x)} takes one value or {len(x)}, in one dimension; got {tuple(value.shape)}"
+        )
     return value.view(-1, *(1,) * (x.ndim - 1))
 
 
@@ -122,6 +126,7 @@ def derivative(x: Tensor, denoised: Tensor, sigma: Tensor | float) -> Tensor:
 
     Shapes:  x, denoised, result [B, C, *S]; sigma a number or [B].
     Units:   in "ve" this is eps; in "flow" it is the velocity eps - x0, and *not* eps.
-    Source:  Karras et al., 2022, arXiv 2206.00364, algorithm 1 (VE); for flow from x = (1 - sigma) x0 + sigma eps.
+    Source:  Karras et al., 2022, arXiv 2206.00364, algorithm 1 (VE); in flow from x's own
+             equation.
     """
     return (x - denoised) / per_sample(sigma, x)

@@ -1,8 +1,8 @@
-"""Schedules of the scale λ over a run: named functions that compute one, and `Schedule`, which carries it as data.
+"""Schedules of the scale λ over a run: functions that compute one, and `Schedule`, which carries it.
 
 Every schedule is a tuple of floats, one λ per sampling step, the noisiest step first: its length is
-len(sigmas) - 1, and value i belongs to the step that starts at sigmas[i]. λ = 1 changes nothing, above 1 trusts
-the predicted noise less. Used by `methods/epsilon_scaling.py` and by the schedule node.
+len(sigmas) - 1, and value i belongs to the step that starts at sigmas[i]. λ = 1 changes nothing, above 1
+takes less noise away. Used by `methods/epsilon_scaling.py` and by the schedule node.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from numbers import Real
 from typing import Any
 
@@ -22,8 +24,8 @@ SCHEDULE_FORMAT = "steadydiff.schedule"
 SCHEDULE_VERSION = 1
 SCHEDULE_MODES = ("uniform", "linear", "table", "snr", "dcw")
 
-# Two sigmas are the same step when they agree to this relative difference: hosts compute sigmas in float32, some of
-# them twice and by different routes, so that the last few bits differ.
+# Two sigmas are the same step when they agree to this relative difference: hosts compute sigmas in float32,
+# some of them twice and by different routes, so that the last few bits differ.
 SIGMA_TOLERANCE = 1e-5
 
 
@@ -39,11 +41,12 @@ def uniform_schedule(steps: int, b: float) -> tuple[float, ...]:
 def linear_schedule(steps: int, k: float, b: float) -> tuple[float, ...]:
     """Return λ = k·t + b, where t counts the run's own steps and is 0 at the last, least noisy one.
 
-    Units:   k per step; k > 0 makes λ largest at the noisiest step. b is λ at the last step, not the mean: the mean
-             is b + k·(steps - 1)/2.
+    Units:   k per step; k > 0 makes λ largest at the noisiest step. b is λ at the last step, not the mean:
+             the mean is b + k·(steps - 1)/2.
     Raises:  SettingsError if any λ is not finite and positive.
-    Source:  Ning et al., 2023, arXiv 2308.15321, λ_t = k·t + b; t as in the authors' code, the index of the respaced
-             process. Not to be confused with the training timestep, nor with a count from the noisiest step.
+    Source:  Ning et al., 2023, arXiv 2308.15321, λ_t = k·t + b; t as in the authors' code, the index of the
+             respaced process. Not to be confused with the training timestep, nor with a count from the
+             noisiest step.
     """
     return check_scales(k * (steps - 1 - i) + b for i in range(steps))
 
@@ -51,7 +54,8 @@ def linear_schedule(steps: int, k: float, b: float) -> tuple[float, ...]:
 def table_schedule(values: str | Iterable[float]) -> tuple[float, ...]:
     """Return the given λs; a text holds numbers parted by commas, semicolons, blanks or new lines.
 
-    Raises:  SettingsError naming the part of the text that is not a number, or the λ that is not finite and positive.
+    Raises:  SettingsError naming the part of the text that is not a number, or the λ that is not finite and
+             positive.
     """
     if isinstance(values, str):
         values = [_number(token) for token in re.split(r"[,;\s]+", values) if token]
@@ -65,7 +69,8 @@ def snr_scale(snr: float, k: float, s: float) -> float:
     """Return λ = (snr·s²/k + 1) / (snr·s² + 1): 1 in pure noise, 1/k in a clean image.
 
     Units:   snr = (alpha / sigma)², a power ratio; k < 1 gives λ > 1.
-    Source:  Temporal Score Rescaling, 2025, arXiv 2510.01184, equation 6, whose ratio r multiplies eps; λ = 1/r.
+    Source:  Temporal Score Rescaling, 2025, arXiv 2510.01184, equation 6, whose ratio r multiplies eps: λ
+             is 1/r.
     """
     if math.isinf(snr):
         return 1 / k
@@ -77,15 +82,16 @@ def snr_schedule(
 ) -> tuple[float, ...]:
     """Return the schedule that makes Epsilon Scaling equal Temporal Score Rescaling at every step.
 
-    Units:   k and s as in the paper (`tsr_k` and `tsr_sigma` in ComfyUI); k = 1 changes nothing, larger s acts earlier.
+    Units:   k and s as in the paper (`tsr_k` and `tsr_sigma` in ComfyUI); k = 1 changes nothing, larger s
+             acts earlier.
     Raises:  SettingsError if k or s is not finite and positive.
     Source:  Temporal Score Rescaling, 2025, arXiv 2510.01184, equation 6.
 
     A solver that calls the model between two steps gets an interpolated λ there, not the curve's own value.
     """
     check_space(space)
-    _check_positive("k", k)
-    _check_positive("s", s)
+    check_positive("k", k)
+    check_positive("s", s)
     return check_scales(snr_scale(_snr(sigma, space), k, s) for sigma in sigmas[:-1])
 
 
@@ -93,8 +99,8 @@ def dcw_scale(ratio: float, lam: float) -> float:
     """Return the λ that moves one Euler step exactly as the pixel form of DCW does.
 
     Units:   ratio = sigma_next / sigma; lam is DCW's own weight, 0 changes nothing.
-    Source:  DCW, 2026, arXiv 2604.16044, x_next += lam·(x_next - x0); with Euler's x_next = x0 + ratio·(x - x0) the
-             two updates agree when λ = (1 - ratio) / (1 - ratio - ratio·lam).
+    Source:  DCW, 2026, arXiv 2604.16044, x_next += lam·(x_next - x0); with Euler's step,
+             x_next = x0 + ratio·(x - x0), the two agree when λ = (1 - ratio) / (1 - ratio - ratio·lam).
     """
     if ratio == 0:
         return 1.0
@@ -105,15 +111,15 @@ def dcw_scale(ratio: float, lam: float) -> float:
 def dcw_schedule(sigmas: Sequence[float], lam: float) -> tuple[float, ...]:
     """Return the schedule that makes an Euler run equal DCW in its pixel form.
 
-    Raises:  SettingsError if a step is too short for lam: DCW would push it back beyond its own start, and no positive λ
-             does that.
-    Source:  DCW, 2026, arXiv 2604.16044; see `dcw_scale`. Exact in space "ve" with eps and in space "flow" with the
-             *velocity* scaled; the last step, to sigma 0, is left as it is. Not the wavelet form.
+    Raises:  SettingsError if a step is too short for lam: DCW would push it back beyond its own start, and no
+             positive λ does that.
+    Source:  DCW, 2026, arXiv 2604.16044; see `dcw_scale`. Exact in space "ve" with eps and in space "flow"
+             with the *velocity* scaled; the last step, to sigma 0, is left as it is. Not the wavelet form.
     """
     if not math.isfinite(lam):
         raise SettingsError(f"lam is a finite number; got {lam}")
     scales = []
-    for step, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:]), 1):
+    for step, (sigma, sigma_next) in enumerate(pairwise(sigmas), 1):
         scale = dcw_scale(sigma_next / sigma if sigma else math.inf, lam)
         if not (math.isfinite(scale) and scale > 0):
             raise SettingsError(
@@ -131,7 +137,7 @@ def check_scales(values: Iterable[float]) -> tuple[float, ...]:
     """
     scales = []
     for step, value in enumerate(values, 1):
-        _check_positive(f"the scale of step {step}", value)
+        check_positive(f"the scale of step {step}", value)
         scales.append(float(value))
     return tuple(scales)
 
@@ -174,15 +180,17 @@ class Schedule:
         sigmas = self.made_for.sigmas
         if sigmas is not None and len(sigmas) != len(self.values) + 1:
             raise SettingsError(
-                f"a schedule of {len(self.values)} scales belongs to {len(self.values) + 1} sigmas, the final one "
-                f"included; got {len(sigmas)}"
+                f"a schedule of {len(self.values)} scales belongs to {len(self.values) + 1} sigmas, the "
+                f"final one included; got {len(sigmas)}"
             )
 
     def resolve(self, sigmas: Sequence[float]) -> tuple[float, ...]:
         """Return the λs of a run over `sigmas`, noisiest first: its own part of the schedule.
 
-        A run whose steps start at a contiguous part of `made_for.sigmas` takes that part. Its final sigma is not
-        compared: a host may replace it by 0. Any other run takes the values one by one and must be as long.
+        A run whose steps start at a contiguous part of `made_for.sigmas` takes that part; its final sigma is
+        not compared, as a host may replace it by 0. Any other run takes the values one by one and must be as
+        long; `differences` then names the sigmas.
+
         Raises:  SettingsError if the run has another number of steps.
         """
         steps = max(len(sigmas) - 1, 0)
@@ -191,9 +199,9 @@ class Schedule:
             return self.values[first : first + steps]
         if steps == len(self.values):
             return self.values
-        known = " and its sigmas are no part of those the schedule was made for" if self.made_for.sigmas else ""
+        other = " and other sigmas than it was made for" if self.made_for.sigmas else ""
         raise SettingsError(
-            f"the schedule has {len(self.values)} steps, the run has {steps}{known}; make the schedule for "
+            f"the schedule has {len(self.values)} steps, the run has {steps}{other}; make the schedule for "
             f"{steps} steps, or run {len(self.values)}"
         )
 
@@ -201,20 +209,25 @@ class Schedule:
         """Return where the run's steps begin within the steps the schedule was made for."""
         own = (self.made_for.sigmas or ())[:-1]
         for first in range(len(own) - len(starts) + 1):
-            if all(_same_sigma(a, b) for a, b in zip(own[first:], starts)):
+            if all(_same_sigma(a, b) for a, b in zip(own[first:], starts, strict=False)):
                 return first
         return None
 
     def differences(self, **facts: Any) -> list[str]:
-        """Name what differs between this run and what the schedule was made for, e.g. ["cfg 4.0, made for 7.0"].
+        """Name what differs from what the schedule was made for, e.g. ["cfg 4.0, made for 7.0"].
 
-        facts: any of MadeFor's fields but `sigmas`, which `resolve` compares; None and unknown facts never differ.
+        facts: any of MadeFor's fields; what is None on either side never differs, and sigmas that are a part
+               of those it was made for do not either.
         """
         found = []
         for name, value in facts.items():
             meant = getattr(self.made_for, name)
-            if value is not None and meant is not None and value != meant:
+            if value is None or meant is None or value == meant:
+                continue
+            if name != "sigmas":
                 found.append(f"{name} {value}, made for {meant}")
+            elif self._find(value[:-1]) is None:
+                found.append(f"sigmas {_span(value)}, made for {_span(meant)}")
         return found
 
     def to_json(self) -> str:
@@ -260,7 +273,7 @@ def _parsed(source: str | Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(source, str):
         try:
             source = json.loads(source)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SettingsError(f"a schedule is JSON; this is not: {error}") from error
     if not isinstance(source, Mapping):
         raise SettingsError(f"a schedule is a JSON object; got {type(source).__name__}")
@@ -271,20 +284,26 @@ def _number(token: str) -> float:
     try:
         return float(token)
     except ValueError as error:
-        raise SettingsError(f"the table holds {token!r}, which is not a number; write e.g. 1.006, 1.005") from error
+        raise SettingsError(f"the table holds {token!r}, not a number; write e.g. 1.006, 1.005") from error
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    """True for a finite number that fits a float, which JSON's integers need not; NaN compares as False."""
+    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def _check_positive(name: str, value: Any) -> None:
+def check_positive(name: str, value: Any) -> None:
+    """Raise SettingsError unless a setting is a finite number above 0."""
     if not (_is_number(value) and value > 0):
         raise SettingsError(f"{name} is a finite number above 0; got {value!r}")
 
 
 def _snr(sigma: float, space: Space) -> float:
     return (float(signal_level(sigma, space)) / sigma) ** 2 if sigma else math.inf
+
+
+def _span(sigmas: Sequence[float]) -> str:
+    return f"{sigmas[0]:.4g} to {sigmas[-1]:.4g} in {len(sigmas) - 1} steps" if sigmas else "none"
 
 
 def _same_sigma(a: float, b: float) -> bool:

@@ -1,8 +1,9 @@
-"""A host without a network, for tests and docs: exact Gaussian denoisers under a k-diffusion sampling loop."""
+"""A host without a network, for tests and docs: exact Gaussian denoisers under an Euler loop."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -19,9 +20,9 @@ def gaussian_denoiser(mean: float = 0.0, std: float = 1.0, space: Space = "ve") 
     check_space(space)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        sigma = per_sample(sigma, x).to(x.dtype)
-        alpha = signal_level(sigma, space)
-        gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
+        level = per_sample(sigma.to(x.dtype), x)
+        alpha = signal_level(level, space)
+        gain = alpha * std**2 / (alpha**2 * std**2 + level**2)
         return mean + gain * (x - alpha * mean)
 
     return denoise
@@ -33,15 +34,14 @@ def sample_euler(denoise: Denoise, x: Tensor, sigmas: Iterable[float]) -> Tensor
     Shapes:  x, result [B, C, *S].
     Source:  Karras et al., 2022, arXiv 2206.00364, algorithm 1 without its second-order correction.
     """
-    levels = list(sigmas)
-    for sigma, sigma_next in zip(levels, levels[1:]):
+    for sigma, sigma_next in pairwise(sigmas):
         at = torch.full((len(x),), sigma, dtype=torch.float32, device=x.device)
         x = x + derivative(x, denoise(x, at), sigma) * (sigma_next - sigma)
     return x
 
 
 def generate(denoise: Denoise, run: Run, shape: tuple[int, ...], methods: Iterable = ()) -> Tensor:
-    """Sample as a host would: seeded noise, each method wrapped once for the run (the last one outermost), Euler."""
+    """Sample as a host would: seeded noise, each method wrapped once (the last one outermost), then Euler."""
     for method in methods:
         denoise = method.wrap(denoise, run)
     seeded = torch.Generator().manual_seed(run.seed or 0)

@@ -1,8 +1,9 @@
 """Epsilon Scaling: Ning et al., "Elucidating the Exposure Bias in Diffusion Models", arXiv 2308.15321.
 
-A sampler feeds a network its own outputs, which drift from what it was trained on; the network answers with too
-much noise. The method divides the predicted noise by a factor λ (`scale` here) near 1 and leaves the state alone.
-`scale_epsilon` is the formula, `EpsilonScaling` the settings; the schedules of λ live in `..schedules`.
+A sampler feeds a network its own outputs, which drift from what it was trained on; the network answers with
+too much noise. The method divides the predicted noise by a factor λ (`scale` here) near 1 and leaves the
+state alone. `scale_epsilon` is the formula, `EpsilonScaling` the settings; the schedules of λ live in
+`..schedules`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ..denoiser import Denoise, Run, Space, check_same_shape, per_sample, signal
 from ..errors import SettingsError
 from ..schedules import (
     Schedule,
+    check_positive,
     dcw_schedule,
     linear_schedule,
     snr_schedule,
@@ -41,15 +43,18 @@ __all__ = [
 
 Form = Literal["ve", "flow", "velocity"]
 SpaceSetting = Literal["auto", "epsilon", "velocity"]
+FORMS: tuple[Form, ...] = get_args(Form)
+SPACE_SETTINGS: tuple[SpaceSetting, ...] = get_args(SpaceSetting)
 
-# Where a state is all noise, (x - denoised) is divided by an alpha near 0 and a λ of 1.005 would put tens of units of
-# noise into the clean estimate. Above this ratio sigma / alpha of noise to signal the correction is left out. It lies
-# between the noisiest step of a zero-terminal-SNR schedule (4518 in ComfyUI) and its neighbour (2254 of 1000), above
-# every other model's range (Stable Video Diffusion 700), and means sigma > 0.99975 for flow.
+# The correction adds (1 - 1/λ)·sigma/alpha units of noise to the clean estimate. Where a state is all but noise
+# that is tens of units, which one step to a moderate sigma cannot take back. Above this ratio sigma / alpha it
+# is left out. The ratio lies between the noisiest step of a zero-terminal-SNR schedule (4518 in ComfyUI) and
+# its neighbour (2254 of 1000 levels), above other models' ranges (Stable Video Diffusion: 700), and is sigma
+# 0.99975 in flow.
 MAX_NOISE_RATIO = 4000.0
 
-# A percentage turned into sigma and the sampler's own sigma may differ in the last float32 bits; a step on the edge of
-# the window is inside.
+# A percentage turned into sigma and the sampler's own sigma may differ in the last float32 bits; a step on
+# the edge of the window is inside.
 EDGE_TOLERANCE = 1e-6
 
 
@@ -68,27 +73,29 @@ def scale_epsilon(
     "velocity": the "ve" line on a flow model, where x - denoised is sigma times the velocity
 
     Shapes:  x, denoised, result [B, C, *S]; scale and sigma numbers or [B].
-    Units:   x = alpha * x0 + sigma * eps, alpha 1 ("ve") or 1 - sigma ("flow", "velocity"). scale is a ratio: 1 returns
-             `denoised` bit for bit, above 1 trusts the noise less, below 1 more.
-    Dtype:   x.dtype and x.device in and out; nothing is changed in place, and no value is read back from the device.
-    Raises:  SettingsError if a number `scale` is not finite and positive (a tensor is not looked into), if "flow" comes
-             without sigma, or for an unknown space; ShapeError if shapes disagree.
-    Source:  Ning et al., 2023, arXiv 2308.15321; "flow" follows from x's own equation and is not in the paper. Differs in:
-             "ve" and "flow" leave a sample as it is where sigma / alpha exceeds MAX_NOISE_RATIO (in "ve" if sigma is
-             given); the authors' pixel models clip the clean estimate there instead, which latents do not allow.
+    Units:   x = alpha * x0 + sigma * eps, alpha 1 ("ve") or 1 - sigma ("flow", "velocity"). scale is a ratio:
+             1 returns `denoised` bit for bit, above 1 takes less noise away, below 1 more.
+    Dtype:   x.dtype and x.device in and out; nothing is changed in place, and no value is read back from the
+             device.
+    Raises:  SettingsError if a number `scale` is not finite and positive (a tensor is not looked into), if
+             "flow" comes without sigma, or for an unknown space; ShapeError if shapes disagree.
+    Source:  Ning et al., 2023, arXiv 2308.15321; "flow" follows from x's own equation and is not in the
+             paper. Differs in: "ve" and "flow" leave a sample as it is where sigma / alpha exceeds
+             MAX_NOISE_RATIO (in "ve" if sigma is given); the authors' pixel models clip the clean estimate
+             there instead, which latents do not allow.
 
     Not to be confused with CFG rescale, which matches standard deviations.
     """
     check_same_shape(x, denoised)
     _check_form(space, sigma)
     if not isinstance(scale, Tensor):
-        _check_scale(scale)
+        check_positive("scale", scale)
         if scale == 1:
             return denoised
     weight, target = 1 - 1 / scale, x
     if space != "velocity" and sigma is not None:
         weight = weight * (sigma <= _sigma_limit(space))
-    if space == "flow":
+    if space == "flow" and sigma is not None:
         target = x / per_sample(_safe_signal(sigma), x)
     if isinstance(weight, Tensor):
         weight = per_sample(weight.to(x), x)
@@ -97,7 +104,7 @@ def scale_epsilon(
 
 
 def scale_at(sigma: Tensor, table: Tensor) -> Tensor:
-    """Return λ at any noise level: linear in log sigma between two steps, constant outside the first and the last.
+    """Return λ at any noise level: linear in log sigma between two steps, constant outside them all.
 
     Shapes:  sigma, result [B]; table [3, steps] as `scale_table` makes it.
     Dtype:   float32; runs on sigma's device without reading it back.
@@ -111,11 +118,13 @@ def scale_at(sigma: Tensor, table: Tensor) -> Tensor:
 def scale_table(scales: tuple[float, ...], sigmas: tuple[float, ...]) -> Tensor:
     """Tabulate λ over log sigma for `scale_at`.
 
-    Shapes:  scales and sigmas one per step, noisiest first; result [3, steps]: log sigma in ascending order, λ there, and
-             the slope of λ towards the next quieter step. Of steps that share a sigma the first counts, and steps at
-             sigma 0 are dropped: they have no logarithm and the last λ holds there anyway.
+    Shapes:  scales and sigmas one per step, noisiest first; result [3, steps]: log sigma in ascending order,
+             λ there, and the slope of λ towards the next quieter step. Of steps that share a sigma the first
+             counts, and steps at sigma 0 are dropped: they have no logarithm and the last λ holds there
+             anyway.
     """
-    known = {math.log(sigma): scale for sigma, scale in reversed(list(zip(sigmas, scales))) if sigma > 0}
+    steps = reversed(list(zip(sigmas, scales, strict=True)))
+    known = {math.log(sigma): scale for sigma, scale in steps if sigma > 0}
     rows, before = [], None
     for at, scale in sorted(known.items()):
         slope = 0.0 if before is None else (scale - before[1]) / (at - before[0])
@@ -128,16 +137,21 @@ def scale_table(scales: tuple[float, ...], sigmas: tuple[float, ...]) -> Tensor:
 class EpsilonScaling:
     """Divide the predicted noise by λ at every step of a run.
 
-    scale:      λ at the last, least noisy step; 1 changes nothing, above 1 gives less noise and softer pictures
-    slope:      the paper's k: λ grows by this much per step towards the noisiest; counted over the run's own steps,
-                so a run over split sigmas that means the whole needs a `schedule` instead
+    scale:      λ at the last, least noisy step; 1 changes nothing, above 1 takes less noise away (more
+                texture, in the end grain), below 1 more (smoother)
+    slope:      the paper's k: λ grows by this much per step towards the noisiest; counted over the run's own
+                steps, so a run over split sigmas that means the whole needs a `schedule` instead
     schedule:   λ step by step; replaces scale and slope
-    space:      "epsilon" scales the noise on every model; "velocity" scales the velocity, on flow models only; "auto" is
-                "epsilon" unless the schedule imitates DCW on a flow model, which is about the velocity
+    space:      "epsilon" scales the noise on every model; "velocity" scales the velocity, on flow models
+                only; "auto" is "epsilon" unless the schedule imitates DCW on a flow model, which is about the
+                velocity
     sigma_high: noise level from which on (downwards) it acts, and
-    sigma_low:  down to which; both included, compared in float32; equal bounds switch it off
+    sigma_low:  down to which; both included, compared in float32; equal bounds switch it off. Percentages are
+                a host's business: its adapter turns them into these with `dataclasses.replace`
 
-    Neutral: scale 1 and slope 0, a schedule of ones, or equal bounds; `wrap` then returns the denoiser itself.
+    Neutral: scale 1 and slope 0, a schedule of ones, or equal bounds; `wrap` then returns the
+    denoiser itself.
+
     Two of them around one denoiser multiply, if both scale the same thing (both noise, or both velocity).
     """
 
@@ -149,11 +163,11 @@ class EpsilonScaling:
     sigma_low: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_scale(self.scale)
+        check_positive("scale", self.scale)
         if not math.isfinite(self.slope):
-            raise SettingsError(f"slope is a finite number, 0 for the same scale at every step; got {self.slope}")
-        if self.space not in get_args(SpaceSetting):
-            raise SettingsError(f"space is one of {', '.join(get_args(SpaceSetting))}; got {self.space!r}")
+            raise SettingsError(f"slope is a finite number, 0 for one scale at every step; got {self.slope}")
+        if self.space not in SPACE_SETTINGS:
+            raise SettingsError(f"space is one of {', '.join(SPACE_SETTINGS)}; got {self.space!r}")
         if not 0 <= self.sigma_low <= self.sigma_high:
             raise SettingsError(
                 f"sigma_high and sigma_low are noise levels, the high one first; got {self.sigma_high} and "
@@ -166,7 +180,9 @@ class EpsilonScaling:
         Raises:  SettingsError for "velocity" on a model that has none.
         """
         if self.space == "velocity" and space != "flow":
-            raise SettingsError("this model predicts no velocity; set space to auto or epsilon, or use a flow model")
+            raise SettingsError(
+                "space 'velocity' needs a flow model and this is none; set space to auto or epsilon"
+            )
         imitates_dcw = self.schedule is not None and self.schedule.mode == "dcw"
         if self.space == "velocity" or (self.space == "auto" and space == "flow" and imitates_dcw):
             return "velocity"
@@ -184,23 +200,26 @@ class EpsilonScaling:
         return linear_schedule(run.steps, self.slope, self.scale)
 
     def effective_scales(self, run: Run) -> tuple[float, ...]:
-        """Return the λ in effect at each step, noisiest first: 1 outside the window and where it is left out."""
-        form, limit = self.form(run.space), _sigma_limit(run.space)
-        inside = [
-            not self._is_off() and self._low() <= sigma <= self._high() and (form == "velocity" or sigma <= limit)
-            for sigma in _descending(run)
-        ]
-        return tuple(scale if acts else 1.0 for scale, acts in zip(self.scales(run), inside))
+        """Return the λ in effect at each step: 1 outside the window and where it is left out."""
+        if self._is_off():
+            return (1.0,) * run.steps
+        limit = math.inf if self.form(run.space) == "velocity" else _sigma_limit(run.space)
+        low, high = self._low(), min(self._high(), limit)
+        steps = zip(self.scales(run), _descending(run)[:-1], strict=True)
+        return tuple(scale if low <= sigma <= high else 1.0 for scale, sigma in steps)
 
     def wrap(self, denoise: Denoise, run: Run) -> Denoise:
         """Return a denoiser whose clean estimates carry the correction; called once per run.
 
         Raises:  SettingsError as `form` and `scales` do, before any model call.
         """
-        form, scales = self.form(run.space), self.scales(run)
-        if self._is_off() or all(scale == 1 for scale in scales):
+        form = self.form(run.space)
+        if self._is_off():
             return denoise
-        scale_of = self._window(_curve(scales, _descending(run)), run)
+        scales = self.scales(run)
+        if all(scale == 1 for scale in scales):
+            return denoise
+        scale_of = self._window(_curve(scales, _descending(run)[:-1]), run)
         # Doubled, as some samplers call the model above the run's first sigma ("churn").
         needs_sigma = form == "flow" or 2 * max(run.sigmas) > MAX_NOISE_RATIO
 
@@ -214,7 +233,9 @@ class EpsilonScaling:
     def _window(self, scale_of: _ScaleOf, run: Run) -> _ScaleOf:
         """Let λ be 1 outside the bounds; bounds that contain the whole run cost nothing."""
         low, high = self._low(), self._high()
-        if low == 0 and high >= max(run.sigmas):
+        if high >= max(run.sigmas):
+            high = math.inf  # the first step counts as inside wherever within it the model is called
+        if low == 0 and high == math.inf:
             return scale_of
         return lambda sigma: torch.where((sigma >= low) & (sigma <= high), scale_of(sigma), 1.0)
 
@@ -262,13 +283,8 @@ def _safe_signal(sigma: Tensor | float) -> Tensor | float:
     return alpha.clamp(min=least) if isinstance(alpha, Tensor) else max(alpha, least)
 
 
-def _check_scale(scale: float) -> None:
-    if not (math.isfinite(scale) and scale > 0):
-        raise SettingsError(f"scale is a finite number above 0, where 1 changes nothing; got {scale}")
-
-
 def _check_form(space: Form, sigma: Tensor | float | None) -> None:
-    if space not in get_args(Form):
-        raise SettingsError(f"space is one of {', '.join(get_args(Form))}; got {space!r}")
+    if space not in FORMS:
+        raise SettingsError(f"space is one of {', '.join(FORMS)}; got {space!r}")
     if space == "flow" and sigma is None:
         raise SettingsError("noise in space 'flow' cannot be told from signal without sigma; pass it")
