@@ -70,11 +70,11 @@ def train(options: argparse.Namespace, rest: list[str]) -> int:
 
 def bench(options: argparse.Namespace, rest: list[str]) -> int:
     """Run a benchmark against the real ComfyUI; further arguments go to it, its results to benchmarks/."""
-    benches = {file.stem.removeprefix("bench_"): file for file in sorted((ROOT / "tools").glob("bench_*.py"))}
+    benches = [file.stem.removeprefix("bench_") for file in sorted((ROOT / "tools").glob("bench_*.py"))]
     if options.name not in benches:
         raise Stop(f"There is no bench '{options.name}'; there are: {', '.join(benches) or 'none'}.")
     host = ensure_host(options.python)
-    return python_in_root(host.python, [str(benches[options.name]), *rest], host)
+    return python_in_root(host.python, ["-m", f"tools.bench_{options.name}", *rest], host)
 
 
 def pytest(python: Path, arguments: list[str], host: Host | None = None) -> int:
@@ -82,10 +82,8 @@ def pytest(python: Path, arguments: list[str], host: Host | None = None) -> int:
 
 
 def python_in_root(python: Path, arguments: list[str], host: Host | None = None) -> int:
-    """Run Python with the repository importable; tests and benches find the host by STEADYDIFF_COMFYUI."""
-    environment = dict(os.environ, PYTHONPATH=str(ROOT))
-    if host:
-        environment["STEADYDIFF_COMFYUI"] = str(host.path)
+    """Run `python -m ...` in the root, which makes it importable; STEADYDIFF_COMFYUI tells where the host is."""
+    environment = dict(os.environ, STEADYDIFF_COMFYUI=str(host.path)) if host else None
     return subprocess.run([str(python), *arguments], cwd=ROOT, env=environment, check=False).returncode
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -111,6 +112,7 @@ def _create(venv: Path) -> None:
     """Make the environment with the running Python, or keep a sound one whose install was interrupted."""
     _stamp_file(venv).unlink(missing_ok=True)
     if venv_python(venv).is_file() and _runs([venv_python(venv), "-m", "pip", "--version"]):
+        forget_unfinished(venv)
         return
     say(f"Creating {venv.name} with Python {platform.python_version()} ...")
     made = subprocess.run(
@@ -122,6 +124,16 @@ def _create(venv: Path) -> None:
             "(on Debian and Ubuntu the package python3-venv) or name another one with --python.",
             made.stdout + made.stderr,
         )
+
+
+def forget_unfinished(venv: Path) -> None:
+    """Drop the records of packages whose install was cut off: pip would take them for installed.
+
+    pip writes INSTALLER last but for RECORD, so a record without it belongs to a package that is not whole.
+    """
+    for record in venv.glob("[Ll]ib/**/site-packages/*.dist-info"):
+        if not (record / "INSTALLER").is_file():
+            shutil.rmtree(record)
 
 
 def _runs(command: list) -> bool:

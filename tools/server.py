@@ -125,8 +125,7 @@ def link_pack(base: Path, repository: Path = ROOT) -> None:
     """Make the repository the one custom node below `base`: a link, or a junction where links need rights."""
     link = base / "custom_nodes" / "SteadyDiff"
     link.parent.mkdir(parents=True, exist_ok=True)
-    if os.path.lexists(link):
-        return
+    unlink_pack(base)  # it may point to where the repository was before it was moved
     try:
         os.symlink(repository, link, target_is_directory=True)
     except OSError:
@@ -136,9 +135,14 @@ def link_pack(base: Path, repository: Path = ROOT) -> None:
         subprocess.run(command, capture_output=True, check=True)
 
 
-def remove_base(base: Path) -> None:
-    """Delete a base directory; the link to the repository goes first, so that nothing can follow it."""
+def unlink_pack(base: Path) -> None:
+    """Undo link_pack; the repository itself stays."""
     link = base / "custom_nodes" / "SteadyDiff"
     if os.path.lexists(link):
         link.unlink() if link.is_symlink() else link.rmdir()  # rmdir takes the junction, not its target
+
+
+def remove_base(base: Path) -> None:
+    """Delete a base directory; the link to the repository goes first, so that nothing can follow it."""
+    unlink_pack(base)
     shutil.rmtree(base, ignore_errors=True)

@@ -1,0 +1,164 @@
+"""The frame every bench shares: cells that are measured one by one, kept, and shown as a table.
+
+    bench = Bench("tinyworld", facts={"weights": digest, "steps": 20})
+    for variant in ("epsilon", "flow"):
+        bench.cell(variant, lambda variant=variant: accuracy(variant, prompts=32 if bench.quick else 512))
+    sys.exit(bench.run(summary=lambda cells: {"worst": min(c["colour"] for c in cells.values())}))
+
+A cell is a key and a function that returns its figures, {name: number or text}. A full run writes each finished
+cell to benchmarks/<name>.json at once and skips it next time, so a run may be stopped at any point; cells not
+run are shown as "not run". `--quick` measures the cells marked quick afresh and writes nothing. The last line
+printed is one JSON object with all figures. Called as `run.py bench NAME`; needs only the standard library.
+"""
+
+import argparse
+import fnmatch
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+Figures = dict[str, float | int | str | None]
+RESULTS = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement of a bench."""
+
+    key: str
+    measure: Callable[[], Figures]
+    quick: bool
+
+
+class Bench:
+    """A named set of cells and their results.
+
+    `facts` says under which conditions figures may be compared (weights, steps, device ...): results kept
+    under other facts are dropped. `quick` tells the cells' functions to take few samples.
+    """
+
+    def __init__(self, name: str, facts: dict, arguments: list[str] | None = None, results: Path = RESULTS):
+        parser = argparse.ArgumentParser(prog=f"run.py bench {name}")
+        parser.add_argument(
+            "--quick", action="store_true", help="a short run of the quick cells; keeps nothing"
+        )
+        parser.add_argument("--fresh", action="store_true", help="forget the results kept so far")
+        parser.add_argument("--only", metavar="PATTERN", default="*", help="only cells whose key matches")
+        options = parser.parse_args(arguments)
+        self.name, self.facts = name, json.loads(json.dumps(facts))
+        self.quick, self.only = options.quick, options.only
+        self.file = results / f"{name}.json"
+        self.cells: list[Cell] = []
+        self.results = {} if options.quick or options.fresh else self._kept()
+
+    def cell(self, key: str, measure: Callable[[], Figures], quick: bool = True) -> None:
+        """Add a cell; `quick=False` leaves it out of quick runs."""
+        self.cells.append(Cell(key, measure, quick))
+
+    def run(self, summary: Callable[[dict[str, Figures]], Figures] | None = None) -> int:
+        """Measure what is missing, show everything, and return the exit code.
+
+        `summary` gets the figures of the cells that have been measured, by key, and returns the bench's own.
+        """
+        code = 0
+        try:
+            for cell in self._due():
+                self._measure(cell)
+        except KeyboardInterrupt:
+            code = 130
+        figures = {
+            cell.key: self.results[cell.key]["figures"] for cell in self.cells if cell.key in self.results
+        }
+        print(table({cell.key: figures.get(cell.key) for cell in self.cells}))
+        result = {"bench": self.name, "quick": self.quick, "facts": self.facts}
+        result["cells"] = {cell.key: figures.get(cell.key) for cell in self.cells}
+        if summary and figures:
+            result["summary"] = summary(figures)
+        print(json.dumps(result))
+        return code
+
+    def _due(self) -> list[Cell]:
+        asked = [cell for cell in self.cells if fnmatch.fnmatchcase(cell.key, self.only)]
+        return [cell for cell in asked if cell.key not in self.results and (cell.quick or not self.quick)]
+
+    def _measure(self, cell: Cell) -> None:
+        print(f"{self.name}: {cell.key} ...", file=sys.stderr, flush=True)
+        begun = time.perf_counter()
+        figures = cell.measure()
+        self.results[cell.key] = {"figures": figures, "seconds": round(time.perf_counter() - begun, 2)}
+        if not self.quick:
+            self._keep()
+
+    def _kept(self) -> dict:
+        """Results of earlier runs under the same facts."""
+        kept = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}
+        if kept and kept["facts"] != self.facts:
+            print(f"{self.name}: results kept under other facts are dropped", file=sys.stderr)
+        return kept["cells"] if kept.get("facts") == self.facts else {}
+
+    def _keep(self) -> None:
+        """Write all results; the file is replaced in one step, so stopping the run cannot damage it."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        content = {"bench": self.name, "facts": self.facts, "cells": self.results}
+        draft = self.file.with_suffix(".tmp")
+        draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        os.replace(draft, self.file)
+
+
+def paired_ratio(
+    ours: Callable[[], object], reference: Callable[[], object], rounds: int = 1000, warmup: int = 20
+) -> Figures:
+    """Time two functions in turn and compare them pair by pair, so that a busy machine slows both alike.
+
+    Returns the medians in milliseconds and the median of the pairs' ratios. Which goes first alternates. On an
+    accelerator the functions must wait for their own work.
+    """
+    for _ in range(warmup):
+        ours(), reference()
+    pairs = []
+    for turn in range(rounds):
+        if turn % 2:
+            pairs.append((milliseconds(ours), milliseconds(reference)))
+        else:
+            pairs.append((milliseconds(reference), milliseconds(ours))[::-1])
+    return {
+        "ours_ms": statistics.median(first for first, _ in pairs),
+        "reference_ms": statistics.median(second for _, second in pairs),
+        "ratio": statistics.median(first / second for first, second in pairs),
+    }
+
+
+def milliseconds(function: Callable[[], object]) -> float:
+    """The time of one call."""
+    begun = time.perf_counter()
+    function()
+    return 1000 * (time.perf_counter() - begun)
+
+
+def table(rows: dict[str, Figures | None]) -> str:
+    """Cells as lines, figures as columns; a cell without figures was not run."""
+    names = list(dict.fromkeys(name for figures in rows.values() for name in figures or {}))
+    lines = [["", *names]]
+    for key, figures in rows.items():
+        lines.append([key, *([_text(figures.get(n)) for n in names] if figures else ["not run"])])
+    widths = [max(len(line[i]) for line in lines if i < len(line)) for i in range(len(names) + 1)]
+    return "\n".join("  ".join(_aligned(line, widths)).rstrip() for line in lines)
+
+
+def _aligned(line: list[str], widths: list[int]) -> list[str]:
+    """The key to the left, figures to the right."""
+    return [
+        line[0].ljust(widths[0]),
+        *(text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=False)),
+    ]
+
+
+def _text(figure: float | int | str | None) -> str:
+    if figure is None:
+        return "-"
+    return f"{figure:.4g}" if isinstance(figure, float) else str(figure)
