@@ -1,0 +1,118 @@
+"""One training loop for every network of the tiny world: resumable to the bit, without pickles.
+
+Everything random in a step is drawn from (seed, step), so a resumed run repeats what an unbroken one would have done.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+log = logging.getLogger("steadydiff")
+
+Loss = Callable[[torch.Generator, int], Tensor]  # (this step's random numbers, this step's seed) -> scalar loss
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast to train."""
+
+    steps: int  #            optimiser steps
+    lr: float = 1e-3  #      AdamW's learning rate after the warm-up
+    warmup: int = 100  #     steps of linear warm-up
+    decay: float = 0.0  #    last fraction of the steps over which the rate falls linearly to zero; 0 = constant
+    ema: float = 0.999  #    decay of the weights' moving average; short runs warm it up as (1 + step) / (10 + step)
+    seed: int = 0
+    save_every: int = 250
+    keep_every: int = 0  #   also keep the average of every so many steps beside the state; 0 = none
+
+    def rate(self, step: int) -> float:
+        tail = self.steps * self.decay
+        fall = min(1.0, (self.steps - step) / tail) if tail else 1.0
+        return self.lr * min(1.0, (step + 1) / self.warmup) * fall
+
+
+def fit(model: nn.Module, loss: Loss, plan: Plan, state: Path) -> nn.Module:
+    """Train `model` in place up to `plan.steps`, resuming from `state` if it exists, and return its moving average.
+
+    Ctrl-C saves and re-raises. `state` (safetensors) holds weights, average, optimiser and the step; the log beside it
+    one JSON line per 50 steps.
+    """
+    average = torch.optim.swa_utils.AveragedModel(model)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=plan.lr, betas=(0.9, 0.99), weight_decay=0.01)
+    state.parent.mkdir(parents=True, exist_ok=True)
+    step = _load(state, model, average, optimiser) if state.exists() else 0
+    losses, since = [], time.monotonic()
+    try:
+        while step < plan.steps:
+            for group in optimiser.param_groups:
+                group["lr"] = plan.rate(step)
+            seed = plan.seed * 1_000_003 + step
+            value = loss(torch.Generator().manual_seed(seed), seed)
+            optimiser.zero_grad()
+            value.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            _follow(average.module, model, min(plan.ema, (1 + step) / (10 + step)))
+            step += 1
+            losses.append(value.detach())
+            if step % 50 == 0 or step == plan.steps:
+                seconds = (time.monotonic() - since) / len(losses)
+                _report(state, step, plan, torch.stack(losses).mean().item(), seconds)
+                losses, since = [], time.monotonic()
+            if step % plan.save_every == 0:
+                _save(state, step, model, average, optimiser)
+            if plan.keep_every and step % plan.keep_every == 0:
+                save_file(average.module.state_dict(), state.with_name(f"{state.stem}-{step}.safetensors"))
+    finally:
+        _save(state, step, model, average, optimiser)
+    return average.module.eval()
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+
+
+def _report(state: Path, step: int, plan: Plan, loss: float, seconds: float) -> None:
+    line = {"step": step, "loss": round(loss, 6), "seconds_per_step": round(seconds, 4)}
+    with state.with_suffix(".jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    left = (plan.steps - step) * seconds / 60
+    log.info("%s %d/%d  loss %.5f  %.3f s/step  %.0f min left", state.stem, step, plan.steps, loss, seconds, left)
+
+
+def _save(state: Path, step: int, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.module.state_dict().items()}
+    for name, p in model.named_parameters():
+        tensors |= {f"adam.{key}.{name}": v for key, v in optimiser.state.get(p, {}).items()}
+    part = state.with_suffix(".part")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, part, {"step": str(step)})
+    os.replace(part, state)  # a save that is cut off leaves the last one whole
+
+
+def _load(state: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+    with safe_open(state, "pt") as file:
+        step = int(file.metadata()["step"])
+        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (safe_open is not a dict)
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    model.load_state_dict(part("model."))
+    average.module.load_state_dict(part("average."))
+    for key in ("step", "exp_avg", "exp_avg_sq"):
+        for name, value in part(f"adam.{key}.").items():
+            optimiser.state[model.get_parameter(name)][key] = value
+    return step

@@ -1,0 +1,208 @@
+"""Train the tiny world: `python3 run.py train tinyworld [STAGE ...]`, in this order, each stage resumable.
+
+autoencoder  encoder and decoder together
+latents      a cache of encoded drawings with their captions
+epsilon      noise-predicting UNet and its text encoder        flow  the flow-matching twin
+decoder      the decoder alone, longer, on the frozen encoder  reader  the judge of attributes
+export       writes models/tinyworld/ from all of them; `python3 run.py bench tinyworld` then measures it
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .autoencoder import Autoencoder
+from .loop import Plan, fit
+from .reader import Reader, attributes, reader_loss
+from .scenes import caption, render, sample_scenes
+from .text import MAX_TOKENS, TextEncoder, tokenize
+from .unet import UNet
+
+log = logging.getLogger("steadydiff")
+
+PLANS = {
+    "autoencoder": Plan(steps=4000, lr=1.5e-3, decay=0.3, ema=0.995),
+    "epsilon": Plan(steps=9000, lr=8e-4, ema=0.9995, seed=1, keep_every=1500),
+    "flow": Plan(steps=9000, lr=8e-4, ema=0.9995, seed=2, keep_every=1500),
+    "decoder": Plan(steps=4000, lr=8e-4, decay=0.6, ema=0.998, seed=3),
+    "reader": Plan(steps=3000, lr=2e-3, decay=0.6, ema=0.995, seed=4),
+}
+KL_WEIGHT = 3e-3  #       against the squared error, per pixel value: small, but the latents stay smooth
+SCALE_FACTOR = 0.18215  # SD1's: the diffusion models see latents times this, with unit variance
+LATENTS = 49_152
+READER_POOL = 24_576
+BATCH = {"autoencoder": 8, "diffusion": 64, "reader": 64}
+# Seeds of the data sets, far from the steps' own; held-out drawings (benches, tests) start at HELD_OUT.
+LATENT_SEED, READER_SEED, HELD_OUT = 10**8, 2 * 10**8, 3 * 10**8
+
+
+def pictures(seed: int, n: int) -> Tensor:
+    """n training pictures [n, 3, 64, 64] in -1..1."""
+    return render(sample_scenes(seed, n)) * 2 - 1
+
+
+# --- autoencoder ----------------------------------------------------------------------------------------------------
+
+
+def train_autoencoder(work: Path) -> None:
+    torch.manual_seed(PLANS["autoencoder"].seed)
+    model = Autoencoder()
+
+    def loss(rng: torch.Generator, seed: int) -> Tensor:
+        x = pictures(seed, BATCH["autoencoder"])
+        mean, logvar = model.encode(x)
+        z = mean + torch.exp(logvar / 2) * torch.randn(mean.shape, generator=rng)
+        kl = (mean.square() + logvar.exp() - 1 - logvar).sum() / 2 / x.numel()
+        return (model.decode(z) - x).square().mean() + KL_WEIGHT * kl
+
+    trained = fit(model, loss, PLANS["autoencoder"], work / "autoencoder.safetensors")
+    with torch.no_grad():
+        z = torch.cat([trained.encode(pictures(LATENT_SEED - 1 - i, 256))[0] for i in range(8)])
+        trained.normalise(z.mean((0, 2, 3)), 1 / (SCALE_FACTOR * z.std((0, 2, 3))))
+    save_file(trained.state_dict(), work / "vae.safetensors")
+
+
+def frozen_autoencoder(work: Path) -> Autoencoder:
+    model = Autoencoder()
+    model.load_state_dict(load_file(work / "vae.safetensors"))
+    return model.eval().requires_grad_(False)
+
+
+def train_decoder(work: Path) -> None:
+    model = frozen_autoencoder(work)
+    decoder = nn.ModuleDict({"decoder": model.decoder, "post_quant_conv": model.post_quant_conv}).requires_grad_(True)
+
+    def loss(rng: torch.Generator, seed: int) -> Tensor:
+        x = pictures(seed, BATCH["autoencoder"])
+        with torch.no_grad():
+            mean, logvar = model.encode(x)
+        z = mean + torch.exp(logvar / 2) * torch.randn(mean.shape, generator=rng)
+        return (model.decode(z) - x).square().mean()
+
+    trained = fit(decoder, loss, PLANS["decoder"], work / "decoder.safetensors")
+    save_file(model.state_dict() | trained.state_dict(), work / "vae_final.safetensors")
+
+
+# --- diffusion models -----------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def cache_latents(work: Path) -> None:
+    """Latents [N, 4, 8, 8] of N drawings (times SCALE_FACTOR, fp16) and four captions of each as tokens [N, 4, 24]."""
+    model, latents, tokens, chunk = frozen_autoencoder(work), [], [], 256
+    for start in range(0, LATENTS, chunk):
+        scenes = sample_scenes(LATENT_SEED + start, chunk)
+        latents.append((model.encode(render(scenes) * 2 - 1)[0] * SCALE_FACTOR).half())
+        rng = np.random.default_rng(LATENT_SEED + start)
+        texts = [caption(scenes, i, rng) for i in range(chunk) for _ in range(4)]
+        tokens.append(tokenize(texts).view(chunk, 4, MAX_TOKENS).to(torch.uint8))
+        if start % 8192 == 0:
+            log.info("latents %d/%d", start, LATENTS)
+    save_file({"latents": torch.cat(latents), "tokens": torch.cat(tokens)}, work / "latents.safetensors")
+
+
+class Diffusion(nn.Module):
+    """A UNet with the text encoder that is trained with it."""
+
+    def __init__(self):
+        super().__init__()
+        self.unet, self.text = UNet(), TextEncoder()
+
+    def forward(self, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
+        return self.unet(x, t, self.text(tokens))
+
+
+def alphas_cumprod() -> Tensor:
+    """SD1's noise schedule, [1000] float64: square roots of beta run linearly."""
+    return torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0)
+
+
+def noised(variant: str, x0: Tensor, eps: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Network input, timestep in 0..1000 and target for uniform draws u [B] in 0..1."""
+    if variant == "epsilon":
+        t = (u * 1000).long().clamp(max=999)
+        abar = alphas_cumprod()[t].float()[:, None, None, None]
+        return abar.sqrt() * x0 + (1 - abar).sqrt() * eps, t, eps
+    sigma = u[:, None, None, None]
+    return (1 - sigma) * x0 + sigma * eps, u * 1000, eps - x0
+
+
+def train_diffusion(variant: str, work: Path) -> None:
+    data = load_file(work / "latents.safetensors")
+    torch.manual_seed(PLANS[variant].seed)
+    model, empty, n = Diffusion(), tokenize([""]), BATCH["diffusion"]
+
+    def loss(rng: torch.Generator, seed: int) -> Tensor:
+        del seed
+        index, which = torch.randint(LATENTS, (n,), generator=rng), torch.randint(4, (n,), generator=rng)
+        tokens = data["tokens"][index, which].long()
+        tokens = torch.where(torch.rand(n, 1, generator=rng) < 0.1, empty, tokens)  # for classifier-free guidance
+        x0 = data["latents"][index].float()
+        u = (torch.arange(n) + torch.rand(n, generator=rng)) / n  # stratified: every batch sees every noise level
+        x, t, target = noised(variant, x0, torch.randn(x0.shape, generator=rng), u)
+        return (model(x, t, tokens) - target).square().mean()
+
+    fit(model, loss, PLANS[variant], work / f"{variant}.safetensors")
+
+
+# --- reader ---------------------------------------------------------------------------------------------------------
+
+
+def train_reader(work: Path) -> None:
+    chunks = [sample_scenes(READER_SEED + start, 256) for start in range(0, READER_POOL, 256)]
+    pool = torch.cat([(render(s) * 255).round().to(torch.uint8) for s in chunks])
+    answers = {k: torch.cat([attributes(s)[k] for s in chunks]) for k in attributes(chunks[0])}
+    torch.manual_seed(PLANS["reader"].seed)
+    model = Reader()
+
+    def loss(rng: torch.Generator, seed: int) -> Tensor:
+        del seed
+        index = torch.randint(READER_POOL, (BATCH["reader"],), generator=rng)
+        x = pool[index].float() / 255
+        # A little blur and noise, so that a decoder's softness is not read as another style.
+        blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        x = x.lerp(blurred, torch.rand(len(x), 1, 1, 1, generator=rng))
+        x = x + 0.04 * torch.rand(len(x), 1, 1, 1, generator=rng) * torch.randn(x.shape, generator=rng)
+        return reader_loss(model, x, {k: v[index] for k, v in answers.items()})
+
+    fit(model, loss, PLANS["reader"], work / "reader.safetensors")
+
+
+STAGES = {
+    "autoencoder": train_autoencoder,
+    "latents": cache_latents,
+    "epsilon": lambda work: train_diffusion("epsilon", work),
+    "flow": lambda work: train_diffusion("flow", work),
+    "decoder": train_decoder,
+    "reader": train_reader,
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="run.py train tinyworld", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}; default: all, in order")
+    parser.add_argument("--work", type=Path, default=Path("output/tinyworld"), help="folder of the resumable states")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
+    args = parser.parse_args(argv)
+    unknown = [s for s in args.stages if s not in STAGES]
+    if unknown:
+        parser.error(f"no stage {unknown[0]!r}; there are {', '.join(STAGES)}")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    for stage in args.stages or STAGES:
+        STAGES[stage](args.work)
+
+
+if __name__ == "__main__":
+    main()
