@@ -82,7 +82,7 @@ def pytest(python: Path, arguments: list[str], host: Host | None = None) -> int:
 
 
 def python_in_root(python: Path, arguments: list[str], host: Host | None = None) -> int:
-    """Run `python -m ...` in the root, which makes it importable; STEADYDIFF_COMFYUI tells where the host is."""
+    """Run `python -m ...` in the root, so that the repository is importable, and name it the host."""
     environment = dict(os.environ, STEADYDIFF_COMFYUI=str(host.path)) if host else None
     return subprocess.run([str(python), *arguments], cwd=ROOT, env=environment, check=False).returncode
 

