@@ -9,7 +9,8 @@
 A cell is a key and a function that returns its figures, {name: number or text}. A full run writes each
 finished cell to benchmarks/<name>.json at once and skips it next time, so a run may be stopped at any point;
 cells not run are shown as "not run". `--quick` measures the cells marked quick afresh and writes nothing. The
-last line printed is one JSON object with all figures. Called as `run.py bench NAME`; needs only the standard library.
+last line printed is one JSON object with all figures. Called as `run.py bench NAME`; needs only the standard
+library.
 """
 
 import argparse
