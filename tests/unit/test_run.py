@@ -235,6 +235,13 @@ def test_a_half_unpacked_host_is_unpacked_again_without_a_download(tmp_path, ind
     assert not (hosts / "comfyui.partial").exists() and len(index.calls) == 1
 
 
+def test_a_host_from_another_archive_is_replaced(tmp_path, index):
+    found = host.fetch(Path("python"), tmp_path / "hosts")
+    (found / "steadydiff-archive.sha256").write_text("another one")
+    (found / "old.py").touch()
+    assert not (host.fetch(Path("python"), tmp_path / "hosts") / "old.py").exists()
+
+
 def test_without_a_network_nothing_is_left_behind(tmp_path, index, monkeypatch):
     def offline(*_):
         raise Stop("no connection")
@@ -271,7 +278,7 @@ def test_inside_custom_nodes_the_surrounding_host_and_its_interpreter_are_used(t
     comfy = _checkout(tmp_path / "ComfyUI", "0.30.0")
     assert host.surrounding_host(comfy / "custom_nodes" / "SteadyDiff") == comfy
     assert host.surrounding_host(tmp_path / "custom_nodes" / "SteadyDiff") is None
-    assert host.surrounding_host(comfy / "SteadyDiff") is None
+    assert host.surrounding_host(comfy / "elsewhere" / "SteadyDiff") is None
 
     assert host.interpreter_of(comfy) == sys.executable
     portable = tmp_path / "python_embeded" / "python.exe"
