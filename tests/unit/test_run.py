@@ -20,6 +20,11 @@ from tools.console import Stop
 REPOSITORY = Path(run.__file__).parent
 
 
+@pytest.fixture
+def no_network():
+    """These tests talk to servers of their own on this machine, which the general guard would refuse."""
+
+
 # --- the interpreter --------------------------------------------------------------------------------------
 
 
