@@ -1,1 +1,1 @@
-"""The tiny world: drawings, words and small networks, so that every workflow runs offline and every claim can be measured."""
+"""The tiny world: drawings, words and small networks; workflows run offline on it, claims are measured on it."""

@@ -1,6 +1,6 @@
 """The tiny world's KL autoencoder: 64x64 RGB to 4x8x8 latents, with the parameter names of the LDM family.
 
-The names are what ComfyUI and the WebUIs build their own AutoencoderKL from; this module is the trainer's side.
+ComfyUI and the WebUIs build their own AutoencoderKL from the same names; this module is the trainer's side.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class AutoencoderConfig:
     def ddconfig(self) -> dict:
         """The same as the `ddconfig` that LDM-type hosts read."""
         return {
-            "double_z": True, "z_channels": self.latent_channels, "resolution": 64, "in_channels": 3, "out_ch": 3,
-            "ch": self.channels, "ch_mult": list(self.channel_mult), "num_res_blocks": self.blocks,
+            "double_z": True, "z_channels": self.latent_channels, "resolution": 64, "in_channels": 3,
+            "out_ch": 3, "ch": self.channels, "ch_mult": list(self.channel_mult), "num_res_blocks": self.blocks,
             "attn_resolutions": [], "dropout": 0.0,
         }  # fmt: skip
 
@@ -84,7 +84,11 @@ class Upsample(nn.Module):
 
 def _middle(channels: int) -> nn.Module:
     mid = nn.Module()
-    mid.block_1, mid.attn_1, mid.block_2 = ResBlock(channels, channels), Attention(channels), ResBlock(channels, channels)
+    mid.block_1, mid.attn_1, mid.block_2 = (
+        ResBlock(channels, channels),
+        Attention(channels),
+        ResBlock(channels, channels),
+    )
     return mid
 
 
@@ -100,12 +104,16 @@ class Encoder(nn.Module):
         widths = [config.channels * m for m in config.channel_mult]
         self.conv_in = nn.Conv2d(3, config.channels, 3, padding=1)
         self.down = nn.ModuleList(
-            _level(c_in, c_out, config.blocks) for c_in, c_out in zip([config.channels, *widths], widths, strict=False)
+            _level(c_in, c_out, config.blocks)
+            for c_in, c_out in zip([config.channels, *widths], widths, strict=False)
         )
         for level, width in zip(self.down[:-1], widths, strict=False):
             level.downsample = Downsample(width)
         self.mid = _middle(widths[-1])
-        self.norm_out, self.conv_out = norm(widths[-1]), nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+        self.norm_out, self.conv_out = (
+            norm(widths[-1]),
+            nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
@@ -125,7 +133,8 @@ class Decoder(nn.Module):
         self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
         self.mid = _middle(widths[-1])
         self.up = nn.ModuleList(
-            _level(c_in, c_out, config.blocks + 1) for c_in, c_out in zip([*widths[1:], widths[-1]], widths, strict=True)
+            _level(c_in, c_out, config.blocks + 1)
+            for c_in, c_out in zip([*widths[1:], widths[-1]], widths, strict=True)
         )
         for level, width in zip(self.up[1:], widths[1:], strict=True):
             level.upsample = Upsample(width)
@@ -162,7 +171,7 @@ class Autoencoder(nn.Module):
 
     @torch.no_grad()
     def normalise(self, mean: Tensor, scale: Tensor) -> None:
-        """Fold z -> (z - mean) * scale, per channel, into what `encode` returns, and its inverse into `decode`."""
+        """Fold z -> (z - mean) * scale, per channel, into what `encode` returns, undone in `decode`."""
         c = self.config.latent_channels
         self.quant_conv.weight[:c] *= scale[:, None, None, None]
         self.quant_conv.bias[:c] = (self.quant_conv.bias[:c] - mean) * scale

@@ -1,6 +1,7 @@
 """One training loop for every network of the tiny world: resumable to the bit, without pickles.
 
-Everything random in a step is drawn from (seed, step), so a resumed run repeats what an unbroken one would have done.
+Everything random in a step is drawn from (seed, step), so a resumed run repeats what an unbroken one would
+have done.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 log = logging.getLogger("steadydiff")
 
-Loss = Callable[[torch.Generator, int], Tensor]  # (this step's random numbers, this step's seed) -> scalar loss
+Loss = Callable[
+    [torch.Generator, int], Tensor
+]  # (this step's random numbers, this step's seed) -> scalar loss
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,12 @@ class Plan:
     steps: int  #            optimiser steps
     lr: float = 1e-3  #      AdamW's learning rate after the warm-up
     warmup: int = 100  #     steps of linear warm-up
-    decay: float = 0.0  #    last fraction of the steps over which the rate falls linearly to zero; 0 = constant
-    ema: float = 0.999  #    decay of the weights' moving average; short runs warm it up as (1 + step) / (10 + step)
+    decay: float = (
+        0.0  #    last fraction of the steps over which the rate falls linearly to zero; 0 = constant
+    )
+    ema: float = (
+        0.999  #    decay of the weights' moving average; short runs warm it up as (1 + step) / (10 + step)
+    )
     seed: int = 0
     save_every: int = 250
     keep_every: int = 0  #   also keep the average of every so many steps beside the state; 0 = none
@@ -43,10 +50,10 @@ class Plan:
 
 
 def fit(model: nn.Module, loss: Loss, plan: Plan, state: Path) -> nn.Module:
-    """Train `model` in place up to `plan.steps`, resuming from `state` if it exists, and return its moving average.
+    """Train `model` in place up to `plan.steps`, resuming from `state` if it exists; return its average.
 
-    Ctrl-C saves and re-raises. `state` (safetensors) holds weights, average, optimiser and the step; the log beside it
-    one JSON line per 50 steps.
+    Ctrl-C saves and re-raises. `state` (safetensors) holds weights, average, optimiser and the step; the log
+    beside it one JSON line per 50 steps.
     """
     average = torch.optim.swa_utils.AveragedModel(model)
     optimiser = torch.optim.AdamW(model.parameters(), lr=plan.lr, betas=(0.9, 0.99), weight_decay=0.01)
@@ -79,6 +86,11 @@ def fit(model: nn.Module, loss: Loss, plan: Plan, state: Path) -> nn.Module:
     return average.module.eval()
 
 
+def average(state: Path) -> dict[str, Tensor]:
+    """The moving average that a state holds."""
+    return _part(load_file(state), "average.")
+
+
 @torch.no_grad()
 def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
@@ -89,10 +101,14 @@ def _report(state: Path, step: int, plan: Plan, loss: float, seconds: float) -> 
     with state.with_suffix(".jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
     left = (plan.steps - step) * seconds / 60
-    log.info("%s %d/%d  loss %.5f  %.3f s/step  %.0f min left", state.stem, step, plan.steps, loss, seconds, left)
+    log.info(
+        "%s %d/%d  loss %.5f  %.3f s/step  %.0f min left", state.stem, step, plan.steps, loss, seconds, left
+    )
 
 
-def _save(state: Path, step: int, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+def _save(
+    state: Path, step: int, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
+) -> None:
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.module.state_dict().items()}
     for name, p in model.named_parameters():
@@ -107,12 +123,13 @@ def _load(state: Path, model: nn.Module, average: nn.Module, optimiser: torch.op
         step = int(file.metadata()["step"])
         tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (safe_open is not a dict)
 
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-    model.load_state_dict(part("model."))
-    average.module.load_state_dict(part("average."))
+    model.load_state_dict(_part(tensors, "model."))
+    average.module.load_state_dict(_part(tensors, "average."))
     for key in ("step", "exp_avg", "exp_avg_sq"):
-        for name, value in part(f"adam.{key}.").items():
+        for name, value in _part(tensors, f"adam.{key}.").items():
             optimiser.state[model.get_parameter(name)][key] = value
     return step
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""The attribute reader: what is in a picture of the tiny world. The judge of generated pictures, not part of any model."""
+"""The attribute reader: what is in a picture of the tiny world. A judge of pictures, no part of a model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from .scenes import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SIZES, STYLES, Scenes
 
-# What is read, and how many answers there are. "first" is the left or upper object of a pair; "pair" is none, side by
-# side or one above the other. Position is that of a single object; the second object's answers mean nothing without one.
+# What is read, and how many answers there are. "first" is the left or upper object of a pair; "pair" is none,
+# side by side or one above the other. Position is that of a single object; the second object's answers mean
+# nothing without one.
 HEADS = {
     "pair": 3, "background": len(BACKGROUNDS), "style": len(STYLES), "position": len(POSITIONS),
     "first_shape": len(SHAPES), "first_colour": len(COLOURS), "first_size": len(SIZES),
@@ -67,14 +68,14 @@ class Reader(nn.Module):
 
 
 def reader_loss(model: Reader, pictures: Tensor, answers: dict[str, Tensor]) -> Tensor:
-    """Mean cross-entropy over the questions that have an answer; each is asked of somebody in any batch of size."""
+    """Cross-entropy of all questions that have an answer, summed over questions, averaged over pictures."""
     logits = model(pictures)
     losses = [F.cross_entropy(logits[k], answers[k], ignore_index=IGNORED, reduction="sum") for k in HEADS]
     return torch.stack(losses).sum() / len(pictures)
 
 
 def found(read: dict[str, Tensor], asked: dict[str, Tensor]) -> Tensor:
-    """True [B] where every asked object was read with its shape and colour, and no object too many or too few."""
+    """True [B] where every asked object was read with its shape and colour, none too many or too few."""
     right = (read["pair"] > 0) == (asked["pair"] > 0)
     for name in ("first_shape", "first_colour", "second_shape", "second_colour"):
         right &= (asked[name] == IGNORED) | (read[name] == asked[name])

@@ -1,7 +1,7 @@
 """The pictures of the tiny world: scenes drawn at random by seed, their captions, and the renderer.
 
-Endless and deterministic: `sample_scenes(seed, n)` gives the same scenes on every machine, `render` the same pictures
-up to float rounding. Called by the trainer and the benches; it holds no network and no file.
+Endless and deterministic: `sample_scenes(seed, n)` gives the same scenes on every machine, `render` the same
+pictures up to float rounding. Called by the trainer and the benches; it holds no network and no file.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ _PAIR_OFFSET_PX = 15.0
 
 @dataclass(frozen=True)
 class Scenes:
-    """N scenes as arrays of indices into the tuples above; the second object's columns are 0 where count is 1.
+    """N scenes as arrays of indices into the names above; a second object that is not there is 0.
 
-    Shapes:  shape, colour, size, centre_px[..., 2], radius_px, angle, tint[..., 3] have [N, 2] in front, the rest [N].
+    Shapes:  shape, colour, size, radius_px, angle [N, 2]; centre_px [N, 2, 2]; tint [N, 2, 3]; the rest [N].
     Units:   centres and radii in pixels of the 64x64 picture, y downwards; angle in radians; tint in 0..255.
     """
 
@@ -81,17 +81,22 @@ def _draw(rng: np.random.Generator, names: Sequence[str], shape) -> np.ndarray:
 def sample_scenes(seed: int, n: int) -> Scenes:
     """Draw n scenes; the same seed and n give the same scenes.
 
-    An object never takes a colour that its background would hide, and two objects of a pair differ in shape and colour.
+    An object never takes a colour that its background would hide; the objects of a pair differ in both.
     """
     rng = np.random.default_rng(seed)
     count = 1 + (rng.random(n) < 0.4)
     shape, colour = _draw(rng, SHAPES, (n, 2)), _draw(rng, tuple(COLOURS), (n, 2))
     background = _draw(rng, tuple(BACKGROUNDS), n)
-    night, black, brown = (list(BACKGROUNDS).index("night"), *(list(COLOURS).index(c) for c in ("black", "brown")))
+    night, black, brown = (
+        list(BACKGROUNDS).index("night"),
+        *(list(COLOURS).index(c) for c in ("black", "brown")),
+    )
     hidden = (background[:, None] == night) & ((colour == black) | (colour == brown))
     colour = np.where(hidden, rng.integers(0, min(black, brown), (n, 2)), colour)
     for values, names in ((shape, SHAPES), (colour, COLOURS)):
-        values[:, 1] = np.where(values[:, 0] == values[:, 1], (values[:, 1] + 1) % (len(names) - 2), values[:, 1])
+        values[:, 1] = np.where(
+            values[:, 0] == values[:, 1], (values[:, 1] + 1) % (len(names) - 2), values[:, 1]
+        )
     size = rng.integers(0, 3, (n, 2))
     position, relation = rng.integers(0, 9, n), rng.integers(0, 4, n)
     pair = count == 2
@@ -104,7 +109,11 @@ def sample_scenes(seed: int, n: int) -> Scenes:
         angle=rng.uniform(-0.14, 0.14, (n, 2)),
         tint=rng.uniform(-6, 6, (n, 2, 3)),
     )  # fmt: skip
-    for name in ("shape", "colour", "size"):  # what a scene does not have is 0, so that equal scenes compare equal
+    for name in (
+        "shape",
+        "colour",
+        "size",
+    ):  # what a scene does not have is 0, so that equal scenes compare equal
         getattr(scenes, name)[~pair, 1] = 0
     return scenes
 
@@ -117,7 +126,7 @@ def _centres(size: np.ndarray, position: np.ndarray, relation: np.ndarray, pair:
     return np.stack([first, 32 - away], 1)  # [N, 2 objects, 2]
 
 
-# --- captions -------------------------------------------------------------------------------------------------------
+# --- captions ---------------------------------------------------------------------------------------------
 
 
 def caption(scenes: Scenes, i: int, rng: np.random.Generator | None = None) -> str:
@@ -145,7 +154,7 @@ def _a(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-# --- renderer -------------------------------------------------------------------------------------------------------
+# --- renderer ---------------------------------------------------------------------------------------------
 
 
 def _sector(x: Tensor, y: Tensor, n: int) -> tuple[Tensor, Tensor]:
@@ -170,7 +179,9 @@ def _flower(x: Tensor, y: Tensor) -> Tensor:
 
 def _heart(x: Tensor, y: Tensor) -> Tensor:
     x = x.abs()
-    body = (x + (y + 0.05).abs()) * math.sqrt(0.5) - 0.53  # a square on its corner, two lobes on its upper sides
+    body = (x + (y + 0.05).abs()) * math.sqrt(
+        0.5
+    ) - 0.53  # a square on its corner, two lobes on its upper sides
     return torch.minimum(body, torch.hypot(x - 0.375, y - 0.325) - 0.53)
 
 
@@ -201,7 +212,7 @@ def _tile(rows: Tensor, cols: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _paint(distance: Tensor, colour: Tensor, style: Tensor, light: Tensor, rows: Tensor, cols: Tensor):
-    """Colour [N, 3, H, W] and coverage [N, 1, H, W] of one object from its distance in px, in each scene's style."""
+    """Colour [N, 3, H, W] and coverage [N, 1, H, W] of one object from its distance in px, styled."""
     hatch, dots = _tile(rows, cols)
     ink = (distance + 3.0).clamp(0, 1)  # 1 in a rim of 2.5 px inside the edge, and outside
     pale = colour * 0.28 + 0.72
@@ -233,9 +244,13 @@ def _object(scenes: Scenes, k: int, rows: Tensor, cols: Tensor) -> tuple[Tensor,
         px, py = x[at] * cos[at] + y[at] * sin[at], y[at] * cos[at] - x[at] * sin[at]
         distance[at] = shape_distance(px, py) * radius[at, None, None]
     table = torch.tensor(list(COLOURS.values()), dtype=torch.float32)
-    colour = (table[torch.from_numpy(scenes.colour[:, k])] + torch.from_numpy(scenes.tint[:, k]).float()) / 255
+    colour = (
+        table[torch.from_numpy(scenes.colour[:, k])] + torch.from_numpy(scenes.tint[:, k]).float()
+    ) / 255
     light = ((x - y) / 2 + 0.5).clamp(0, 1).unsqueeze(1)  # from the upper left
-    return _paint(distance, colour.clamp(0, 1)[:, :, None, None], torch.from_numpy(scenes.style), light, rows, cols)
+    return _paint(
+        distance, colour.clamp(0, 1)[:, :, None, None], torch.from_numpy(scenes.style), light, rows, cols
+    )
 
 
 def render(scenes: Scenes) -> Tensor:
@@ -249,7 +264,9 @@ def render(scenes: Scenes) -> Tensor:
     rows, cols = axis[:, None], axis[None, :]
     table = torch.tensor(list(BACKGROUNDS.values()), dtype=torch.float32) / 255
     top, bottom = table[torch.from_numpy(scenes.background)].unbind(1)
-    checks = torch.remainder(torch.div(rows, 8, rounding_mode="floor") + torch.div(cols, 8, rounding_mode="floor"), 2)
+    checks = torch.remainder(
+        torch.div(rows, 8, rounding_mode="floor") + torch.div(cols, 8, rounding_mode="floor"), 2
+    )
     checkered = torch.from_numpy(scenes.background == list(BACKGROUNDS).index("checkered"))[:, None, None]
     mix = torch.where(checkered, checks, (rows / SIZE_PX).expand_as(checks)).unsqueeze(1)
     picture = top[:, :, None, None] * (1 - mix) + bottom[:, :, None, None] * mix

@@ -1,6 +1,6 @@
-"""Words of the tiny world: a closed vocabulary, its tokenizer, and a text encoder with CLIP's layout and names.
+"""Words of the tiny world: a closed vocabulary, its tokenizer, a text encoder with CLIP's layout and names.
 
-ComfyUI builds its own CLIP text model from the same weights and `clip_config()`; this module is the trainer's side.
+ComfyUI builds its own CLIP text model from the same weights and `clip_config()`; this is the trainer's side.
 """
 
 from __future__ import annotations
@@ -81,8 +81,13 @@ class _Attention(nn.Module):
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.q_proj, self.k_proj, self.v_proj))
-        return self.out_proj(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        q, k, v = (
+            f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for f in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        return self.out_proj(
+            F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        )
 
 
 class _Layer(nn.Module):
@@ -98,7 +103,7 @@ class _Layer(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Token numbers [B, T] to one vector per token [B, T, D], causal, as CLIP's last hidden state after its norm."""
+    """Token numbers [B, T] to one vector per token [B, T, D]: causal, CLIP's last hidden state, normed."""
 
     def __init__(self, config: TextConfig | None = None):
         super().__init__()

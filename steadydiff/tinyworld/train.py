@@ -19,9 +19,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from . import files
 from .autoencoder import Autoencoder
-from .loop import Plan, fit
+from .loop import Plan, average, fit
 from .reader import Reader, attributes, reader_loss
+from .sampling import alphas_cumprod
 from .scenes import caption, render, sample_scenes
 from .text import MAX_TOKENS, TextEncoder, tokenize
 from .unet import UNet
@@ -29,7 +31,7 @@ from .unet import UNet
 log = logging.getLogger("steadydiff")
 
 PLANS = {
-    "autoencoder": Plan(steps=4000, lr=1.5e-3, decay=0.3, ema=0.995),
+    "autoencoder": Plan(steps=3200, lr=1.5e-3, decay=0.3, ema=0.995),
     "epsilon": Plan(steps=9000, lr=8e-4, ema=0.9995, seed=1, keep_every=1500),
     "flow": Plan(steps=9000, lr=8e-4, ema=0.9995, seed=2, keep_every=1500),
     "decoder": Plan(steps=4000, lr=8e-4, decay=0.6, ema=0.998, seed=3),
@@ -49,7 +51,7 @@ def pictures(seed: int, n: int) -> Tensor:
     return render(sample_scenes(seed, n)) * 2 - 1
 
 
-# --- autoencoder ----------------------------------------------------------------------------------------------------
+# --- autoencoder ------------------------------------------------------------------------------------------
 
 
 def train_autoencoder(work: Path) -> None:
@@ -78,7 +80,9 @@ def frozen_autoencoder(work: Path) -> Autoencoder:
 
 def train_decoder(work: Path) -> None:
     model = frozen_autoencoder(work)
-    decoder = nn.ModuleDict({"decoder": model.decoder, "post_quant_conv": model.post_quant_conv}).requires_grad_(True)
+    decoder = nn.ModuleDict(
+        {"decoder": model.decoder, "post_quant_conv": model.post_quant_conv}
+    ).requires_grad_(True)
 
     def loss(rng: torch.Generator, seed: int) -> Tensor:
         x = pictures(seed, BATCH["autoencoder"])
@@ -91,12 +95,12 @@ def train_decoder(work: Path) -> None:
     save_file(model.state_dict() | trained.state_dict(), work / "vae_final.safetensors")
 
 
-# --- diffusion models -----------------------------------------------------------------------------------------------
+# --- diffusion models -------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def cache_latents(work: Path) -> None:
-    """Latents [N, 4, 8, 8] of N drawings (times SCALE_FACTOR, fp16) and four captions of each as tokens [N, 4, 24]."""
+    """Latents [N, 4, 8, 8] of drawings (times SCALE_FACTOR, fp16); four captions each, tokens [N, 4, 24]."""
     model, latents, tokens, chunk = frozen_autoencoder(work), [], [], 256
     for start in range(0, LATENTS, chunk):
         scenes = sample_scenes(LATENT_SEED + start, chunk)
@@ -120,11 +124,6 @@ class Diffusion(nn.Module):
         return self.unet(x, t, self.text(tokens))
 
 
-def alphas_cumprod() -> Tensor:
-    """SD1's noise schedule, [1000] float64: square roots of beta run linearly."""
-    return torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0)
-
-
 def noised(variant: str, x0: Tensor, eps: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Network input, timestep in 0..1000 and target for uniform draws u [B] in 0..1."""
     if variant == "epsilon":
@@ -144,16 +143,20 @@ def train_diffusion(variant: str, work: Path) -> None:
         del seed
         index, which = torch.randint(LATENTS, (n,), generator=rng), torch.randint(4, (n,), generator=rng)
         tokens = data["tokens"][index, which].long()
-        tokens = torch.where(torch.rand(n, 1, generator=rng) < 0.1, empty, tokens)  # for classifier-free guidance
+        tokens = torch.where(
+            torch.rand(n, 1, generator=rng) < 0.1, empty, tokens
+        )  # for classifier-free guidance
         x0 = data["latents"][index].float()
-        u = (torch.arange(n) + torch.rand(n, generator=rng)) / n  # stratified: every batch sees every noise level
+        u = (
+            torch.arange(n) + torch.rand(n, generator=rng)
+        ) / n  # stratified: every batch sees every noise level
         x, t, target = noised(variant, x0, torch.randn(x0.shape, generator=rng), u)
         return (model(x, t, tokens) - target).square().mean()
 
     fit(model, loss, PLANS[variant], work / f"{variant}.safetensors")
 
 
-# --- reader ---------------------------------------------------------------------------------------------------------
+# --- reader -----------------------------------------------------------------------------------------------
 
 
 def train_reader(work: Path) -> None:
@@ -176,6 +179,20 @@ def train_reader(work: Path) -> None:
     fit(model, loss, PLANS["reader"], work / "reader.safetensors")
 
 
+def export(work: Path) -> None:
+    """Write the averages of all stages to models/tinyworld/ in fp16."""
+    for variant in files.VARIANTS:
+        model = Diffusion()
+        model.load_state_dict(average(work / f"{variant}.safetensors"))
+        modules = {files.UNET_PREFIX: model.unet, files.TEXT_PREFIX: model.text}
+        log.info("wrote %s", files.save(variant, modules, variant=variant, steps=PLANS[variant].steps).name)
+    vae, reader = Autoencoder(), Reader()
+    vae.load_state_dict(load_file(work / "vae_final.safetensors"))
+    reader.load_state_dict(average(work / "reader.safetensors"))
+    for name, module in {"vae": vae, "reader": reader}.items():
+        log.info("wrote %s", files.save(name, {"": module}).name)
+
+
 STAGES = {
     "autoencoder": train_autoencoder,
     "latents": cache_latents,
@@ -183,15 +200,22 @@ STAGES = {
     "flow": lambda work: train_diffusion("flow", work),
     "decoder": train_decoder,
     "reader": train_reader,
+    "export": export,
 }
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="run.py train tinyworld", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="run.py train tinyworld",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}; default: all, in order")
-    parser.add_argument("--work", type=Path, default=Path("output/tinyworld"), help="folder of the resumable states")
+    parser.add_argument(
+        "stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}; default: all, in order"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("output/tinyworld"), help="folder of the resumable states"
+    )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
     args = parser.parse_args(argv)
     unknown = [s for s in args.stages if s not in STAGES]

@@ -1,4 +1,4 @@
-"""The tiny world's UNet, with the layout and parameter names of SD1's, so that ComfyUI runs the weights in its own."""
+"""The tiny world's UNet, with the layout and parameter names of SD1's: ComfyUI runs them in its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """One residual block and one transformer block per level; channels come in multiples of 32 (GroupNorm)."""
+    """One residual and one transformer block per level; channels come in multiples of 32 (GroupNorm)."""
 
     channels: int = 64
     channel_mult: tuple[int, ...] = (1, 1)
@@ -25,8 +25,8 @@ class UNetConfig:
         levels = len(self.channel_mult)
         return {
             "image_size": 32, "in_channels": self.latent_channels, "out_channels": self.latent_channels,
-            "model_channels": self.channels, "channel_mult": list(self.channel_mult), "num_res_blocks": [1] * levels,
-            "transformer_depth": [1] * levels, "transformer_depth_middle": 1,
+            "model_channels": self.channels, "channel_mult": list(self.channel_mult),
+            "num_res_blocks": [1] * levels, "transformer_depth": [1] * levels, "transformer_depth_middle": 1,
             "transformer_depth_output": [1] * (2 * levels), "use_spatial_transformer": True,
             "use_linear_in_transformer": False, "context_dim": self.context, "num_heads": -1,
             "num_head_channels": self.head_channels, "use_temporal_attention": False, "legacy": False,
@@ -43,7 +43,9 @@ def timestep_embedding(t: Tensor, dim: int) -> Tensor:
 class ResBlock(nn.Module):
     def __init__(self, c_in: int, c_out: int, emb: int):
         super().__init__()
-        self.in_layers = nn.Sequential(nn.GroupNorm(32, c_in), nn.SiLU(), nn.Conv2d(c_in, c_out, 3, padding=1))
+        self.in_layers = nn.Sequential(
+            nn.GroupNorm(32, c_in), nn.SiLU(), nn.Conv2d(c_in, c_out, 3, padding=1)
+        )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb, c_out))
         last = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.out_layers = nn.Sequential(nn.GroupNorm(32, c_out), nn.SiLU(), nn.Identity(), last)
@@ -85,7 +87,10 @@ class GEGLU(nn.Module):
 class TransformerBlock(nn.Module):
     def __init__(self, width: int, context: int, head_channels: int):
         super().__init__()
-        self.attn1, self.attn2 = Attention(width, width, head_channels), Attention(width, context, head_channels)
+        self.attn1, self.attn2 = (
+            Attention(width, width, head_channels),
+            Attention(width, context, head_channels),
+        )
         self.ff = nn.Module()
         self.ff.net = nn.Sequential(GEGLU(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width))
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
@@ -168,7 +173,9 @@ class UNet(nn.Module):
             more = [Upsample(c_out)] if level else []
             self.output_blocks.append(stage(c_out + skips.pop(), c_out, *more))
             width = c_out
-        self.out = nn.Sequential(nn.GroupNorm(32, ch), nn.SiLU(), nn.Conv2d(ch, config.latent_channels, 3, padding=1))
+        self.out = nn.Sequential(
+            nn.GroupNorm(32, ch), nn.SiLU(), nn.Conv2d(ch, config.latent_channels, 3, padding=1)
+        )
         nn.init.zeros_(self.out[2].weight)
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:

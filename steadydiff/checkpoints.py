@@ -1,0 +1,49 @@
+"""Weight files: safetensors with one JSON header under the key "steadydiff". Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .errors import CheckpointError
+
+HEADER_KEY = "steadydiff"
+
+
+def save_checkpoint(path: Path, tensors: dict[str, Tensor], *, kind: str, version: int, **facts) -> None:
+    """Write tensors and a header {kind, version, **facts}, whole or not at all."""
+    header = json.dumps({"kind": kind, "version": version, **facts})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, part, {HEADER_KEY: header})
+    os.replace(part, path)
+
+
+def load_checkpoint(path: Path, *, kind: str, version: int) -> tuple[dict[str, Tensor], dict]:
+    """Tensors and header of a file written by `save_checkpoint`.
+
+    Raises:  CheckpointError if the file is missing, damaged, not ours, or of another kind or version.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {}).get(HEADER_KEY, "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.name} is not there; expected it in {path.parent.name}/.") from None
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(
+            f"{path.name} cannot be read as safetensors ({error}); get the file again."
+        ) from None
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path.name} carries no SteadyDiff header; it was made for something else.")
+    if (header.get("kind"), header.get("version")) != (kind, version):
+        raise CheckpointError(
+            f"{path.name} holds {header.get('kind')!r} version {header.get('version')}; "
+            f"this needs {kind!r} version {version}."
+        )
+    return tensors, header

@@ -1,0 +1,66 @@
+"""The tiny world's shipped weights: where they lie, what their keys mean, and host-free models of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoints import load_checkpoint, save_checkpoint
+from ..errors import SettingsError
+from .autoencoder import Autoencoder
+from .reader import Reader
+from .text import TextEncoder
+from .unet import UNet
+
+FOLDER = Path(__file__).resolve().parents[2] / "models" / "tinyworld"
+VARIANTS = ("epsilon", "flow")
+KIND, VERSION = "tinyworld", 1
+# SD1's own prefixes, so that tools that know SD1 checkpoints find their way.
+UNET_PREFIX, TEXT_PREFIX = "model.diffusion_model.", "cond_stage_model.transformer."
+
+
+def save(name: str, modules: dict[str, nn.Module], folder: Path = FOLDER, **facts) -> Path:
+    """Write modules in fp16 under their prefixes to `<folder>/<name>.safetensors`."""
+    tensors = {p + k: v.half() for p, module in modules.items() for k, v in module.state_dict().items()}
+    path = folder / f"{name}.safetensors"
+    save_checkpoint(path, tensors, kind=KIND, version=VERSION, part=name, **facts)
+    return path
+
+
+def tensors(name: str, folder: Path = FOLDER) -> dict[str, Tensor]:
+    """The float32 tensors of one shipped file: "epsilon", "flow", "vae" or "reader"."""
+    stored, _ = load_checkpoint(folder / f"{name}.safetensors", kind=KIND, version=VERSION)
+    return {k: v.float() for k, v in stored.items()}
+
+
+def part(stored: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors under `prefix`, without it."""
+    return {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
+
+
+def check_variant(variant: str) -> str:
+    if variant not in VARIANTS:
+        raise SettingsError(f"variant is {variant!r}; choose one of {', '.join(VARIANTS)}.")
+    return variant
+
+
+def _filled(module: nn.Module, stored: dict[str, Tensor]) -> nn.Module:
+    module.load_state_dict(stored)
+    return module.eval().requires_grad_(False)
+
+
+def load_diffusion(variant: str, folder: Path = FOLDER) -> tuple[UNet, TextEncoder]:
+    """The host-free UNet and text encoder of a variant; ComfyUI builds its own kinds from the same file."""
+    stored = tensors(check_variant(variant), folder)
+    return _filled(UNet(), part(stored, UNET_PREFIX)), _filled(TextEncoder(), part(stored, TEXT_PREFIX))
+
+
+def load_autoencoder(folder: Path = FOLDER) -> Autoencoder:
+    return _filled(Autoencoder(), tensors("vae", folder))
+
+
+def load_reader(folder: Path = FOLDER) -> Reader:
+    with torch.random.fork_rng():  # a module's initial weights must not move the caller's random numbers
+        return _filled(Reader(), tensors("reader", folder))

@@ -1,0 +1,76 @@
+"""Sampling from the tiny world without a host, under our contract: for trainers, benches and fast tests."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Denoise, Run, denoised_from_eps
+from .files import check_variant
+from .text import TextEncoder, tokenize
+from .unet import UNet
+
+
+def alphas_cumprod() -> Tensor:
+    """SD1's noise schedule, [1000] float64: the square roots of beta run linearly."""
+    return torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0)
+
+
+def sigmas(variant: str, steps: int) -> tuple[float, ...]:
+    """Noise levels from the first to 0, steps + 1 of them.
+
+    "epsilon": evenly spaced SD1 timesteps from 999 to 0 (hosts: "normal"); "flow": evenly spaced from 1
+    to 1 / steps ("simple" at shift 1).
+    """
+    if check_variant(variant) == "flow":
+        return (*(1 - i / steps for i in range(steps)), 0.0)
+    abar = alphas_cumprod()
+    log_sigma = ((1 - abar) / abar).log() / 2
+    t = torch.linspace(999, 0, steps, dtype=torch.float64)
+    low = t.long().clamp(max=998)
+    between = log_sigma[low] + (t - low) * (log_sigma[low + 1] - log_sigma[low])
+    return (*between.exp().tolist(), 0.0)
+
+
+def denoiser(variant: str, unet: UNet, context: Tensor, uncond: Tensor, cfg: float) -> Denoise:
+    """The guided clean estimate as a Denoise function; latents times 0.18215, as inside hosts' samplers.
+
+    Shapes:  context, uncond [B, T, D], one row per sample of x.
+    """
+    both = torch.cat([context, uncond]) if cfg != 1 else context
+    abar = alphas_cumprod()
+    log_sigmas = (((1 - abar) / abar).log() / 2).float()
+
+    def raw(x: Tensor, t: Tensor) -> Tensor:
+        if cfg == 1:
+            return unet(x, t, both)
+        cond, uncond = unet(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
+        return uncond + cfg * (cond - uncond)
+
+    def denoise_epsilon(x: Tensor, sigma: Tensor) -> Tensor:
+        t = (sigma.log()[:, None] - log_sigmas).abs().argmin(1)
+        scaled = x / (sigma**2 + 1).sqrt().view(-1, 1, 1, 1)
+        return denoised_from_eps(x, raw(scaled, t), sigma)
+
+    def denoise_flow(x: Tensor, sigma: Tensor) -> Tensor:
+        return x - sigma.view(-1, 1, 1, 1) * raw(x, 1000 * sigma)
+
+    return {"epsilon": denoise_epsilon, "flow": denoise_flow}[check_variant(variant)]
+
+
+@torch.no_grad()
+def embed(text: TextEncoder, prompts: list[str]) -> tuple[Tensor, Tensor]:
+    """Context of the prompts and of as many empty ones, each [B, T, D]."""
+    return text(tokenize(prompts)), text(tokenize([""])).expand(len(prompts), -1, -1)
+
+
+def first_state(variant: str, noise: Tensor, sigma: float) -> Tensor:
+    """What a text-to-image run starts from: unit-variance data drowned in noise at `sigma`."""
+    return noise * (math.sqrt(1 + sigma**2) if check_variant(variant) == "epsilon" else sigma)
+
+
+def run_of(variant: str, steps: int, seed: int | None = None) -> Run:
+    """The facts of a run of `steps` steps."""
+    return Run("ve" if check_variant(variant) == "epsilon" else "flow", sigmas(variant, steps), seed)
