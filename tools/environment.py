@@ -161,15 +161,17 @@ def pip(python: Path, arguments: list[str], purpose: str, log: Path = HOSTS / "p
             process.terminate()
             raise
     if process.returncode:
-        raise Stop(_explain(_read(log), purpose), tail(log, 6))
+        raise _explained(log, purpose)
 
 
-def _explain(output: str, purpose: str) -> str:
+def _explained(log: Path, purpose: str) -> Stop:
+    """The usual reasons in a sentence, any other one with pip's own words."""
+    output, again = _read(log), "run the same command again"
     if _NO_NETWORK.search(output):
-        return f"Could not {purpose}: no connection to the package index; run the same command again later."
+        return Stop(f"Could not {purpose}: no connection to the package index; {again} later.")
     if "No space left" in output:
-        return f"Could not {purpose}: the disk is full; free about 8 GB and run the same command again."
-    return f"Could not {purpose}: pip failed as shown above; run the same command again once that is solved."
+        return Stop(f"Could not {purpose}: the disk is full; free about 8 GB and {again}.")
+    return Stop(f"Could not {purpose}: pip failed as shown above; {again} once that is solved.", tail(log, 6))
 
 
 def check_interpreter(name: str, modules: tuple[str, ...] = HOST_MODULES) -> Path:
