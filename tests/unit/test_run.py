@@ -132,21 +132,18 @@ def test_what_is_no_interpreter_ends_in_one_sentence_and_exit_code_1(capsys, tmp
 
 
 @pytest.mark.parametrize(
-    ("output", "sentence"),
+    ("output", "sentence", "detail"),
     [
-        (
-            "WARNING: Retrying ... NewConnectionError(...)\nERROR: No matching distribution",
-            "no connection to the",
-        ),
-        ("OSError: [Errno 28] No space left on device", "the disk is full"),
-        ("ERROR: something else", "pip failed as shown above"),
+        ("Retrying: NewConnectionError(...)\nERROR: No matching distribution", "no connection", ""),
+        ("OSError: [Errno 28] No space left on device", "the disk is full", ""),
+        ("ERROR: something else", "pip failed as shown above", "ERROR: something else"),
     ],
 )
-def test_pip_failures_are_explained(tmp_path, output: str, sentence: str):
+def test_pip_failures_are_explained(tmp_path, output: str, sentence: str, detail: str):
     python = _script(tmp_path, f"print({output!r}); raise SystemExit(1)")
     with pytest.raises(Stop, match=f"Could not get it: {sentence}") as stopped:
         environment.pip(python, ["install"], "get it", tmp_path / "pip.log")
-    assert output.splitlines()[-1] in stopped.value.detail
+    assert stopped.value.detail == detail
 
 
 def _script(folder: Path, source: str) -> Path:
