@@ -127,7 +127,7 @@ class SteadyDiffTinyWorld(io.ComfyNode):
                 io.Combo.Input(
                     "variant", options=list(files.VARIANTS), default="epsilon",
                     tooltip="epsilon: predicts noise on SD1's schedule. flow: predicts velocity, "
-                    "as SD3 or Flux do. Both draw the same kind of pictures; the mathematics a patch meets differs.",
+                    "as SD3 or Flux do. Same kind of pictures, other mathematics for a patch to meet.",
                 )
             ],
             outputs=[

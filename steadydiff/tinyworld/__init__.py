@@ -1,1 +1,1 @@
-"""The tiny world: drawings, words and small networks; workflows run offline on it, claims are measured on it."""
+"""The tiny world: drawings, words and small networks; to run offline and to measure claims on."""
