@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import torch
@@ -44,6 +46,16 @@ def check_variant(variant: str) -> str:
     if variant not in VARIANTS:
         raise SettingsError(f"variant is {variant!r}; choose one of {', '.join(VARIANTS)}.")
     return variant
+
+
+def write_manifest(models: Path = FOLDER.parent) -> None:
+    """List every shipped weight file with its size and sha256 in models/manifest.json."""
+    entries = {
+        path.relative_to(models).as_posix(): {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for path in sorted(models.rglob("*.safetensors"))
+        for data in (path.read_bytes(),)
+    }
+    (models / "manifest.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 
 
 def _filled(module: nn.Module, stored: dict[str, Tensor]) -> nn.Module:

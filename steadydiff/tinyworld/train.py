@@ -32,8 +32,8 @@ log = logging.getLogger("steadydiff")
 
 PLANS = {
     "autoencoder": Plan(steps=3200, lr=1.5e-3, decay=0.3, ema=0.995),
-    "epsilon": Plan(steps=9000, lr=8e-4, ema=0.9995, seed=1, keep_every=1500),
-    "flow": Plan(steps=9000, lr=8e-4, ema=0.9995, seed=2, keep_every=1500),
+    "epsilon": Plan(steps=12000, lr=8e-4, ema=0.9995, seed=1, keep_every=1500),
+    "flow": Plan(steps=12000, lr=8e-4, ema=0.9995, seed=2, keep_every=1500),
     "decoder": Plan(steps=4000, lr=8e-4, decay=0.6, ema=0.998, seed=3),
     "reader": Plan(steps=3000, lr=2e-3, decay=0.6, ema=0.995, seed=4),
 }
@@ -191,6 +191,7 @@ def export(work: Path) -> None:
     reader.load_state_dict(average(work / "reader.safetensors"))
     for name, module in {"vae": vae, "reader": reader}.items():
         log.info("wrote %s", files.save(name, {"": module}).name)
+    files.write_manifest()
 
 
 STAGES = {
