@@ -53,7 +53,8 @@ def load_graphs(folder: Path, name: str | None) -> dict[str, Graph]:
     labels = [name] if name else list(files)
     if not labels or labels[0] not in files:
         wanted = f"no workflow '{name}'" if name else "no workflow"
-        raise Stop(f"There is {wanted} in {folder.parent.name}/{folder.name}; there are: {', '.join(files)}.")
+        known = f"; there are: {', '.join(files)}" if files else ""
+        raise Stop(f"There is {wanted} in {folder.parent.name}/{folder.name}{known}.")
     graphs = {label: json.loads(files[label].read_text(encoding="utf-8")) for label in labels}
     for label, graph in graphs.items():
         check_seeds(label, graph)

@@ -389,7 +389,7 @@ def test_seeds_and_settings_are_read_from_the_graph():
 def test_workflows_that_cannot_be_compared_or_found_are_refused(tmp_path):
     folder = tmp_path / "workflows" / "api"
     folder.mkdir(parents=True)
-    with pytest.raises(Stop, match="There is no workflow in workflows/api"):
+    with pytest.raises(Stop, match="There is no workflow in workflows/api.$"):
         demo.load_graphs(folder, None)
     (folder / "good.json").write_text(json.dumps(graph()))
     assert list(demo.load_graphs(folder, None)) == ["good"]
