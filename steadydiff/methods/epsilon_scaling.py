@@ -46,11 +46,11 @@ SpaceSetting = Literal["auto", "epsilon", "velocity"]
 FORMS: tuple[Form, ...] = get_args(Form)
 SPACE_SETTINGS: tuple[SpaceSetting, ...] = get_args(SpaceSetting)
 
-# The correction adds (1 - 1/λ)·sigma/alpha units of noise to the clean estimate. Where a state is all but noise
-# that is tens of units, which one step to a moderate sigma cannot take back. Above this ratio sigma / alpha it
-# is left out. The ratio lies between the noisiest step of a zero-terminal-SNR schedule (4518 in ComfyUI) and
-# its neighbour (2254 of 1000 levels), above other models' ranges (Stable Video Diffusion: 700), and is sigma
-# 0.99975 in flow.
+# The correction adds (1 - 1/λ)·sigma/alpha units of noise to the clean estimate. Where a state is all but
+# noise that is tens of units, which one step to a moderate sigma cannot take back. Above this ratio of sigma
+# to alpha it is left out. 4000 lies between the noisiest step of a zero-terminal-SNR schedule (4518 in
+# ComfyUI) and its neighbour (2254 of 1000 levels), above other models' ranges (Stable Video Diffusion: 700),
+# and is sigma 0.99975 in flow.
 MAX_NOISE_RATIO = 4000.0
 
 # A percentage turned into sigma and the sampler's own sigma may differ in the last float32 bits; a step on
@@ -94,9 +94,10 @@ def scale_epsilon(
             return denoised
     weight, target = 1 - 1 / scale, x
     if space != "velocity" and sigma is not None:
-        weight = weight * (sigma <= _sigma_limit(space))
+        inside = sigma <= _sigma_limit(space)
+        weight = weight * (inside.to(x.dtype) if isinstance(inside, Tensor) else inside)
     if space == "flow" and sigma is not None:
-        target = x / per_sample(_safe_signal(sigma), x)
+        target = (x / per_sample(_safe_signal(sigma), x)).to(x.dtype)
     if isinstance(weight, Tensor):
         weight = per_sample(weight.to(x), x)
     # One rounding fewer than the lines above, and exact where the weight is 0.
@@ -111,7 +112,7 @@ def scale_at(sigma: Tensor, table: Tensor) -> Tensor:
     """
     log_sigmas = table[0]
     level = sigma.to(table.dtype).log().clamp(log_sigmas[0], log_sigmas[-1])
-    at, scale, slope = table[:, torch.bucketize(level, log_sigmas)]
+    at, scale, slope = table.index_select(1, torch.bucketize(level, log_sigmas))
     return torch.addcmul(scale, slope, level - at)
 
 

@@ -1,0 +1,58 @@
+"""Shared fixtures: fixed seeds, one thread, no network, awkward shapes, and a ledger of model calls."""
+
+import socket
+
+import pytest
+import torch
+
+AWKWARD_SHAPES = ((3, 8, 11), (2, 4, 5, 7), (1, 16, 3, 8, 6))
+
+
+@pytest.fixture(autouse=True)
+def steady():
+    """The same random numbers on every machine and in every order of tests."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """No test reaches beyond this machine; servers that a test starts itself are on it."""
+    connect = socket.socket.connect
+
+    def connect_here(self, address):
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test reached for the network: {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_here)
+
+
+@pytest.fixture(params=AWKWARD_SHAPES, ids=str)
+def shape(request):
+    """3-D, 4-D and 5-D latents in which no two neighbouring sizes agree."""
+    return request.param
+
+
+@pytest.fixture
+def latents():
+    """A function that draws latents of a shape, in double precision unless asked otherwise."""
+    return lambda shape, dtype=torch.float64: torch.randn(shape).to(dtype)
+
+
+@pytest.fixture
+def ledger():
+    """A function that wraps a denoiser so that `ledger.calls` lists the sigmas it was called at."""
+
+    class Ledger:
+        def __init__(self):
+            self.calls = []
+
+        def __call__(self, denoise):
+            def noted(x, sigma):
+                self.calls.append(sigma.tolist())
+                return denoise(x, sigma)
+
+            return noted
+
+    return Ledger()
