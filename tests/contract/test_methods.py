@@ -1,0 +1,188 @@
+"""The nine questions every method that wraps a denoiser must answer; a new method adds its row to CASES."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from steadydiff.denoiser import Run
+from steadydiff.errors import SteadyDiffError
+from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
+from steadydiff.methods import SAMPLING_METHODS
+from steadydiff.methods.epsilon_scaling import EpsilonScaling
+from steadydiff.schedules import Schedule
+
+RUNS = {
+    "ve": Run("ve", (14.6, 6.0, 2.0, 0.6, 0.03, 0.0), seed=7),
+    "flow": Run("flow", (1.0, 0.9, 0.6, 0.3, 0.05, 0.0), seed=7),
+    "zsnr": Run("ve", (4518.76, 40.39, 7.6, 0.8, 0.03, 0.0), seed=7),
+}
+
+
+@dataclass(frozen=True)
+class Cases:
+    """What to try a method with.
+
+    neutral: settings that change nothing
+    active:  settings that do, each with the runs it works on
+    refused: settings and a run they cannot work on
+    """
+
+    neutral: tuple
+    active: tuple
+    refused: tuple
+
+
+CASES = {
+    EpsilonScaling: Cases(
+        neutral=(EpsilonScaling(1.0), EpsilonScaling(1.3, sigma_high=2.0, sigma_low=2.0)),
+        active=(
+            (EpsilonScaling(1.05), tuple(RUNS)),
+            (EpsilonScaling(0.97, 0.003), tuple(RUNS)),
+            (EpsilonScaling(1.1, sigma_high=0.9, sigma_low=0.1), tuple(RUNS)),
+            (EpsilonScaling(schedule=Schedule("table", (1.2, 1.1, 1.0, 0.9, 1.01))), tuple(RUNS)),
+            (EpsilonScaling(1.05, space="velocity"), ("flow",)),
+        ),
+        refused=(
+            (EpsilonScaling(1.05, space="velocity"), RUNS["ve"]),
+            (EpsilonScaling(schedule=Schedule("table", (1.2, 1.1))), RUNS["ve"]),
+            (EpsilonScaling(1.0, -0.5), RUNS["flow"]),
+        ),
+    ),
+}
+
+NEUTRAL = [(method, run) for cases in CASES.values() for method in cases.neutral for run in RUNS]
+ACTIVE = [(method, run) for cases in CASES.values() for method, runs in cases.active for run in runs]
+REFUSED = [pair for cases in CASES.values() for pair in cases.refused]
+
+every_active = pytest.mark.parametrize(("method", "run_name"), ACTIVE)
+
+
+def denoiser(run):
+    """A denoiser without batch or element symmetry: each position has its own mean."""
+    plain = gaussian_denoiser(0.0, 0.6, run.space)
+
+    def denoise(x, sigma):
+        place = torch.linspace(-1, 1, x[0].numel(), dtype=x.dtype).view(x.shape[1:])
+        return plain(x - place, sigma) + place
+
+    return denoise
+
+
+def start(run, shape, dtype=torch.float32):
+    seeded = torch.Generator().manual_seed(run.seed)
+    return torch.randn(shape, generator=seeded).to(dtype) * run.sigmas[0]
+
+
+def sampled(method, run, shape):
+    return sample_euler(method.wrap(denoiser(run), run), start(run, shape), run.sigmas)
+
+
+def levels(run, count):
+    """One sigma per sample, all of the run's in turn."""
+    return torch.tensor([run.sigmas[i % run.steps] for i in range(count)])
+
+
+def test_every_method_is_asked():
+    assert set(CASES) == set(SAMPLING_METHODS)
+
+
+@pytest.mark.parametrize(("method", "run_name"), NEUTRAL)
+def test_1_neutral_settings_change_no_bit(method, run_name, shape):
+    run = RUNS[run_name]
+    plain = sample_euler(denoiser(run), start(run, shape), run.sigmas)
+    assert torch.equal(sampled(method, run, shape), plain)
+
+
+@every_active
+def test_1b_active_settings_do_change_something(method, run_name, shape):
+    run = RUNS[run_name]
+    plain = sample_euler(denoiser(run), start(run, shape), run.sigmas)
+    assert not torch.equal(sampled(method, run, shape), plain)
+
+
+@every_active
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_2_shape_dtype_and_device_are_kept(method, run_name, shape, dtype):
+    run = RUNS[run_name]
+    x = start(run, shape, dtype)
+    found = method.wrap(denoiser(run), run)(x, levels(run, len(x)))
+    assert (found.shape, found.dtype, found.device) == (x.shape, x.dtype, x.device)
+
+
+@every_active
+def test_3_inputs_are_not_changed(method, run_name, shape):
+    run = RUNS[run_name]
+    answers = []
+
+    def noted(x, sigma):
+        answers.append(denoiser(run)(x, sigma))
+        return answers[-1]
+
+    wrapped = method.wrap(noted, run)
+    x, sigma = start(run, shape), levels(run, shape[0])
+    kept = x.clone(), sigma.clone(), denoiser(run)(x, sigma)
+    wrapped(x, sigma)
+    assert torch.equal(sigma, kept[1])
+    # A method that rectifies the sampler's state says so and may write to x.
+    if not getattr(wrapped, "edits_state", False):
+        assert torch.equal(x, kept[0]) and torch.equal(answers[0], kept[2])
+
+
+@every_active
+def test_4_the_runs_seed_decides_everything(method, run_name, shape):
+    torch.manual_seed(1)
+    first = sampled(method, RUNS[run_name], shape)
+    torch.manual_seed(2)
+    assert torch.equal(sampled(method, RUNS[run_name], shape), first)
+
+
+@every_active
+def test_5_the_order_in_the_batch_does_not_matter(method, run_name, shape):
+    run = RUNS[run_name]
+    x = start(run, (5, *shape[1:]))
+    order, sigma = torch.tensor([3, 0, 4, 1, 2]), levels(run, 5)
+    found = method.wrap(denoiser(run), run)(x, sigma)
+    shuffled = method.wrap(denoiser(run), run)(x[order], sigma[order])
+    torch.testing.assert_close(shuffled, found[order])
+    for i in range(5):
+        alone = method.wrap(denoiser(run), run)(x[i : i + 1], sigma[i : i + 1])
+        torch.testing.assert_close(alone, found[i : i + 1])
+
+
+@every_active
+def test_6_a_second_run_equals_the_first(method, run_name, shape):
+    run = RUNS[run_name]
+    first = sampled(method, run, shape)
+    assert torch.equal(sampled(method, run, shape), first)
+
+
+@every_active
+def test_7_interleaved_runs_do_not_meet(method, run_name):
+    """Two runs of one settings object, of different shapes, call by call in turn."""
+    run = RUNS[run_name]
+    calls = [(sigma, shape) for sigma in run.sigmas[:-1] for shape in ((2, 3, 4), (1, 2, 3, 4))]
+    together = {shape: method.wrap(denoiser(run), run) for _, shape in calls}
+    for sigma, shape in calls:
+        alone = method.wrap(denoiser(run), run)
+        x, at = start(run, shape), torch.full((shape[0],), sigma)
+        # Methods with memory answer by their own past: only that past is replayed.
+        for earlier in run.sigmas[: run.sigmas.index(sigma)]:
+            alone(start(run, shape), torch.full((shape[0],), earlier))
+        assert torch.equal(together[shape](x, at), alone(x.clone(), at))
+
+
+@every_active
+def test_8_finite_at_the_first_and_the_last_sigma(method, run_name, shape):
+    run = RUNS[run_name]
+    wrapped = method.wrap(denoiser(run), run)
+    for sigma in (run.sigmas[0], run.sigmas[-2], run.sigmas[-1]):
+        x = start(run, shape)
+        assert torch.isfinite(wrapped(x, torch.full((len(x),), sigma))).all()
+
+
+@pytest.mark.parametrize(("method", "run"), REFUSED)
+def test_9_what_cannot_work_is_refused_when_attached(method, run, ledger):
+    with pytest.raises(SteadyDiffError):
+        method.wrap(ledger(denoiser(run)), run)
+    assert not ledger.calls
