@@ -38,8 +38,9 @@ def demo(options: argparse.Namespace, rest: list[str]) -> int:
 
 def test(options: argparse.Namespace, rest: list[str]) -> int:
     """Run the fast suite, then the host suite against the real ComfyUI; a suite without tests has failed."""
-    host = None if options.fast else ensure_host(options.python)
-    python = host.python if host else interpreter(options.python, "pytest", "hypothesis")
+    needed = ("pytest", "hypothesis")
+    host = None if options.fast else ensure_host(options.python, *needed)
+    python = host.python if host else interpreter(options.python, *needed)
     codes = [pytest(python, rest)]
     if host:
         say(f"\nHost suite against ComfyUI {host.version}")

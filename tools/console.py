@@ -1,5 +1,6 @@
 """What the launcher says: one-sentence refusals, plain lines and a progress bar. Standard library only."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -18,10 +19,11 @@ def say(text: str) -> None:
 
 
 def tail(path: Path, lines: int = 30) -> str:
-    """The last lines of a log, or nothing if there is no log."""
+    """The last lines of a log without their colours, or nothing if there is no log."""
     if not path.is_file():
         return ""
-    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+    text = re.sub(r"\x1b\[[0-9;]*m", "", path.read_text(encoding="utf-8", errors="replace"))
+    return "\n".join(text.splitlines()[-lines:])
 
 
 class ProgressBar:

@@ -80,11 +80,7 @@ def ensure_venv(venv: Path = VENV, requirements: Path = REQUIREMENTS) -> Path:
 
 def stamp_matches(venv: Path, requirements: Path) -> bool:
     """Whether `venv` was completely installed from these requirements and its interpreter is still there."""
-    try:
-        stamp = json.loads(_stamp_file(venv).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return stamp == _stamp(venv, requirements) and venv_python(venv).is_file()
+    return _load(_stamp_file(venv)) == _stamp(venv, requirements) and venv_python(venv).is_file()
 
 
 def write_stamp(venv: Path, requirements: Path) -> None:
@@ -174,7 +170,7 @@ def _explained(log: Path, purpose: str) -> Stop:
     return Stop(f"Could not {purpose}: pip failed as shown above; {again} once that is solved.", tail(log, 6))
 
 
-def check_interpreter(name: str, modules: tuple[str, ...] = HOST_MODULES) -> Path:
+def check_interpreter(name: str, modules: tuple[str, ...]) -> Path:
     """Return an interpreter the user named if it can run the host; nothing is ever installed into it."""
     python = Path(name).expanduser()
     try:
@@ -198,7 +194,7 @@ def has_gpu(python: Path, cache: Path = HOSTS / "gpu.json") -> bool:
     """Whether torch sees an accelerator; asked once per interpreter and machine, as it takes seconds."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     key = f"{python} on {platform.node()} with CUDA_VISIBLE_DEVICES={visible}"
-    known = json.loads(_read(cache) or "{}")
+    known = _load(cache)
     if key not in known:
         done = subprocess.run([str(python), "-c", _GPU_PROBE], capture_output=True, text=True, check=False)
         if done.returncode:
@@ -207,3 +203,11 @@ def has_gpu(python: Path, cache: Path = HOSTS / "gpu.json") -> bool:
         cache.parent.mkdir(parents=True, exist_ok=True)
         cache.write_text(json.dumps(known, indent=1), encoding="utf-8")
     return known[key]
+
+
+def _load(file: Path) -> dict:
+    """A JSON file of ours; one that is missing or was cut off counts as empty."""
+    try:
+        return json.loads(_read(file))
+    except ValueError:
+        return {}

