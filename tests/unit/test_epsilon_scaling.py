@@ -412,6 +412,27 @@ def test_zero_terminal_snr_gains_no_noise_from_its_first_step():
     assert after_first_step(Everywhere()).std() > 1.4 * plain.std()
 
 
+@pytest.mark.parametrize("scale", [1.05, 0.97])
+def test_noise_falls_as_sigma_to_the_inverse_scale_however_many_steps(scale):
+    """Around a single picture, where all of x - mean is noise."""
+    for steps in (400, 800):
+        sigmas = tuple(14.6 * (0.03 / 14.6) ** (i / steps) for i in range(steps + 1))
+        wrapped = EpsilonScaling(scale).wrap(gaussian_denoiser(0.0, 0.0), Run("ve", sigmas))
+        left = sample_euler(wrapped, torch.full((1, 1), 14.6).double(), sigmas).item()
+        assert left == pytest.approx(14.6 * (0.03 / 14.6) ** (1 / scale), rel=0.01)
+
+
+@pytest.mark.parametrize("space", FORMS)
+def test_scaling_the_guided_noise_is_scaling_both_branches(space, latents):
+    x, cond, uncond = (latents((2, 3, 4)) for _ in range(3))
+
+    def scaled(clean):
+        return scale_epsilon(x, clean, 1.2, sigma=0.4, space=space)
+
+    guided = scaled(uncond) + 7 * (scaled(cond) - scaled(uncond))
+    torch.testing.assert_close(scaled(uncond + 7 * (cond - uncond)), guided)
+
+
 def test_flow_runs_start_in_pure_noise_without_harm():
     plain, scaled = (
         generate(gaussian_denoiser(0.3, 0.5, "flow"), run_of("flow"), (2, 4, 8, 8), methods)

@@ -1,0 +1,26 @@
+"""The examples in docs/ run, and print what the page says they print."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+PAGES = sorted((Path(__file__).resolve().parents[2] / "docs").glob("*.md"))
+EXAMPLE = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
+EXAMPLES = [
+    (page.name, *found) for page in PAGES for found in EXAMPLE.findall(page.read_text(encoding="utf-8"))
+]
+
+
+def test_there_are_examples():
+    assert "epsilon_scaling.md" in {page for page, _, _ in EXAMPLES}
+
+
+@pytest.mark.parametrize(("page", "code", "printed"), EXAMPLES, ids=[page for page, _, _ in EXAMPLES])
+def test_examples_print_what_the_page_says(page, code, printed):
+    heard = io.StringIO()
+    with contextlib.redirect_stdout(heard):
+        exec(compile(code, page, "exec"), {})
+    assert heard.getvalue() == printed
