@@ -415,11 +415,11 @@ def test_zero_terminal_snr_gains_no_noise_from_its_first_step():
 @pytest.mark.parametrize("scale", [1.05, 0.97])
 def test_noise_falls_as_sigma_to_the_inverse_scale_however_many_steps(scale):
     """Around a single picture, where all of x - mean is noise."""
-    for steps in (400, 800):
+    for steps in (150, 300):
         sigmas = tuple(14.6 * (0.03 / 14.6) ** (i / steps) for i in range(steps + 1))
         wrapped = EpsilonScaling(scale).wrap(gaussian_denoiser(0.0, 0.0), Run("ve", sigmas))
         left = sample_euler(wrapped, torch.full((1, 1), 14.6).double(), sigmas).item()
-        assert left == pytest.approx(14.6 * (0.03 / 14.6) ** (1 / scale), rel=0.01)
+        assert left == pytest.approx(14.6 * (0.03 / 14.6) ** (1 / scale), rel=0.02)
 
 
 @pytest.mark.parametrize("space", FORMS)
