@@ -1,0 +1,18 @@
+"""ComfyUI's face of SteadyDiff: one file per node. The root's `comfy_entrypoint` loads it."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .epsilon_scaling import SteadyDiffEpsilonScaling
+from .schedule import SteadyDiffSchedule
+from .tinyworld import SteadyDiffTinyWorld
+
+NODES: list[type[io.ComfyNode]] = [
+    SteadyDiffEpsilonScaling,
+    SteadyDiffSchedule,
+    SteadyDiffTinyWorld,
+]
+
+
+class SteadyDiffExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return list(NODES)

@@ -1,0 +1,148 @@
+"""SteadyDiffSchedule: makes, shows and writes down one scale per step for Epsilon Scaling."""
+
+from dataclasses import replace
+
+import torch
+from comfy_api.latest import io
+
+from ..steadydiff import schedules
+from ..steadydiff.errors import SettingsError
+from ..steadydiff.plots import pixels, schedule_figure
+from ..steadydiff.schedules import MadeFor, Schedule
+from . import schema
+from .host import HOST
+
+
+class SteadyDiffSchedule(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema.schema(
+            node_id="SteadyDiffSchedule",
+            display_name="Schedule (SteadyDiff)",
+            category=schema.CATEGORY,
+            description="Makes a schedule for Epsilon Scaling: one scale per sampling step, from a formula "
+            "or from your own numbers, with a plot. Above 1 a step takes less noise away (more detail), "
+            "below 1 more (smoother).",
+            search_aliases=["epsilon scaling schedule", "lambda schedule", "exposure bias", "TSR", "DCW"],
+            inputs=[
+                io.Combo.Input(
+                    "mode", options=list(schedules.SCHEDULE_MODES), default="linear",
+                    tooltip="uniform: scale at every step. linear: slope x t + scale, t counted back from "
+                    "the last step. table: your own numbers. snr: the curve of Temporal Score Rescaling, 1 "
+                    "in pure noise and 1/tsr_k at the end, so it acts on detail. dcw: moves every Euler "
+                    "step as DCW does, which acts most where steps are short. snr and dcw need sigmas, snr "
+                    "also model.",
+                ),
+                io.Int.Input(
+                    "steps", default=20, min=1, max=10000,
+                    tooltip="uniform, linear: the number of steps of the run, as in the sampler. Ignored "
+                    "when sigmas is connected, which knows, and by table, which is as long as its numbers.",
+                ),
+                schema.number(
+                    "scale", 1.005, 0.5, 1.5, 0.0001,
+                    "uniform: the scale of every step. linear: the scale of the last step. Above 1 more "
+                    "detail, below 1 smoother, 1 is off.",
+                ),
+                schema.number(
+                    "slope", 0.0, -0.05, 0.05, 0.00001,
+                    "linear: added once per step from the last step back to the first. Above 0 acts more on "
+                    "composition, below 0 more on detail.",
+                ),
+                io.String.Input(
+                    "table", default="1.008, 1.006, 1.004, 1.002", multiline=True,
+                    tooltip="table: one scale per step, the first, noisiest step first, parted by commas, "
+                    "blanks or new lines; or the JSON text of a schedule, as the third output gives it. "
+                    "Above 1 more detail, below 1 smoother. It must be readable in the other modes, too.",
+                ),
+                schema.number(
+                    "tsr_k", 0.95, 0.01, 100.0, 0.001,
+                    "snr: the scale at the end of the run is 1 / tsr_k. Below 1 more detail, above 1 "
+                    "smoother, 1 is off. As in ComfyUI's TSR node.",
+                ),
+                schema.number(
+                    "tsr_sigma", 1.0, 0.01, 100.0, 0.001,
+                    "snr: larger acts earlier in the run, on larger forms; smaller later, on fine detail "
+                    "only. As in ComfyUI's TSR node.",
+                ),
+                schema.number(
+                    "dcw_lambda", 0.005, -0.5, 0.5, 0.0001,
+                    "dcw: DCW's own weight. Above 0 more detail, below 0 smoother, 0 is off.",
+                ),
+                io.Sigmas.Input(
+                    "sigmas", optional=True,
+                    tooltip="The noise levels of the whole run, e.g. from BasicScheduler, set as the "
+                    "sampler is. They decide the length, and are remembered: a run over a part of them "
+                    "(split sigmas, img2img, start_at_step) then finds its own part of the schedule.",
+                ),
+                io.Model.Input(
+                    "model", optional=True,
+                    tooltip="snr: the model to be sampled, which tells how much noise a sigma means. It is "
+                    "only looked at.",
+                ),
+            ],
+            outputs=[
+                schema.Schedule.Output(display_name="schedule", tooltip="For Epsilon Scaling (SteadyDiff)."),
+                io.Image.Output(display_name="plot", tooltip="The scale over the steps."),
+                io.String.Output(
+                    display_name="json", tooltip="The schedule as text, to keep, share, or paste into table."
+                ),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, table=None):
+        # Also in the modes that do not use it: naming `mode` here would put the message at both widgets.
+        try:
+            if table is not None:  # None is a link, whose value is not known yet
+                read_table(table)
+        except SettingsError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, mode, steps, sigmas=None, model=None, **settings) -> io.NodeOutput:
+        levels = None if sigmas is None else tuple(sigmas.tolist())
+        made = make(mode, steps, levels, model, settings)
+        plot = torch.from_numpy(pixels(schedule_figure(made)))[None] / 255
+        text = made.to_json()
+        return io.NodeOutput(text, plot, text)
+
+
+def make(mode: str, steps: int, sigmas: tuple[float, ...] | None, model, settings: dict) -> Schedule:
+    """Return the schedule the widgets ask for, with what it is for; SettingsError if something is missing."""
+    if sigmas is not None:
+        steps = len(sigmas) - 1
+    if steps < 1:
+        raise SettingsError("sigmas holds no step; connect those of a run that samples")
+    made = read_table(settings["table"]) if mode == "table" else compute(mode, steps, sigmas, model, settings)
+    facts = {
+        "steps": len(made.values),
+        "sigmas": sigmas,
+        "model": type(model.model).__name__ if model else None,
+    }
+    known = {name: value for name, value in facts.items() if value is not None}
+    return replace(made, made_for=replace(made.made_for, **known))
+
+
+def compute(mode: str, steps: int, sigmas: tuple[float, ...] | None, model, settings: dict) -> Schedule:
+    """Return a schedule that follows a formula."""
+    if mode == "uniform":
+        return Schedule(mode, schedules.uniform_schedule(steps, settings["scale"]))
+    if mode == "linear":
+        return Schedule(mode, schedules.linear_schedule(steps, settings["slope"], settings["scale"]))
+    if sigmas is None:
+        raise SettingsError(f"mode {mode} needs the run's noise levels; connect BasicScheduler to sigmas")
+    if mode == "dcw":
+        made_for = MadeFor(sampler="euler")  # the identity with DCW holds for Euler steps
+        return Schedule(mode, schedules.dcw_schedule(sigmas, settings["dcw_lambda"]), made_for)
+    if model is None:
+        raise SettingsError("mode snr needs to know how much noise a sigma means; connect model")
+    space = HOST.space(model.get_model_object("model_sampling"))
+    return Schedule(mode, schedules.snr_schedule(sigmas, settings["tsr_k"], settings["tsr_sigma"], space))
+
+
+def read_table(text: str) -> Schedule:
+    """Return the schedule a text holds: numbers, or a whole schedule as JSON."""
+    if text.lstrip().startswith("{"):
+        return Schedule.from_json(text)
+    return Schedule("table", schedules.table_schedule(text))

@@ -1,0 +1,37 @@
+"""What our nodes' schemas share: fields that old hosts lack, and bounds that NaN does not slip through."""
+
+from dataclasses import fields
+
+from comfy_api.latest import io
+
+CATEGORY = "SteadyDiff"
+
+Schedule = io.Custom("STEADYDIFF_SCHEDULE")
+"""The wire between our nodes: a schedule as JSON text, see `steadydiff/schedules.py`."""
+
+
+def schema(**settings) -> io.Schema:
+    """Make a schema of the fields this host knows; the oldest we support has no `search_aliases`."""
+    known = {field.name for field in fields(io.Schema)}
+    return io.Schema(**{name: value for name, value in settings.items() if name in known})
+
+
+class Least(float):
+    """A lower bound that NaN is not above.
+
+    The host refuses `value < bound`, which is false for NaN. Python asks a subclass for its side of the
+    comparison first, and its side says "not at least the bound". Thus the host itself refuses NaN, with one
+    error at the right widget; a `validate_inputs` would put its one message at every input it names.
+    """
+
+    def __gt__(self, value: float) -> bool:
+        return not value >= float(self)
+
+
+def number(
+    name: str, default: float, least: float, most: float, step: float, tooltip: str, **more
+) -> io.Float.Input:
+    """Make a number widget that refuses NaN and accepts a digit more than its arrows step by."""
+    return io.Float.Input(
+        name, default=default, min=Least(least), max=most, step=step, round=step / 10, tooltip=tooltip, **more
+    )

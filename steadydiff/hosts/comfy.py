@@ -1,0 +1,245 @@
+"""ComfyUI: attaches a method to a ModelPatcher and runs it at the host's PREDICT_NOISE level.
+
+Duck-typed: nothing of ComfyUI is imported here; its names and classes come in a `ComfyHost` from
+`nodes/host.py`. A model carries at most one `Attachment`, which holds all our patches. The state of a run
+lives in a `Session`, which hangs on the run's own model options from its first model call to its last.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from ..denoiser import Denoise, Run, Space
+from ..errors import HostError, SettingsError
+from ..methods.epsilon_scaling import EpsilonScaling
+
+KEY = "steadydiff"
+"""Under this name our wrappers hang on a model, and the session on a run's model options."""
+
+POST_CFG = "sampler_post_cfg_function"
+
+logger = logging.getLogger("steadydiff")
+
+
+@dataclass(frozen=True)
+class ComfyHost:
+    """What the adapter must know of the host, handed over by the face.
+
+    outer_sample:  the host's name for wrappers around a whole run
+    predict_noise: its name for wrappers around one guided model call
+    ve:            classes of model_sampling with x = x0 + sigma * eps
+    flow:          those with x = (1 - sigma) * x0 + sigma * eps
+    neither:       those that descend from one of the above and yet build x in their own way
+    in_training:   whether the host is training right now
+    """
+
+    outer_sample: str
+    predict_noise: str
+    ve: tuple[type, ...]
+    flow: tuple[type, ...]
+    neither: tuple[type, ...] = ()
+    in_training: Callable[[], bool] = lambda: False
+
+    def space(self, model_sampling: Any) -> Space:
+        """Return how a model builds its states; HostError if it does so in a way we do not know."""
+        if not isinstance(model_sampling, self.neither):
+            if isinstance(model_sampling, self.flow):
+                return "flow"
+            if isinstance(model_sampling, self.ve):
+                return "ve"
+        kinds = ", ".join(kind.__name__ for kind in type(model_sampling).__mro__[:3])
+        raise HostError(
+            f"this model mixes noise and picture in a way SteadyDiff does not know ({kinds}), so its noise "
+            f"cannot be scaled; disconnect the SteadyDiff node for this model"
+        )
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One node's settings; its part of the run stays in per cent until the run's model is known."""
+
+    settings: EpsilonScaling
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+
+    def resolve(self, model_sampling: Any) -> EpsilonScaling:
+        """Return the settings with noise levels for percentages, as the host counts them."""
+        if self.start_percent > self.end_percent:
+            raise SettingsError(
+                f"start_percent is not above end_percent; got {self.start_percent:g} and {self.end_percent:g}"
+            )
+        if self.start_percent == self.end_percent:
+            return replace(self.settings, sigma_high=0.0, sigma_low=0.0)  # off
+        # Some samplers ask above the model's largest sigma, so the whole run has no upper bound.
+        high, low = self.start_percent, self.end_percent
+        return replace(
+            self.settings,
+            sigma_high=math.inf if high <= 0 else float(model_sampling.percent_to_sigma(high)),
+            sigma_low=0.0 if low >= 1 else float(model_sampling.percent_to_sigma(low)),
+        )
+
+    def __str__(self) -> str:
+        own = self.settings
+        what = f"scale {own.scale:g}, slope {own.slope:g}"
+        if own.schedule is not None:
+            what = f"{own.schedule.mode} schedule of {len(own.schedule.values)} steps"
+        part = f"{100 * self.start_percent:g} to {100 * self.end_percent:g} %"
+        return f"{what}, space {own.space}, {part} of the run"
+
+
+def attach(model: Any, patch: Patch, host: ComfyHost) -> Any:
+    """Return a clone of `model` that carries `patch` beside what it already carries.
+
+    Raises:  HostError or SettingsError if the method cannot work on this model. A node further down may still
+             change the model's kind, so the run checks again.
+    """
+    patch.settings.form(host.space(model.get_model_object("model_sampling")))
+    attachment = Attachment((*_patches_of(model, host), patch), host)
+    clone = model.clone()
+    for kind, wrapper in attachment.wrappers().items():
+        clone.remove_wrappers_with_key(kind, KEY)
+        clone.add_wrapper_with_key(kind, KEY, wrapper)
+    logger.info("SteadyDiff: Epsilon Scaling attached (%s)", patch)
+    return clone
+
+
+def _patches_of(model: Any, host: ComfyHost) -> tuple[Patch, ...]:
+    found = model.get_wrappers(host.outer_sample, KEY)
+    return found[0].__self__.patches if found else ()
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """The patches of one model, the one nearest the loader first, and the wrappers that serve them."""
+
+    patches: tuple[Patch, ...]
+    host: ComfyHost
+
+    def wrappers(self) -> dict[str, Callable]:
+        """Return the wrapper for each of the host's levels we use."""
+        return {self.host.outer_sample: self.outer_sample, self.host.predict_noise: self.predict_noise}
+
+    def outer_sample(self, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
+        """Open a session, sample, and close it however sampling ends; newer hosts may pass more arguments."""
+        guider = executor.class_obj
+        if self.host.in_training():
+            return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        session = self._open(guider, sampler, sigmas)
+        options = guider.model_options
+        options[KEY] = session
+        try:
+            return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        finally:
+            options.pop(KEY, None)
+            session.report()
+
+    def predict_noise(self, executor, x, timestep, model_options={}, seed=None):  # noqa: B006  # the host's
+        """Correct one guided model call. Despite the host's name it returns the clean estimate."""
+        guider = executor.class_obj
+        session = guider.model_options.get(KEY)
+        if session is None:
+            return executor(x, timestep, model_options, seed)
+        patched = len(guider.model_options.get(POST_CFG, ()))
+        return session.predict(executor, x, timestep, model_options, seed, patched)
+
+    def _open(self, guider: Any, sampler: Any, sigmas: Tensor) -> Session:
+        model = guider.model_patcher
+        model_sampling = model.get_model_object("model_sampling")
+        run = Run(self.host.space(model_sampling), tuple(sigmas.tolist()))
+        session = Session([patch.resolve(model_sampling) for patch in self.patches], run)
+        for settings in session.methods:
+            _warn_of_differences(settings, guider, sampler, run)
+        return session
+
+
+class Session:
+    """One sampling run: the nested denoisers, and what the model call in progress has brought along."""
+
+    def __init__(self, methods: list[EpsilonScaling], run: Run):
+        self.methods, self.run, self.calls = methods, run, 0
+        self._denoise = self._nest(self._ask)
+        self._scale_branch = self._nest(lambda x, sigma: self._branch)
+
+    def _nest(self, denoise: Denoise) -> Denoise:
+        for method in self.methods:
+            denoise = method.wrap(denoise, self.run)
+        return denoise
+
+    def predict(self, executor, x, sigma, model_options, seed, patched: int) -> Tensor:
+        """Return the corrected clean estimate; the first `patched` post-CFG functions are the model's own."""
+        self.calls += 1
+        if len(model_options.get(POST_CFG, ())) > patched:
+            model_options = self._for_cfg_pp(model_options, patched)
+        self._call = executor, model_options, seed
+        return self._denoise(x, sigma)
+
+    def _ask(self, x: Tensor, sigma: Tensor) -> Tensor:
+        executor, model_options, seed = self._call
+        return executor(x, sigma, model_options, seed)
+
+    def _for_cfg_pp(self, model_options: dict, patched: int) -> dict:
+        """Let CFG++ samplers see scaled branches.
+
+        They step along the unconditional estimate, which they pick up through a post-CFG function of their
+        own. Only that function is shown scaled branches: it runs under every guider (pre-CFG functions do
+        not), and other packs' functions keep seeing branches that agree with the result they work on.
+        """
+        functions = model_options[POST_CFG]
+        own = [self._shown_scaled(function) for function in functions[patched:]]
+        return {**model_options, POST_CFG: [*functions[:patched], *own]}
+
+    def _shown_scaled(self, function: Callable[[dict], Tensor]) -> Callable[[dict], Tensor]:
+        def shown(args: dict) -> Tensor:
+            asked = [name for name in ("cond", "uncond") if args.get(name) is not None]
+            return function({**args, **{f"{name}_denoised": self._scaled(args, name) for name in asked}})
+
+        return shown
+
+    def _scaled(self, args: dict, name: str) -> Tensor:
+        self._branch = args[f"{name}_denoised"]
+        return self._scale_branch(args["input"], args["sigma"])
+
+    def report(self) -> None:
+        """Log what each method did."""
+        for settings in self.methods:
+            did = _summary(settings, self.run)
+            logger.info("SteadyDiff: Epsilon Scaling %s; %d model calls", did, self.calls)
+
+
+def _summary(settings: EpsilonScaling, run: Run) -> str:
+    """Say at how many steps which scale is in effect, e.g. "lambda 1.004 to 1.009 at 18 of 20 steps"."""
+    scales = settings.effective_scales(run)
+    used = [scale for scale in scales if scale != 1]
+    if not used:
+        return f"left all {len(scales)} steps as they were"
+    low, high = min(used), max(used)
+    values = f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}"
+    return f"lambda {values} at {len(used)} of {len(scales)} steps"
+
+
+def _warn_of_differences(settings: EpsilonScaling, guider: Any, sampler: Any, run: Run) -> None:
+    """Say once per run if a schedule was made for something else than what now runs."""
+    if settings.schedule is None:
+        return
+    # Guiders with two scales keep the base class's cfg, which they do not use.
+    cfg = None if hasattr(guider, "cfg1") else getattr(guider, "cfg", None)
+    model = type(guider.model_patcher.model).__name__
+    found = settings.schedule.differences(
+        sampler=sampler_name(sampler), cfg=cfg, sigmas=run.sigmas, model=model
+    )
+    if found:
+        logger.warning("SteadyDiff: the Epsilon Scaling schedule does not fit this run: %s", "; ".join(found))
+
+
+def sampler_name(sampler: Any) -> str | None:
+    """Return a sampler's name as the host lists it ("ddim" is its "euler"), None if it does not tell."""
+    name = getattr(getattr(sampler, "sampler_function", None), "__name__", None)
+    if name is None:
+        return None
+    return name.removeprefix("sample_").removesuffix("_function").replace("unipc", "uni_pc")
