@@ -1,0 +1,264 @@
+"""The host suite's ground: a real ComfyUI imported into this process, our pack in it, and tiny random models.
+
+The tests drive ComfyUI's own guiders and samplers. `python3 run.py test` sets STEADYDIFF_COMFYUI to the host.
+"""
+
+import asyncio
+import importlib.util
+import os
+import sys
+import warnings
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+HOST = os.environ.get("STEADYDIFF_COMFYUI")
+KINDS = {  # name -> (ComfyUI's ModelType, sampling settings)
+    "epsilon": ("EPS", {}),
+    "flow": ("FLOW", {"shift": 1.0}),
+    "v": ("V_PREDICTION", {}),
+    "zsnr": ("V_PREDICTION", {"zsnr": True}),
+    "edm": ("EDM", {"sigma_data": 0.5, "sigma_max": 80.0}),
+}
+# What the host's own samplers do on every run, with nobody's nodes: torch.tensor() of a tensor (dpm_fast and
+# dpm_adaptive), numpy functions on tensors (deis), float32 sigmas for torchsde's float64 (the *_sde samplers).
+HOST_WARNINGS = (
+    "To copy construct from a tensor:UserWarning:comfy.k_diffusion.sampling",
+    "__array_wrap__ must accept context:DeprecationWarning:comfy.k_diffusion.deis",
+    "Should have t[ab][<>]=t[01] but got:UserWarning:torchsde",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what lies here as needing a host, and skip it only where none is named."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.host)
+            if not HOST:
+                item.add_marker(pytest.mark.skip(reason="STEADYDIFF_COMFYUI names no host"))
+            for warning in HOST_WARNINGS:
+                item.add_marker(pytest.mark.filterwarnings(f"ignore:{warning}"))
+
+
+@cache
+def load_host():
+    """Import ComfyUI on the CPU, once."""
+    # Its root must come before ours: both have a package `nodes`, and the host means its own.
+    sys.path.insert(0, HOST)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the host's own imports deprecate is not ours to mend
+        import comfy.cli_args
+
+        comfy.cli_args.args.cpu = True
+        import comfy.samplers  # first: the host's modules import each other in a circle
+        from comfy import latent_formats, model_base, model_management, model_patcher
+        from comfy import model_sampling, supported_models_base
+        from comfy_extras import nodes_custom_sampler, nodes_eps, nodes_model_advanced, nodes_perpneg
+    return SimpleNamespace(
+        base=model_base,
+        latent_formats=latent_formats,
+        management=model_management,
+        patcher=model_patcher,
+        sampling=model_sampling,
+        samplers=comfy.samplers,
+        supported=supported_models_base,
+        custom_sampler=nodes_custom_sampler,
+        eps=nodes_eps,
+        advanced=nodes_model_advanced,
+        perpneg=nodes_perpneg,
+    )
+
+
+def pytest_generate_tests(metafunc):
+    """Run tests that ask for a `sampler` with every sampler the host knows."""
+    if "sampler" in metafunc.fixturenames:
+        wanted = HOST and "not host" not in metafunc.config.option.markexpr
+        metafunc.parametrize("sampler", load_host().samplers.SAMPLER_NAMES if wanted else ["all of them"])
+
+
+@pytest.fixture(scope="session")
+def comfy():
+    """The host's modules."""
+    return load_host()
+
+
+@pytest.fixture(scope="session")
+def pack(comfy):
+    """Our nodes by id, loaded as the host loads a custom node: from a folder, under a name no import uses."""
+    spec = importlib.util.spec_from_file_location("custom_nodes_x_SteadyDiff", ROOT / "__init__.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    extension = asyncio.run(module.comfy_entrypoint())
+    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
+
+
+@pytest.fixture(autouse=True)
+def inference():
+    """The host executes nodes in this mode."""
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="session")
+def make_model(comfy):
+    """Build a tiny randomly initialised SD1-shaped model of one of KINDS."""
+
+    def make(kind):
+        type_name, settings = KINDS[kind]
+        config = comfy.supported.BASE({})
+        config.unet_config = unet_config()
+        config.sampling_settings = settings
+        config.latent_format = comfy.latent_formats.SD15()
+        model = comfy.base.BaseModel(config, comfy.base.ModelType[type_name], unet_model=denoising(comfy))
+        initialise(model.diffusion_model)
+        device = torch.device("cpu")
+        return comfy.patcher.CoreModelPatcher(model, load_device=device, offload_device=device)
+
+    return make
+
+
+def denoising(comfy):
+    """The host's UNet with its input added to its output, which makes it a denoiser: states end at about 1."""
+
+    class DenoisingUNet(comfy.base.UNetModel):
+        def forward(self, x, *args, **kwargs):
+            return x + super().forward(x, *args, **kwargs)
+
+    return DenoisingUNet
+
+
+def unet_config():
+    return {
+        **{"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "dtype": torch.float32},
+        **{"num_res_blocks": [1], "channel_mult": [1], "context_dim": 16, "num_head_channels": 32},
+        **{"transformer_depth": [1], "transformer_depth_output": [1, 1], "transformer_depth_middle": 1},
+        **{"use_spatial_transformer": True, "use_linear_in_transformer": True, "legacy": False},
+    }
+
+
+def initialise(network):
+    """Fill every weight: the host's layers come with uninitialised memory."""
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in network.named_parameters():
+        values = torch.randn(weight.shape, generator=generator)
+        gain = weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.02
+        weight.data = 1 + values * 0.1 if weight.ndim == 1 and name.endswith("weight") else values * gain
+    network.out[-1].weight.data *= 0.3  # calm, so that rounding errors do not grow from step to step
+
+
+@pytest.fixture(scope="session")
+def models(make_model):
+    """Models by kind, each built once; tests patch clones."""
+    return {kind: make_model(kind) for kind in KINDS}
+
+
+@pytest.fixture(params=["epsilon", "flow"])
+def model(request, models):
+    return models[request.param]
+
+
+@pytest.fixture
+def patched(pack):
+    """Return a model with our node on it, its widgets at their defaults unless given."""
+    node = pack["SteadyDiffEpsilonScaling"]
+    defaults = {entry.id: entry.default for entry in node.GET_SCHEMA().inputs if hasattr(entry, "default")}
+
+    def patch(model, **widgets):
+        return node.execute(model=model, **(defaults | widgets))[0]
+
+    return patch
+
+
+@pytest.fixture(scope="session")
+def conds():
+    """Three prompts of the tiny models, as the host's text encoders would return them."""
+    generator = torch.Generator().manual_seed(1)
+    return {
+        name: [[torch.randn((1, 6, 16), generator=generator), {}]] for name in ("positive", "negative", "third")
+    }
+
+
+@pytest.fixture(scope="session")
+def sigmas_of(comfy):
+    """Return the noise levels of a run, as BasicScheduler does."""
+
+    def sigmas_of(model, steps=3, scheduler="simple"):
+        return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps)
+
+    return sigmas_of
+
+
+@pytest.fixture(scope="session")
+def sample(comfy, conds, sigmas_of):
+    """Sample with the host's own guider and sampler."""
+
+    def cfg_guider(model, cfg):
+        guider = comfy.samplers.CFGGuider(model)
+        guider.set_conds(conds["positive"], conds["negative"])
+        guider.set_cfg(cfg)
+        return guider
+
+    def sample(
+        model, sampler="euler", *, steps=3, sigmas=None, cfg=3.0, guider=None, batch=1, noise=None, latent=None,
+        mask=None, callback=None, seed=7,
+    ):  # fmt: skip
+        if noise is None:
+            noise = torch.randn((batch, 4, 8, 8), generator=torch.Generator().manual_seed(seed))
+        return (guider(model) if guider else cfg_guider(model, cfg)).sample(
+            noise,
+            torch.zeros_like(noise) if latent is None else latent,
+            comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler,
+            sigmas_of(model, steps) if sigmas is None else sigmas,
+            denoise_mask=mask,
+            callback=callback,
+            disable_pbar=True,
+            seed=seed,
+        )
+
+    return sample
+
+
+def scale_by_hand(x, denoised, sigma, scale, space):
+    """Epsilon Scaling in plain steps and double precision: find the noise, shrink it, see what then is clean."""
+    dtype, x, denoised = x.dtype, x.double(), denoised.double()
+    sigma = sigma.double().view(-1, *[1] * (x.ndim - 1))
+    alpha = 1 - sigma if space == "flow" else torch.ones_like(sigma)
+    eps = (x - alpha * denoised) / sigma
+    corrected = (x - sigma * eps / scale) / alpha
+    return torch.where(sigma / alpha > 4000, denoised, corrected).to(dtype)
+
+
+@pytest.fixture(scope="session")
+def by_hand():
+    return scale_by_hand
+
+
+@pytest.fixture
+def reference(comfy):
+    """Return a model that is scaled without our code: every branch by itself, just outside the network."""
+
+    def scaled(model, scale_of=1.005):
+        kind = model.get_model_object("model_sampling")
+        space = "flow" if isinstance(kind, comfy.sampling.CONST) else "ve"
+
+        def around(apply_model, args):
+            x, sigma = args["input"], args["timestep"]
+            scale = scale_of(sigma) if callable(scale_of) else scale_of
+            return scale_by_hand(x, apply_model(x, sigma, **args["c"]), sigma, scale, space)
+
+        clone = model.clone()
+        clone.set_model_unet_function_wrapper(around)
+        return clone
+
+    return scaled
+
+
+@pytest.fixture(scope="session")
+def distance():
+    """Return how far two results are apart, in units of the second's spread."""
+    return lambda a, b: ((a - b).abs().max() / b.std().clamp(min=1)).item()
