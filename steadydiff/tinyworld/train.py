@@ -32,8 +32,8 @@ log = logging.getLogger("steadydiff")
 
 PLANS = {
     "autoencoder": Plan(steps=3200, lr=1.5e-3, decay=0.3, ema=0.995),
-    "epsilon": Plan(steps=12000, lr=8e-4, ema=0.9995, seed=1, keep_every=1500),
-    "flow": Plan(steps=12000, lr=8e-4, ema=0.9995, seed=2, keep_every=1500),
+    "epsilon": Plan(steps=16000, lr=8e-4, ema=0.9995, seed=1, keep_every=2000),
+    "flow": Plan(steps=16000, lr=8e-4, ema=0.9995, seed=2, keep_every=2000),
     "decoder": Plan(steps=4000, lr=8e-4, decay=0.6, ema=0.998, seed=3),
     "reader": Plan(steps=3000, lr=2e-3, decay=0.6, ema=0.995, seed=4),
 }
@@ -41,7 +41,7 @@ KL_WEIGHT = 3e-3  #       against the squared error, per pixel value: small, but
 SCALE_FACTOR = 0.18215  # SD1's: the diffusion models see latents times this, with unit variance
 LATENTS = 49_152
 READER_POOL = 24_576
-BATCH = {"autoencoder": 8, "diffusion": 64, "reader": 64}
+BATCH = {"autoencoder": 8, "diffusion": 32, "reader": 64}
 # Seeds of the data sets, far from the steps' own; held-out drawings (benches, tests) start at HELD_OUT.
 LATENT_SEED, READER_SEED, HELD_OUT = 10**8, 2 * 10**8, 3 * 10**8
 
