@@ -130,9 +130,9 @@ def test_no_value_is_read_back_from_the_device(space, latents):
     x, values = (latents(size).as_subclass(Sealed) for size in ((2, 4, 3, 5), (2,)))
     assert isinstance(scale_epsilon(x, x, values, sigma=values, space=space), Sealed)
     assert isinstance(scale_epsilon(x, x, 1.1, sigma=values, space=space), Sealed)
-    method = EpsilonScaling(1.1, 0.01, sigma_high=9.0, sigma_low=0.1)
-    wrapped = method.wrap(lambda x, sigma: x, run_of("ve" if space == "ve" else "flow"))
-    assert isinstance(wrapped(x, values.abs()), Sealed)
+    for method in (EpsilonScaling(1.1), EpsilonScaling(1.1, 0.01, sigma_high=9.0, sigma_low=0.1)):
+        wrapped = method.wrap(lambda x, sigma: x, run_of("ve" if space == "ve" else "flow"))
+        assert isinstance(wrapped(x, values.abs()), Sealed)
 
 
 @pytest.mark.parametrize(
