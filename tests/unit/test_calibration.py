@@ -1,0 +1,188 @@
+"""Calibration: denoisers of known error have a known λ, which must come out."""
+
+import math
+
+import pytest
+import torch
+
+from steadydiff.calibration import TRIALS, calibrate, fit_linear
+from steadydiff.denoiser import Run, denoised_from_eps, derivative, eps_from_denoised
+from steadydiff.errors import SettingsError, SteadyDiffError
+from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
+from steadydiff.measurement import Recorder, noise_for, unit_noise
+from steadydiff.methods.epsilon_scaling import EpsilonScaling
+from steadydiff.schedules import Schedule
+
+STD, SHAPE, BATCH = 0.6, (4, 8, 8), 8
+
+
+def run_of(space, steps=40):
+    high, low = (14.6, 0.05) if space == "ve" else (0.98, 0.05)
+    return Run(space, (*(high * (low / high) ** (i / (steps - 1)) for i in range(steps)), 0.0), 3)
+
+
+def overpredicting(factor, space):
+    exact = gaussian_denoiser(0, STD, space)
+
+    def denoise(x, sigma):
+        eps = factor * eps_from_denoised(x, exact(x, sigma), sigma.to(x), space)
+        return denoised_from_eps(x, eps, sigma.to(x), space)
+
+    return denoise
+
+
+def marginal_std(sigma, space):
+    return math.sqrt((1 if space == "ve" else 1 - sigma) ** 2 * STD**2 + sigma**2)
+
+
+def training_rms(factor, run):
+    levels = [(sigma, marginal_std(sigma, run.space)) for sigma in run.sigmas[:-1]]
+    return [factor * sigma / std * math.sqrt(256) for sigma, std in levels]
+
+
+def best_scales(factor, run):
+    """The λ at which one Euler step takes N(0, v) to exactly the variance of the next level."""
+    scales = []
+    for sigma, after in zip(run.sigmas, run.sigmas[1:-1], strict=False):
+        alpha = 1 if run.space == "ve" else 1 - sigma
+        alpha_after = 1 if run.space == "ve" else 1 - after
+        # x' = alpha' x0 + sigma' eps with eps = e x and x0 = (1 - sigma e) x / alpha, solved for e.
+        wanted = marginal_std(after, run.space) / marginal_std(sigma, run.space)
+        needed = (alpha_after / alpha - wanted) / (alpha_after * sigma / alpha - after)
+        scales.append(factor * sigma / marginal_std(sigma, run.space) ** 2 / needed)
+    return scales
+
+
+def first(run):
+    return unit_noise(SHAPE, range(BATCH)).double() * marginal_std(run.sigmas[0], run.space)
+
+
+def heun(denoise, x, sigmas):
+    for a, b in zip(sigmas, sigmas[1:], strict=False):
+        at = [torch.full((len(x),), s, dtype=torch.float32) for s in (a, b)]
+        slope = derivative(x, denoise(x, at[0]), a)
+        if b:
+            there = x + slope * (b - a)
+            slope = (slope + derivative(there, denoise(there, at[1]), b)) / 2
+        x = x + slope * (b - a)
+    return x
+
+
+@pytest.mark.parametrize("space", ["ve", "flow"])
+@pytest.mark.parametrize("factor", [1.02, 1.005, 0.99])
+def test_the_known_scale_is_recovered(space, factor):
+    run = run_of(space)
+    found = calibrate(sample_euler, overpredicting(factor, space), first(run), run, training_rms(factor, run))
+    assert len(found.scales) == run.steps and found.scales[-1] == 1
+    for scale, best in zip(found.scales, best_scales(factor, run), strict=False):
+        assert scale - 1 == pytest.approx(best - 1, rel=0.05, abs=1e-4)
+    assert found.reached == pytest.approx(found.wanted, rel=5e-4)
+
+
+def test_it_is_recovered_from_a_measurement_of_few_samples():
+    """The whole way: own clean samples, norms of 8 + 8 samples, sequential solution, and the run it makes."""
+    run, factor = run_of("ve"), 1.02
+    denoise = overpredicting(factor, "ve")
+    recorder = Recorder(run, sample_euler, first(run))
+    heard = recorder.around(denoise)
+    clean = unit_noise(SHAPE, range(100, 100 + BATCH)).double() * STD
+    recorder.sample(heard, first(run))
+    recorder.train(heard, clean, noise_for(clean, range(BATCH)))
+    wanted = recorder.measurement(0, "given").training_rms
+    found = calibrate(sample_euler, denoise, first(run), run, wanted)
+    for scale, best in zip(found.scales, best_scales(factor, run), strict=False):
+        assert scale - 1 == pytest.approx(best - 1, rel=0.05)
+    # As the method applies it, the norms are met.
+    again = Recorder(run, sample_euler, first(run))
+    method = EpsilonScaling(schedule=Schedule("table", found.scales))
+    again.sample(method.wrap(again.around(denoise), run), first(run))
+    again.train(again.around(denoise), clean, noise_for(clean, range(BATCH)))
+    assert again.measurement(0, "given").quotient == pytest.approx([1] * run.steps, abs=1e-4)
+
+
+def test_nothing_is_corrected_where_nothing_is_wrong():
+    """An exact denoiser of one point: every state is x0 + sigma·eps, and every norm is right."""
+    run = run_of("ve", 10)
+    mean = torch.randn(SHAPE).double()
+    x = mean + run.sigmas[0] * unit_noise(SHAPE, range(BATCH)).double()
+    found = calibrate(sample_euler, lambda x, sigma: mean.expand_as(x), x, run, [math.sqrt(256)] * 10)
+    assert found.scales == pytest.approx([1] * 10, abs=1e-6)
+    assert found.calls == 10  # one trial a step was enough
+
+
+@pytest.mark.parametrize(("sampler", "calls"), [(sample_euler, 20), (heun, 39)])
+def test_the_cost_is_bounded(sampler, calls, ledger):
+    """Norms that jump about cannot be met; the number of model calls stays within three runs."""
+    run = run_of("ve", 20)
+    wanted = [norm * (1.02 if step % 2 else 0.98) for step, norm in enumerate(training_rms(1, run))]
+    progress = []
+    denoise = ledger(overpredicting(1.02, "ve"))
+    found = calibrate(sampler, denoise, first(run), run, wanted, lambda: progress.append(1))
+    assert found.calls == len(ledger.calls) == len(progress) <= TRIALS * calls <= 3 * calls
+    assert all(0.8 <= scale <= 1.25 for scale in found.scales)
+
+
+def test_later_steps_see_what_earlier_ones_repaired():
+    """Only the first half errs: what it leaves behind is repaired there, and the second half needs no more
+    than the exact denoiser does."""
+    run = run_of("ve")
+    middle = run.sigmas[20]
+    wrong, right = overpredicting(1.03, "ve"), overpredicting(1.0, "ve")
+    found = calibrate(
+        sample_euler,
+        lambda x, sigma: (wrong if sigma[0] > middle else right)(x, sigma),
+        first(run),
+        run,
+        [
+            norm * (1.03 if sigma > middle else 1)
+            for norm, sigma in zip(training_rms(1, run), run.sigmas, strict=False)
+        ],
+    )
+    best = best_scales(1.03, run)[:20] + best_scales(1.0, run)[20:]
+    assert found.scales[:-1] == pytest.approx(best, abs=1e-3)
+
+
+def test_a_solver_of_two_stages_meets_the_norms():
+    run = run_of("ve", 12)
+    found = calibrate(heun, overpredicting(1.02, "ve"), first(run), run, training_rms(1.02, run))
+    assert found.reached == pytest.approx(found.wanted, rel=2e-3)
+    assert 1.005 < sum(found.scales) / 12 < 1.035
+
+
+def test_steps_without_signal_keep_a_scale_of_one():
+    run = Run("flow", (1.0, 0.8, 0.5, 0.2, 0.0))
+    denoise = overpredicting(1.02, "flow")
+    exact = gaussian_denoiser(0, STD, "flow")
+
+    def safe(x, sigma):
+        return exact(x, sigma) if sigma[0] == 1 else denoise(x, sigma)
+
+    found = calibrate(sample_euler, safe, unit_noise(SHAPE, range(4)), run, training_rms(1.02, run))
+    assert found.scales[0] == 1 and found.scales[1] != 1
+
+
+def test_what_cannot_be_calibrated_is_refused():
+    run = run_of("ve", 5)
+    with pytest.raises(SettingsError, match="each of 5 steps is wanted; got 3"):
+        calibrate(sample_euler, gaussian_denoiser(), first(run), run, [1, 2, 3])
+    with pytest.raises(SteadyDiffError, match="at step 1, sigma 14.6, holds NaN"):
+        calibrate(sample_euler, lambda x, sigma: x * math.nan, first(run), run, [1.0] * 5)
+    with pytest.raises(SteadyDiffError, match="no noise at all"):
+        calibrate(sample_euler, lambda x, sigma: x, first(run), run, [1.0] * 5)
+
+
+# --- the paper's form
+
+
+def test_a_line_is_found_again():
+    scales = [0.002 * t + 1.004 for t in range(9, -1, -1)]
+    assert fit_linear([*scales[:-1], 1.0]) == pytest.approx((0.002, 1.004))
+    assert fit_linear([*scales[:-1], 1.0], slope=False) == pytest.approx((0.0, 1.004 + 0.002 * 5))
+
+
+def test_least_squares_by_hand():
+    """Steps t = 3, 2, 1 of values 3, 1, 2 and the last, which does not count: k = 1/2, b = 1."""
+    assert fit_linear([3, 1, 2, 99]) == pytest.approx((0.5, 1.0))
+    assert fit_linear([1.5, 1.0]) == pytest.approx((0.0, 1.5))
+    with pytest.raises(SettingsError, match="at least 2 steps; got 1"):
+        fit_linear([1.0])

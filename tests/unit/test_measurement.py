@@ -1,0 +1,223 @@
+"""Measuring whole runs of exact and of wrong denoisers, and the JSON that carries the result."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from steadydiff.denoiser import Run, denoised_from_eps, eps_from_denoised
+from steadydiff.errors import SettingsError, ShapeError, SteadyDiffError
+from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
+from steadydiff.measurement import Measurement, Recorder, check_reference, noise_for, refine, unit_noise
+from steadydiff.methods.epsilon_scaling import EpsilonScaling
+from steadydiff.schedules import MadeFor
+
+STD, SHAPE, COUNT = 0.6, (4, 8, 8), 24
+
+
+def run_of(space, steps=8):
+    high, low = (14.6, 0.05) if space == "ve" else (0.98, 0.05)
+    return Run(space, (*(high * (low / high) ** (i / (steps - 1)) for i in range(steps)), 0.0), 3)
+
+
+def overpredicting(factor, space, std=STD):
+    """The exact denoiser of N(0, std²), its noise multiplied."""
+    exact = gaussian_denoiser(0, std, space)
+
+    def denoise(x, sigma):
+        eps = factor * eps_from_denoised(x, exact(x, sigma), sigma.to(x), space)
+        return denoised_from_eps(x, eps, sigma.to(x), space)
+
+    return denoise
+
+
+def marginal_std(sigma, space, std=STD):
+    alpha = 1 if space == "ve" else 1 - sigma
+    return math.sqrt((alpha * std) ** 2 + sigma**2)
+
+
+def measured(denoise, run, method=None, count=COUNT, batch=8, **facts):
+    first = unit_noise(SHAPE, range(count)).double() * marginal_std(run.sigmas[0], run.space)
+    clean = unit_noise(SHAPE, range(500, 500 + count)).double() * STD
+    recorder = Recorder(run, sample_euler, first[:batch])
+    heard = recorder.around(denoise)
+    corrected = method.wrap(heard, run) if method else heard
+    for at in range(0, count, batch):
+        recorder.sample(corrected, first[at : at + batch])
+        samples = clean[at : at + batch]
+        recorder.train(corrected, samples, noise_for(samples, range(at, at + len(samples))))
+    return recorder.measurement(0, "given", **facts)
+
+
+@pytest.mark.parametrize("space", ["ve", "flow"])
+@pytest.mark.parametrize("factor", [1.0, 1.03])
+def test_norms_in_training_and_sampling_have_their_closed_forms(space, factor):
+    run, length = run_of(space), math.sqrt(256)
+    found = measured(overpredicting(factor, space), run)
+    std = marginal_std(run.sigmas[0], space)
+    for i, (sigma, after) in enumerate(zip(run.sigmas, run.sigmas[1:], strict=False)):
+        total = marginal_std(sigma, space)
+        assert found.training_norm[i] == pytest.approx(factor * sigma / total * length, rel=1e-6)
+        assert found.sampling_norm[i] == pytest.approx(factor * sigma / total**2 * std * length, rel=1e-5)
+        assert found.quotient[i] == pytest.approx(std / total, rel=1e-5)
+        # One Euler step of a state: x + (after - sigma) (x - x0) / sigma.
+        alpha = 1 if space == "ve" else 1 - sigma
+        gain = (1 - sigma * factor * sigma / total**2) / alpha
+        std *= 1 + (after - sigma) * (1 - gain) / sigma
+    assert found.sampling_rms == pytest.approx(found.sampling_norm)  # every sample has the same energy here
+
+
+def test_variances_have_their_closed_forms():
+    """24 samples of 256 elements: variances are known to 2 %, and those of one run err together."""
+    run = run_of("ve", 40)
+    found = measured(gaussian_denoiser(0, STD), run, batch=24)
+    for sigma, expected in zip(run.sigmas, found.expected_variance, strict=True):
+        assert expected == pytest.approx(STD**2 + sigma**2, rel=0.05)
+    assert found.variance_error[0] == pytest.approx(0, abs=0.05)
+    assert found.variance_error[-1] < -0.05  # Euler's steps on a Gaussian lose variance
+    assert found.state_variance[0] == pytest.approx(STD**2 + 14.6**2, rel=0.05)
+
+
+def test_what_is_heard_is_the_model_before_its_correction():
+    """A correction changes the states, not what is asked of the model: training norms stay the same."""
+    run = run_of("ve")
+    plain = measured(overpredicting(1.03, "ve"), run)
+    corrected = measured(overpredicting(1.03, "ve"), run, EpsilonScaling(1.03))
+    assert corrected.training_norm == plain.training_norm
+    assert corrected.sampling_norm[0] == plain.sampling_norm[0]
+    assert corrected.sampling_norm[1] > plain.sampling_norm[1]
+    assert corrected.summary()["mean_norm_drift"] < plain.summary()["mean_norm_drift"]
+
+
+def test_batches_of_any_size_give_one_result():
+    run = run_of("flow")
+    whole = measured(overpredicting(1.02, "flow"), run, batch=24)
+    parts = measured(overpredicting(1.02, "flow"), run, batch=7)
+    for name in ("sampling_norm", "training_rms", "state_variance", "expected_variance"):
+        assert getattr(parts, name) == pytest.approx(getattr(whole, name), rel=1e-9)
+
+
+def test_memory_is_that_of_moments_only():
+    """Nothing of a batch is held on to once it is taken in."""
+    import gc
+    import weakref
+
+    run = run_of("ve")
+    recorder = Recorder(run, sample_euler, torch.ones(1, *SHAPE))
+    alive = []
+
+    def denoise(x, sigma):
+        alive.append(weakref.ref(x))
+        return gaussian_denoiser(0, STD)(x, sigma)
+
+    recorder.sample(recorder.around(denoise), torch.randn(4, *SHAPE))
+    gc.collect()
+    assert len(alive) == run.steps and not any(ref() is not None for ref in alive)
+
+
+# --- noise
+
+
+def test_noise_has_unit_energy_and_its_own_seed(shape):
+    noise = unit_noise(shape[1:], [5, 6, 7])
+    torch.testing.assert_close(noise.square().flatten(1).mean(1), torch.ones(3))
+    assert torch.equal(unit_noise(shape[1:], [6])[0], noise[1])
+    plain = torch.randn(shape[1:], generator=torch.Generator().manual_seed(5))
+    torch.testing.assert_close(noise[0] / noise[0].std(), plain / plain.std())
+
+
+def test_training_noise_is_free_of_its_sample(shape):
+    clean = torch.randn(4, *shape[1:]).double()
+    clean[3] = 0
+    noise = noise_for(clean, range(4))
+    torch.testing.assert_close((noise * clean).flatten(1).sum(1), torch.zeros(4).double(), atol=1e-9, rtol=0)
+    torch.testing.assert_close(noise.square().flatten(1).mean(1), torch.ones(4).double())
+    assert not torch.allclose(noise_for(clean, range(4, 8)), noise)
+
+
+def test_training_noise_is_not_that_of_sampling():
+    first, again = unit_noise(SHAPE, range(8)), noise_for(torch.ones(8, *SHAPE), range(8))
+    alike = (first * again).flatten(1).mean(1).abs()
+    assert alike.max() < 5 / math.sqrt(256)
+
+
+# --- finer runs
+
+
+def test_finer_runs_pass_through_the_coarse_ones_levels():
+    sigmas = (10.0, 2.0, 0.5, 0.0)
+    fine = refine(sigmas, 4)
+    assert fine[::4] == sigmas and len(fine) == 13 and refine(sigmas, 1) == sigmas
+    assert all(a > b for a, b in zip(fine, fine[1:], strict=False))
+    assert fine[1] / fine[0] == pytest.approx(fine[2] / fine[1])
+    assert fine[8:] == pytest.approx((0.5, 0.375, 0.25, 0.125, 0.0))
+    with pytest.raises(SettingsError, match="at least 1; got 0"):
+        refine(sigmas, 0)
+
+
+# --- bad input
+
+
+def test_nan_from_the_model_is_named():
+    run = run_of("ve")
+
+    def broken(x, sigma):
+        return x / 0 * 0 if sigma[0] < 1 else x * 0
+
+    with pytest.raises(SteadyDiffError, match=r"the model's answer at step 5, sigma 0.5\d+, holds NaN"):
+        measured(broken, run)
+
+
+def test_a_single_sample_has_no_variance():
+    with pytest.raises(SettingsError, match="at least 2 samples; got 1"):
+        measured(gaussian_denoiser(0, STD), run_of("ve"), count=1)
+
+
+def test_references_of_another_shape_are_refused():
+    check_reference(torch.zeros(2, 4, 8, 8), (4, 8, 8))
+    with pytest.raises(ShapeError, match=r"\[4, 8, 8\] here; got \[16, 8, 8\]"):
+        check_reference(torch.zeros(2, 16, 8, 8), (4, 8, 8))
+
+
+# --- JSON
+
+
+def test_it_survives_its_json():
+    facts = MadeFor(sampler="euler", steps=8, cfg=4.0, sigmas=run_of("ve").sigmas)
+    found = measured(gaussian_denoiser(0, STD), run_of("ve"), label="scale 1.01", made_for=facts)
+    text = found.to_json()
+    assert Measurement.from_json(text) == found
+    data = json.loads(text)
+    assert (data["format"], data["version"]) == ("steadydiff.measurement", 1)
+    assert Measurement.from_json({**data, "later": 1, "made_for": {**data["made_for"], "later": 2}}) == found
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, "version 1; got format 'steadydiff.measurement', version 2"),
+        ({"sigmas": [3.0, 1.0]}, "a measurement of 1 steps has 1 finite values of sampling_norm; got 8"),
+        ({"curves": {}}, "damaged"),
+        ({"curves": None}, "damaged"),
+        ({"space": "vp"}, "damaged: space is one of ve, flow"),
+        ({"sigmas": "none"}, "damaged"),
+    ],
+)
+def test_damaged_json_is_refused(change, message):
+    data = json.loads(measured(gaussian_denoiser(0, STD), run_of("ve")).to_json())
+    with pytest.raises(SettingsError, match=message):
+        Measurement.from_json(json.dumps({**data, **change}))
+
+
+def test_what_is_no_json_is_refused():
+    for text in ("{", "[]", "3"):
+        with pytest.raises(SettingsError, match="a measurement is"):
+            Measurement.from_json(text)
+
+
+def test_infinite_values_are_refused():
+    found = measured(gaussian_denoiser(0, STD), run_of("ve"))
+    with pytest.raises(SettingsError, match="finite values of training_norm"):
+        replace(found, training_norm=(math.inf,) * 8)

@@ -1,0 +1,103 @@
+"""Samplers taken step by step: the same run, whichever way it is made."""
+
+import math
+
+import pytest
+import torch
+
+from steadydiff.denoiser import Run, derivative
+from steadydiff.errors import SettingsError
+from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
+from steadydiff.stepping import Question, next_question, step_calls
+
+RUN = Run("ve", (10.0, 4.0, 1.0, 0.2, 0.0))
+
+
+def at(x, sigma):
+    return torch.full((len(x),), sigma, dtype=torch.float32)
+
+
+def heun(denoise, x, sigmas):
+    for a, b in zip(sigmas, sigmas[1:], strict=False):
+        slope = derivative(x, denoise(x, at(x, a)), a)
+        if b:
+            there = x + slope * (b - a)
+            slope = (slope + derivative(there, denoise(there, at(x, b)), b)) / 2
+        x = x + slope * (b - a)
+    return x
+
+
+def two_step(denoise, x, sigmas):
+    """A multistep solver: each slope is extrapolated from the one before."""
+    before = None
+    for a, b in zip(sigmas, sigmas[1:], strict=False):
+        slope = derivative(x, denoise(x, at(x, a)), a)
+        x = x + (slope if before is None else 1.5 * slope - 0.5 * before) * (b - a)
+        before = slope
+    return x
+
+
+def ancestral(denoise, x, sigmas):
+    for a, b in zip(sigmas, sigmas[1:], strict=False):
+        clean = denoise(x, at(x, a))
+        x = clean + b * 0.8 * derivative(x, clean, a) + b * 0.6 * torch.randn_like(x)
+    return x
+
+
+def midpoint(denoise, x, sigmas):
+    for a, b in zip(sigmas, sigmas[1:], strict=False):
+        middle = math.sqrt(a * b) if b else a / 2
+        there = x + derivative(x, denoise(x, at(x, a)), a) * (middle - a)
+        x = x + derivative(there, denoise(there, at(x, middle)), middle) * (b - a)
+    return x
+
+
+def own_levels(denoise, x, sigmas):
+    return sample_euler(denoise, x, (sigmas[0], sigmas[0] / 3, 0.0))
+
+
+SAMPLERS = {
+    sample_euler: (0, 1, 2, 3),
+    heun: (0, 2, 4, 6),
+    two_step: (0, 1, 2, 3),
+    ancestral: (0, 1, 2, 3),
+    midpoint: (0, 2, 4, 6),
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("space", ["ve", "flow"])
+def test_the_calls_that_begin_steps(sampler, space, shape):
+    run = RUN if space == "ve" else Run("flow", (1.0, 0.8, 0.5, 0.2, 0.0))
+    assert step_calls(sampler, torch.randn(shape), run) == SAMPLERS[sampler]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_run_taken_call_by_call_is_the_run(sampler, shape):
+    x, denoise, answers = torch.randn(shape) * 10, gaussian_denoiser(0.2, 0.7), []
+    found = next_question(sampler, x, RUN.sigmas, answers)
+    while isinstance(found, Question):
+        answers.append(denoise(*found))
+        found = next_question(sampler, x, RUN.sigmas, answers)
+    torch.manual_seed(0)
+    torch.testing.assert_close(found, sampler(denoise, x, RUN.sigmas), rtol=0, atol=0)
+
+
+def test_the_worlds_random_numbers_are_left_alone():
+    torch.manual_seed(4)
+    expected = torch.randn(3)
+    torch.manual_seed(4)
+    next_question(ancestral, torch.randn(0, 2), RUN.sigmas, [])
+    step_calls(ancestral, torch.ones(1, 2), RUN)
+    assert torch.equal(torch.randn(3), expected)
+
+
+@pytest.mark.parametrize("sigmas", [(1.0,), (1.0, 1.0, 0.0), (0.5, 1.0), ()])
+def test_runs_that_do_not_fall_are_refused(sigmas):
+    with pytest.raises(SettingsError, match="sigmas fall from step to step"):
+        step_calls(sample_euler, torch.ones(1, 2), Run("ve", sigmas))
+
+
+def test_samplers_with_levels_of_their_own_are_refused():
+    with pytest.raises(SettingsError, match="cannot be taken step by step; choose one that does"):
+        step_calls(own_levels, torch.ones(1, 2), RUN)
