@@ -17,15 +17,20 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = os.environ.get("STEADYDIFF_COMFYUI")
-KINDS = {  # name -> (ComfyUI's ModelType, sampling settings)
-    "epsilon": ("EPS", {}),
-    "flow": ("FLOW", {"shift": 1.0}),
-    "v": ("V_PREDICTION", {}),
-    "zsnr": ("V_PREDICTION", {"zsnr": True}),
-    "edm": ("EDM", {"sigma_data": 0.5, "sigma_max": 80.0}),
+# name -> (ComfyUI's ModelType, sampling settings, how much of its input the network adds to its output, so
+# that states end near 1 as those of a trained model do)
+KINDS = {
+    "epsilon": ("EPS", {}, 1),
+    "flow": ("FLOW", {"shift": 1.0}, 1),
+    "v": ("V_PREDICTION", {}, 0),
+    "zsnr": ("V_PREDICTION", {"zsnr": True}, 0),
+    "edm": ("EDM", {"sigma_data": 0.5, "sigma_max": 80.0}, 0),
+    "cosmos": ("FLOW_COSMOS", {"sigma_max": 80.0}, 0),
+    "cogvideo": ("V_PREDICTION_DDPM", {}, 0),
+    "image_to_image": ("IMG_TO_IMG_FLOW", {}, 0),
 }
 # What the host's own samplers do on every run, with nobody's nodes: torch.tensor() of a tensor (dpm_fast and
-# dpm_adaptive), numpy functions on tensors (deis), float32 sigmas for torchsde's float64 (the *_sde samplers).
+# dpm_adaptive), numpy functions on tensors (deis), float32 sigmas for torchsde's float64 (*_sde samplers).
 HOST_WARNINGS = (
     "To copy construct from a tensor:UserWarning:comfy.k_diffusion.sampling",
     "__array_wrap__ must accept context:DeprecationWarning:comfy.k_diffusion.deis",
@@ -55,8 +60,14 @@ def load_host():
 
         comfy.cli_args.args.cpu = True
         import comfy.samplers  # first: the host's modules import each other in a circle
-        from comfy import latent_formats, model_base, model_management, model_patcher
-        from comfy import model_sampling, supported_models_base
+        from comfy import (
+            latent_formats,
+            model_base,
+            model_management,
+            model_patcher,
+            model_sampling,
+            supported_models_base,
+        )
         from comfy_extras import nodes_custom_sampler, nodes_eps, nodes_model_advanced, nodes_perpneg
     return SimpleNamespace(
         base=model_base,
@@ -109,12 +120,13 @@ def make_model(comfy):
     """Build a tiny randomly initialised SD1-shaped model of one of KINDS."""
 
     def make(kind):
-        type_name, settings = KINDS[kind]
+        type_name, settings, skip = KINDS[kind]
         config = comfy.supported.BASE({})
         config.unet_config = unet_config()
         config.sampling_settings = settings
         config.latent_format = comfy.latent_formats.SD15()
-        model = comfy.base.BaseModel(config, comfy.base.ModelType[type_name], unet_model=denoising(comfy))
+        unet = unet_class(comfy, skip)
+        model = comfy.base.BaseModel(config, comfy.base.ModelType[type_name], unet_model=unet)
         initialise(model.diffusion_model)
         device = torch.device("cpu")
         return comfy.patcher.CoreModelPatcher(model, load_device=device, offload_device=device)
@@ -122,19 +134,23 @@ def make_model(comfy):
     return make
 
 
-def denoising(comfy):
-    """The host's UNet with its input added to its output, which makes it a denoiser: states end at about 1."""
-
-    class DenoisingUNet(comfy.base.UNetModel):
+def unet_class(comfy, skip):
+    class SkipUNet(comfy.base.UNetModel):
         def forward(self, x, *args, **kwargs):
-            return x + super().forward(x, *args, **kwargs)
+            return skip * x + super().forward(x, *args, **kwargs)
 
-    return DenoisingUNet
+    return SkipUNet
 
 
 def unet_config():
     return {
-        **{"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "dtype": torch.float32},
+        **{
+            "image_size": 32,
+            "in_channels": 4,
+            "out_channels": 4,
+            "model_channels": 32,
+            "dtype": torch.float32,
+        },
         **{"num_res_blocks": [1], "channel_mult": [1], "context_dim": 16, "num_head_channels": 32},
         **{"transformer_depth": [1], "transformer_depth_output": [1, 1], "transformer_depth_middle": 1},
         **{"use_spatial_transformer": True, "use_linear_in_transformer": True, "legacy": False},
@@ -153,8 +169,14 @@ def initialise(network):
 
 @pytest.fixture(scope="session")
 def models(make_model):
-    """Models by kind, each built once; tests patch clones."""
-    return {kind: make_model(kind) for kind in KINDS}
+    """Models by kind, each built when first asked for; tests patch clones."""
+
+    class Models(dict):
+        def __missing__(self, kind):
+            self[kind] = make_model(kind)
+            return self[kind]
+
+    return Models()
 
 
 @pytest.fixture(params=["epsilon", "flow"])
@@ -179,7 +201,8 @@ def conds():
     """Three prompts of the tiny models, as the host's text encoders would return them."""
     generator = torch.Generator().manual_seed(1)
     return {
-        name: [[torch.randn((1, 6, 16), generator=generator), {}]] for name in ("positive", "negative", "third")
+        name: [[torch.randn((1, 6, 16), generator=generator), {}]]
+        for name in ("positive", "negative", "third")
     }
 
 
@@ -204,11 +227,11 @@ def sample(comfy, conds, sigmas_of):
         return guider
 
     def sample(
-        model, sampler="euler", *, steps=3, sigmas=None, cfg=3.0, guider=None, batch=1, noise=None, latent=None,
-        mask=None, callback=None, seed=7,
+        model, sampler="euler", *, steps=3, sigmas=None, cfg=3.0, guider=None, noise=None, latent=None, mask=None,
+        callback=None, seed=7,
     ):  # fmt: skip
         if noise is None:
-            noise = torch.randn((batch, 4, 8, 8), generator=torch.Generator().manual_seed(seed))
+            noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(seed))
         return (guider(model) if guider else cfg_guider(model, cfg)).sample(
             noise,
             torch.zeros_like(noise) if latent is None else latent,
@@ -224,7 +247,7 @@ def sample(comfy, conds, sigmas_of):
 
 
 def scale_by_hand(x, denoised, sigma, scale, space):
-    """Epsilon Scaling in plain steps and double precision: find the noise, shrink it, see what then is clean."""
+    """Epsilon Scaling in plain steps and double precision: find the noise, shrink it, take it away."""
     dtype, x, denoised = x.dtype, x.double(), denoised.double()
     sigma = sigma.double().view(-1, *[1] * (x.ndim - 1))
     alpha = 1 - sigma if space == "flow" else torch.ones_like(sigma)
@@ -262,3 +285,44 @@ def reference(comfy):
 def distance():
     """Return how far two results are apart, in units of the second's spread."""
     return lambda a, b: ((a - b).abs().max() / b.std().clamp(min=1)).item()
+
+
+@pytest.fixture
+def scales_in_effect(comfy, patched, sample):
+    """Sample and return {sigma: scale} as measured: noise in the model's estimate over that after our node.
+
+    Widgets and schedule go to our node, `options` to `sample`.
+    """
+
+    def measure(model, widgets, **options):
+        kind = model.get_model_object("model_sampling")
+        flow = isinstance(kind, comfy.sampling.CONST)
+        noise = {"before": [], "after": []}
+
+        def watch(name):
+            def wrapper(executor, x, timestep, model_options, seed):
+                denoised = executor(x, timestep, model_options, seed)
+                sigma = timestep[0].double()
+                eps = (x.double() - (1 - sigma if flow else 1) * denoised.double()) / sigma
+                noise[name].append((sigma.item(), eps))
+                return denoised
+
+            return wrapper
+
+        outside = model.clone()
+        outside.add_wrapper_with_key("predict_noise", "outermost", watch("after"))
+        watched = patched(outside, **widgets).clone()
+        watched.add_wrapper_with_key("predict_noise", "innermost", watch("before"))
+        sample(watched, **options)
+        pairs = zip(noise["before"], noise["after"], strict=True)
+        return {sigma: (before / after).median().item() for (sigma, before), (_, after) in pairs}
+
+    return measure
+
+
+@pytest.fixture
+def schedule(pack):
+    """Return the JSON text our schedule node makes, its widgets at their defaults unless given."""
+    node = pack["SteadyDiffSchedule"]
+    defaults = {entry.id: entry.default for entry in node.GET_SCHEMA().inputs if hasattr(entry, "default")}
+    return lambda **widgets: node.execute(**(defaults | widgets))[0]

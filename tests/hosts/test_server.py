@@ -1,0 +1,162 @@
+"""The pack in a real ComfyUI server: what it offers, what it runs, and what it refuses before running."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.comfy_client import ComfyError
+from tools.host import Host
+from tools.server import running
+
+ROOT = Path(__file__).resolve().parents[2]
+NODES = ("SteadyDiffEpsilonScaling", "SteadyDiffSchedule", "SteadyDiffTinyWorld")
+NAN, INFINITY = float("nan"), float("inf")
+
+
+@pytest.fixture(scope="module")
+def server():
+    host = Host(Path(os.environ["STEADYDIFF_COMFYUI"]), "", Path(sys.executable))
+    with running(host) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    return server.client
+
+
+@pytest.fixture(scope="module")
+def info(client):
+    """What the host tells a browser about our nodes."""
+    return {name: client.get(f"/object_info/{name}")[name] for name in NODES}
+
+
+def inputs_of(node):
+    return {name: entry for group in node["input"].values() for name, entry in group.items()}
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_everything_is_explained(name, info, client):
+    node = info[name]
+    assert len(node["description"]) > 60
+    assert node["search_aliases"]
+    assert node["category"].startswith("SteadyDiff")
+    for _, (_, options) in inputs_of(node).items():
+        assert len(options["tooltip"]) > 20
+    assert len(node["output_tooltips"]) == len(node["output"])
+    assert all(node["output_tooltips"])
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_a_help_page_names_every_input(name, info, client):
+    status, page = client._send("GET", f"/extensions/SteadyDiff/docs/{name}.md")
+    assert status == 200
+    assert [word for word in inputs_of(info[name]) if word not in page.decode()] == []
+
+
+def widgets_of(node):
+    """The defaults of a node's widgets."""
+    widgets = {}
+    for name, (kind, options) in inputs_of(node).items():
+        if kind == "COMBO":
+            widgets[name] = options.get("default", options["options"][0])
+        elif kind in ("INT", "FLOAT", "STRING"):
+            widgets[name] = options["default"]
+    return widgets
+
+
+@pytest.fixture
+def graph(info):
+    """A graph that samples nothing: our nodes between a model that need not load and a picture."""
+
+    def make(node, **widgets):
+        schedule = {"class_type": "SteadyDiffSchedule", "inputs": widgets_of(info["SteadyDiffSchedule"])}
+        scaling = {
+            "class_type": "SteadyDiffEpsilonScaling",
+            "inputs": widgets_of(info["SteadyDiffEpsilonScaling"]),
+        }
+        scaling["inputs"] |= {"model": ["world", 0], "schedule": ["schedule", 0]}
+        nodes = {
+            "world": {"class_type": "SteadyDiffTinyWorld", "inputs": {"variant": "epsilon"}},
+            "schedule": schedule,
+            "scaling": scaling,
+            "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["world", 1], "text": "a red star"}},
+            "latent": {
+                "class_type": "EmptyLatentImage",
+                "inputs": {"width": 64, "height": 64, "batch_size": 1},
+            },
+            "sampler": {
+                "class_type": "KSampler",
+                "inputs": {
+                    **{"model": ["scaling", 0], "positive": ["text", 0], "negative": ["text", 0]},
+                    **{"latent_image": ["latent", 0], "seed": 1, "steps": 2, "cfg": 1.0, "denoise": 1.0},
+                    **{"sampler_name": "euler", "scheduler": "simple"},
+                },
+            },
+            "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["sampler", 0], "vae": ["world", 2]}},
+            "save": {"class_type": "PreviewImage", "inputs": {"images": ["decode", 0]}},
+        }
+        nodes[node]["inputs"] |= widgets
+        return nodes
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("node", "widget", "value"),
+    [
+        *(("scaling", "scale", value) for value in (0, -1, NAN, INFINITY, "much", 1.6)),
+        *(("scaling", "slope", value) for value in (NAN, INFINITY)),
+        ("scaling", "space", "everywhere"),
+        *(("schedule", "table", value) for value in ("1.0, abc", "", "1.0 -2", "nan", '{"format": "other"}')),
+        *(("schedule", name, NAN) for name in ("scale", "slope", "tsr_k", "tsr_sigma", "dcw_lambda")),
+        ("schedule", "mode", "guess"),
+        ("schedule", "steps", 0),
+    ],
+)
+def test_bad_values_are_refused_at_their_widget_and_nothing_runs(node, widget, value, graph, client):
+    status, answer = client.request("POST", "/prompt", {"prompt": graph(node, **{widget: value})})
+    assert status == 400
+    assert list(answer["node_errors"]) == [node]
+    [error] = answer["node_errors"][node]["errors"]
+    assert error["extra_info"]["input_name"] == widget
+    assert error["message"] and (widget in error["details"])
+    assert client.get("/queue") == {"queue_running": [], "queue_pending": []}
+    assert client.get("/history") == {}
+
+
+@pytest.mark.parametrize("part", [(0.8, 0.2), (NAN, 1.0), (-0.1, 1.0), (0.0, 1.1)])
+def test_bad_parts_of_a_run_are_refused(part, graph, client):
+    widgets = dict(zip(("start_percent", "end_percent"), part, strict=True))
+    status, answer = client.request("POST", "/prompt", {"prompt": graph("scaling", **widgets)})
+    assert status == 400
+    found = {error["extra_info"]["input_name"] for error in answer["node_errors"]["scaling"]["errors"]}
+    assert found == set(widgets)  # each may be the one that is meant
+    assert "start_percent" in answer["node_errors"]["scaling"]["errors"][0]["details"] or part[1] == 1.1
+
+
+def test_a_schedule_is_made_and_drawn(info, client):
+    widgets = widgets_of(info["SteadyDiffSchedule"])
+    graph = {
+        "made": {"class_type": "SteadyDiffSchedule", "inputs": widgets | {"mode": "linear", "steps": 7}},
+        "plot": {"class_type": "PreviewImage", "inputs": {"images": ["made", 1]}},
+        "text": {"class_type": "PreviewAny", "inputs": {"source": ["made", 2]}},
+    }
+    outputs = client.run(graph)
+    assert client.image(outputs["plot"]["images"][0]).startswith(b"\x89PNG")
+    assert len(json.loads(outputs["text"]["text"][0])["values"]) == 7
+
+
+def test_a_misfit_is_told_by_the_sampler_before_it_starts(graph, client):
+    with pytest.raises(
+        ComfyError, match="KSampler.*the schedule has 4 steps, the run has 2; make the schedule for 2"
+    ):
+        client.run(graph("schedule", mode="table"))
+
+
+def test_the_whole_graph_runs(graph, client):
+    outputs = client.run(graph("schedule", steps=2))
+    assert client.image(outputs["save"]["images"][0]).startswith(b"\x89PNG")

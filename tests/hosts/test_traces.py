@@ -1,0 +1,86 @@
+"""What is patched stays apart: no run, cancelled, failed or finished, changes another."""
+
+import copy
+
+import pytest
+import torch
+
+
+def state(model):
+    """Everything of a patcher that a patch could have changed."""
+    kinds = ("model_options", "wrappers", "callbacks", "attachments", "additional_models", "object_patches")
+    return {kind: copy.copy(getattr(model, kind)) for kind in kinds}
+
+
+def test_patched_unpatched_patched(model, patched, sample):
+    before = state(model)
+    plain, ours = sample(model), patched(model, scale=1.02)
+    first = sample(ours)
+    assert not torch.equal(first, plain)
+    assert torch.equal(sample(model), plain)
+    assert torch.equal(sample(ours), first)
+    assert torch.equal(sample(patched(model, scale=1.02)), first)
+    assert state(model) == before
+    assert "steadydiff" not in ours.model_options
+
+
+@pytest.mark.parametrize("failure", ["cancelled", "failed", "refused"])
+def test_a_run_that_breaks_off(failure, model, comfy, patched, schedule, sample, sigmas_of, conds):
+    ours = patched(model, schedule=schedule(mode="uniform", steps=3, scale=1.02))
+    plain, expected = sample(model), sample(ours)
+    guider = comfy.custom_sampler.CFGGuider.execute(ours, conds["positive"], conds["negative"], 3.0)[0]
+
+    def stop(step, x0, x, total):
+        if step == 1:
+            raise (
+                comfy.management.InterruptProcessingException
+                if failure == "cancelled"
+                else RuntimeError("full")
+            )
+
+    sigmas = sigmas_of(model, 4 if failure == "refused" else 3)
+    with pytest.raises((comfy.management.InterruptProcessingException, RuntimeError, ValueError)):
+        sample(ours, guider=lambda _: guider, callback=stop, sigmas=sigmas)
+    assert "steadydiff" not in guider.model_options
+    assert torch.equal(sample(model), plain)
+    assert torch.equal(sample(ours), expected)
+    assert torch.equal(sample(ours, guider=lambda _: guider), expected)  # the same guider, used again
+
+
+def test_clones_of_clones_carry_their_own_patches(model, patched, sample, distance):
+    once = patched(model, scale=1.01)
+    expected = sample(once)
+    twice = patched(once, scale=1.02)
+    assert torch.equal(sample(once), expected)
+    assert torch.equal(sample(once.clone()), expected)
+    assert distance(sample(twice), sample(patched(model, scale=1.01 * 1.02))) < 1e-5
+    assert torch.equal(sample(twice.clone().clone()), sample(twice))
+    assert [len(twice.wrappers[kind]["steadydiff"]) for kind in ("outer_sample", "predict_noise")] == [1, 1]
+
+
+def test_two_guiders_of_one_model_in_one_another(models, patched, sample):
+    """A sampler that samples: each run keeps its own state."""
+    ours = patched(models["epsilon"], scale=1.02, slope=0.01)
+    expected, inner = sample(ours), []
+    outer = sample(ours, callback=lambda *_: inner.append(sample(ours, steps=5)))
+    assert torch.equal(outer, expected)
+    assert all(torch.equal(result, sample(ours, steps=5)) for result in inner)
+
+
+def test_training_is_left_alone(model, comfy, patched, sample, monkeypatch):
+    plain, ours = sample(model), patched(model, scale=1.02)
+    monkeypatch.setattr(comfy.management, "in_training", True)
+    assert torch.equal(sample(ours), plain)
+
+
+def test_a_run_says_what_was_done(models, patched, sample, caplog):
+    with caplog.at_level("INFO", "steadydiff"):
+        ours = patched(models["epsilon"], scale=1.002, slope=0.001, end_percent=0.9)
+        sample(ours, "heun")
+        sample(patched(models["epsilon"], scale=1.0))
+    assert caplog.messages == [
+        "SteadyDiff: Epsilon Scaling attached (scale 1.002, slope 0.001, space auto, 0 to 90 % of the run)",
+        "SteadyDiff: Epsilon Scaling lambda 1.003 to 1.004 at 2 of 3 steps; 5 model calls",
+        "SteadyDiff: Epsilon Scaling attached (scale 1, slope 0, space auto, 0 to 100 % of the run)",
+        "SteadyDiff: Epsilon Scaling left all 3 steps as they were; 3 model calls",
+    ]
