@@ -3,6 +3,7 @@
 from .denoiser import Denoise, Run, Space
 from .errors import CheckpointError, HostError, SettingsError, ShapeError, SteadyDiffError
 from .methods import SAMPLING_METHODS
+from .methods.band_scaling import BandScaling
 from .methods.epsilon_scaling import EpsilonScaling, scale_epsilon
 from .schedules import (
     MadeFor,
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SAMPLING_METHODS",
+    "BandScaling",
     "CheckpointError",
     "Denoise",
     "EpsilonScaling",

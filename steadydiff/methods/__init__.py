@@ -1,6 +1,7 @@
 """The methods, one file per paper. A new method is a new row here; the contract tests then apply to it."""
 
+from .band_scaling import BandScaling
 from .epsilon_scaling import EpsilonScaling
 
-SAMPLING_METHODS = (EpsilonScaling,)
+SAMPLING_METHODS = (EpsilonScaling, BandScaling)
 """Every method that wraps a denoiser: frozen settings with `wrap(denoise, run) -> Denoise`."""

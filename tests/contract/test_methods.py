@@ -9,6 +9,7 @@ from steadydiff.denoiser import Run
 from steadydiff.errors import SteadyDiffError
 from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
 from steadydiff.methods import SAMPLING_METHODS
+from steadydiff.methods.band_scaling import BandScaling
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.schedules import Schedule
 
@@ -47,6 +48,28 @@ CASES = {
             (EpsilonScaling(1.05, space="velocity"), RUNS["ve"]),
             (EpsilonScaling(schedule=Schedule("table", (1.2, 1.1))), RUNS["ve"]),
             (EpsilonScaling(1.0, -0.5), RUNS["flow"]),
+        ),
+    ),
+    BandScaling: Cases(
+        neutral=(
+            BandScaling(EpsilonScaling(1.0), EpsilonScaling(1.0)),
+            BandScaling(EpsilonScaling(1.0), EpsilonScaling(1.3, sigma_high=2.0, sigma_low=2.0)),
+        ),
+        active=(
+            (BandScaling(EpsilonScaling(1.05), EpsilonScaling(0.97, 0.003)), tuple(RUNS)),
+            (BandScaling(EpsilonScaling(1.05), EpsilonScaling(1.0)), tuple(RUNS)),
+            (
+                BandScaling(
+                    EpsilonScaling(schedule=Schedule("table", (1.2, 1.1, 1.0, 0.9, 1.01))),
+                    EpsilonScaling(1.1, sigma_high=0.9, sigma_low=0.1),
+                ),
+                tuple(RUNS),
+            ),
+            (BandScaling(EpsilonScaling(1.0), EpsilonScaling(1.05, space="velocity")), ("flow",)),
+        ),
+        refused=(
+            (BandScaling(EpsilonScaling(1.05), EpsilonScaling(1.05, space="velocity")), RUNS["ve"]),
+            (BandScaling(EpsilonScaling(schedule=Schedule("table", (1.2, 1.1)))), RUNS["ve"]),
         ),
     ),
 }
