@@ -289,7 +289,9 @@ def _number(token: str) -> float:
 
 def _is_number(value: Any) -> bool:
     """True for a finite number that fits a float, which JSON's integers need not; NaN compares as False."""
-    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    return -sys.float_info.max <= value <= sys.float_info.max  # pyright: ignore[reportOperatorIssue]
 
 
 def check_positive(name: str, value: Any) -> None:
