@@ -37,6 +37,11 @@ def tensors(name: str, folder: Path = FOLDER) -> dict[str, Tensor]:
     return {k: v.float() for k, v in stored.items()}
 
 
+def header(name: str, folder: Path = FOLDER) -> dict:
+    """The header of one shipped file."""
+    return load_checkpoint(folder / f"{name}.safetensors", kind=KIND, version=VERSION)[1]
+
+
 def part(stored: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors under `prefix`, without it."""
     return {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}

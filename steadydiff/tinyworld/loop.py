@@ -49,8 +49,10 @@ class Plan:
         return self.lr * min(1.0, (step + 1) / self.warmup) * fall
 
 
-def fit(model: nn.Module, loss: Loss, plan: Plan, state: Path) -> nn.Module:
+def fit(model: nn.Module, loss: Loss, plan: Plan, state: Path, start: int = 0) -> nn.Module:
     """Train `model` in place up to `plan.steps`, resuming from `state` if it exists; return its average.
+
+    Without a state, `start` says how many steps the model already has behind it.
 
     Ctrl-C saves and re-raises. `state` (safetensors) holds weights, average, optimiser and the step; the log
     beside it one JSON line per 50 steps.
@@ -58,7 +60,7 @@ def fit(model: nn.Module, loss: Loss, plan: Plan, state: Path) -> nn.Module:
     average = torch.optim.swa_utils.AveragedModel(model)
     optimiser = torch.optim.AdamW(model.parameters(), lr=plan.lr, betas=(0.9, 0.99), weight_decay=0.01)
     state.parent.mkdir(parents=True, exist_ok=True)
-    step = _load(state, model, average, optimiser) if state.exists() else 0
+    step = _load(state, model, average, optimiser) if state.exists() else start
     losses, since = [], time.monotonic()
     try:
         while step < plan.steps:
@@ -84,6 +86,12 @@ def fit(model: nn.Module, loss: Loss, plan: Plan, state: Path) -> nn.Module:
     finally:
         _save(state, step, model, average, optimiser)
     return average.module.eval()
+
+
+def steps_of(state: Path) -> int:
+    """How many steps a state has behind it."""
+    with safe_open(state, "pt") as file:
+        return int(file.metadata()["step"])
 
 
 def average(state: Path) -> dict[str, Tensor]:
@@ -128,7 +136,7 @@ def _load(state: Path, model: nn.Module, average: nn.Module, optimiser: torch.op
     for key in ("step", "exp_avg", "exp_avg_sq"):
         for name, value in _part(tensors, f"adam.{key}.").items():
             optimiser.state[model.get_parameter(name)][key] = value
-    return step
+    return steps_of(state)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

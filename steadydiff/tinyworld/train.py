@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from . import files
 from .autoencoder import Autoencoder
-from .loop import Plan, average, fit
+from .loop import Plan, average, fit, steps_of
 from .reader import Reader, attributes, reader_loss
 from .sampling import alphas_cumprod
 from .scenes import caption, render, sample_scenes
@@ -134,10 +135,13 @@ def noised(variant: str, x0: Tensor, eps: Tensor, u: Tensor) -> tuple[Tensor, Te
     return (1 - sigma) * x0 + sigma * eps, u * 1000, eps - x0
 
 
-def train_diffusion(variant: str, work: Path) -> None:
+def train_diffusion(variant: str, work: Path, shipped: bool = False) -> None:
     data = load_file(work / "latents.safetensors")
     torch.manual_seed(PLANS[variant].seed)
-    model, empty, n = Diffusion(), tokenize([""]), BATCH["diffusion"]
+    model, empty, n, start = Diffusion(), tokenize([""]), BATCH["diffusion"], 0
+    if shipped:
+        model.unet, model.text = (m.train().requires_grad_(True) for m in files.load_diffusion(variant))
+        start = files.header(variant)["steps"]
 
     def loss(rng: torch.Generator, seed: int) -> Tensor:
         del seed
@@ -153,7 +157,7 @@ def train_diffusion(variant: str, work: Path) -> None:
         x, t, target = noised(variant, x0, torch.randn(x0.shape, generator=rng), u)
         return (model(x, t, tokens) - target).square().mean()
 
-    fit(model, loss, PLANS[variant], work / f"{variant}.safetensors")
+    fit(model, loss, PLANS[variant], work / f"{variant}.safetensors", start)
 
 
 # --- reader -----------------------------------------------------------------------------------------------
@@ -185,7 +189,8 @@ def export(work: Path) -> None:
         model = Diffusion()
         model.load_state_dict(average(work / f"{variant}.safetensors"))
         modules = {files.UNET_PREFIX: model.unet, files.TEXT_PREFIX: model.text}
-        log.info("wrote %s", files.save(variant, modules, variant=variant, steps=PLANS[variant].steps).name)
+        steps = steps_of(work / f"{variant}.safetensors")
+        log.info("wrote %s", files.save(variant, modules, variant=variant, steps=steps).name)
     vae, reader = Autoencoder(), Reader()
     vae.load_state_dict(load_file(work / "vae_final.safetensors"))
     reader.load_state_dict(average(work / "reader.safetensors"))
@@ -197,8 +202,8 @@ def export(work: Path) -> None:
 STAGES = {
     "autoencoder": train_autoencoder,
     "latents": cache_latents,
-    "epsilon": lambda work: train_diffusion("epsilon", work),
-    "flow": lambda work: train_diffusion("flow", work),
+    "epsilon": partial(train_diffusion, "epsilon"),
+    "flow": partial(train_diffusion, "flow"),
     "decoder": train_decoder,
     "reader": train_reader,
     "export": export,
@@ -217,6 +222,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--work", type=Path, default=Path("output/tinyworld"), help="folder of the resumable states"
     )
+    parser.add_argument(
+        "--shipped",
+        action="store_true",
+        help="let epsilon and flow go on from models/tinyworld/ if no state is kept",
+    )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
     args = parser.parse_args(argv)
     unknown = [s for s in args.stages if s not in STAGES]
@@ -226,7 +236,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     for stage in args.stages or STAGES:
-        STAGES[stage](args.work)
+        options = {"shipped": True} if args.shipped and stage in files.VARIANTS else {}
+        STAGES[stage](args.work, **options)
 
 
 if __name__ == "__main__":
