@@ -127,10 +127,7 @@ def _save(
 
 
 def _load(state: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    with safe_open(state, "pt") as file:
-        step = int(file.metadata()["step"])
-        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (safe_open is not a dict)
-
+    tensors = load_file(state)
     model.load_state_dict(_part(tensors, "model."))
     average.module.load_state_dict(_part(tensors, "average."))
     for key in ("step", "exp_avg", "exp_avg_sq"):
