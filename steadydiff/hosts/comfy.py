@@ -100,7 +100,7 @@ def attach(model: Any, patch: Patch, host: ComfyHost) -> Any:
              change the model's kind, so the run checks again.
     """
     patch.settings.form(host.space(model.get_model_object("model_sampling")))
-    attachment = Attachment((*_patches_of(model, host), patch), host)
+    attachment = Attachment((*patches_of(model, host), patch), host)
     clone = model.clone()
     for kind, wrapper in attachment.wrappers().items():
         clone.remove_wrappers_with_key(kind, KEY)
@@ -109,7 +109,8 @@ def attach(model: Any, patch: Patch, host: ComfyHost) -> Any:
     return clone
 
 
-def _patches_of(model: Any, host: ComfyHost) -> tuple[Patch, ...]:
+def patches_of(model: Any, host: ComfyHost) -> tuple[Patch, ...]:
+    """Return what is attached to a model, the patch nearest the loader first."""
     found = model.get_wrappers(host.outer_sample, KEY)
     return found[0].__self__.patches if found else ()
 
@@ -137,7 +138,7 @@ class Attachment:
             return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         finally:
             options.pop(KEY, None)
-            session.report()
+            session.close()
 
     def predict_noise(self, executor, x, timestep, model_options={}, seed=None):  # noqa: B006  # the host's
         """Correct one guided model call. Despite the host's name it returns the clean estimate."""
@@ -163,6 +164,7 @@ class Session:
 
     def __init__(self, methods: list[EpsilonScaling], run: Run):
         self.methods, self.run, self.calls = methods, run, 0
+        self._call, self._branch = (), None
         self._denoise = self._nest(self._ask)
         self._scale_branch = self._nest(lambda x, sigma: self._branch)
 
@@ -205,8 +207,12 @@ class Session:
         self._branch = args[f"{name}_denoised"]
         return self._scale_branch(args["input"], args["sigma"])
 
-    def report(self) -> None:
-        """Log what each method did."""
+    def close(self) -> None:
+        """Log what each method did, and let go of the run.
+
+        The session is a reference cycle, and a model caught in one looks to the host like a leak.
+        """
+        self._call, self._branch = (), None
         for settings in self.methods:
             did = _summary(settings, self.run)
             logger.info("SteadyDiff: Epsilon Scaling %s; %d model calls", did, self.calls)

@@ -3,11 +3,6 @@
 The tests drive ComfyUI's own guiders and samplers. `python3 run.py test` sets STEADYDIFF_COMFYUI to the host.
 """
 
-import asyncio
-import importlib.util
-import os
-import sys
-import warnings
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-HOST = os.environ.get("STEADYDIFF_COMFYUI")
+from tools.inprocess import host_path, load, load_pack, prepare_host
+
+HOST = host_path()
 # name -> (ComfyUI's ModelType, sampling settings, how much of its input the network adds to its output, so
 # that states end near 1 as those of a trained model do)
 KINDS = {
@@ -51,37 +47,20 @@ def pytest_collection_modifyitems(items):
 
 @cache
 def load_host():
-    """Import ComfyUI on the CPU, once."""
-    # Its root must come before ours: both have a package `nodes`, and the host means its own.
-    sys.path.insert(0, HOST)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what the host's own imports deprecate is not ours to mend
-        import comfy.cli_args
-
-        comfy.cli_args.args.cpu = True
-        import comfy.samplers  # first: the host's modules import each other in a circle
-        from comfy import (
-            latent_formats,
-            model_base,
-            model_management,
-            model_patcher,
-            model_sampling,
-            supported_models_base,
-        )
-        from comfy_extras import nodes_custom_sampler, nodes_eps, nodes_model_advanced, nodes_perpneg
-    return SimpleNamespace(
-        base=model_base,
-        latent_formats=latent_formats,
-        management=model_management,
-        patcher=model_patcher,
-        sampling=model_sampling,
-        samplers=comfy.samplers,
-        supported=supported_models_base,
-        custom_sampler=nodes_custom_sampler,
-        eps=nodes_eps,
-        advanced=nodes_model_advanced,
-        perpneg=nodes_perpneg,
-    )
+    """The host's modules by short names, on the CPU."""
+    prepare_host(cpu=True)
+    names = {
+        **{"base": "comfy.model_base", "management": "comfy.model_management", "samplers": "comfy.samplers"},
+        **{"patcher": "comfy.model_patcher", "supported": "comfy.supported_models_base"},
+        **{"sampling": "comfy.model_sampling", "latent_formats": "comfy.latent_formats"},
+        **{
+            "advanced": "comfy_extras.nodes_model_advanced",
+            "custom_sampler": "comfy_extras.nodes_custom_sampler",
+        },
+        **{"eps": "comfy_extras.nodes_eps", "perpneg": "comfy_extras.nodes_perpneg"},
+        "advanced_samplers": "comfy_extras.nodes_advanced_samplers",
+    }
+    return SimpleNamespace(**{short: load(name) for short, name in names.items()})
 
 
 def pytest_generate_tests(metafunc):
@@ -99,13 +78,8 @@ def comfy():
 
 @pytest.fixture(scope="session")
 def pack(comfy):
-    """Our nodes by id, loaded as the host loads a custom node: from a folder, under a name no import uses."""
-    spec = importlib.util.spec_from_file_location("custom_nodes_x_SteadyDiff", ROOT / "__init__.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    extension = asyncio.run(module.comfy_entrypoint())
-    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
+    """Our nodes by id."""
+    return load_pack()
 
 
 @pytest.fixture(autouse=True)
@@ -227,8 +201,8 @@ def sample(comfy, conds, sigmas_of):
         return guider
 
     def sample(
-        model, sampler="euler", *, steps=3, sigmas=None, cfg=3.0, guider=None, noise=None, latent=None, mask=None,
-        callback=None, seed=7,
+        model, sampler="euler", *, steps=3, sigmas=None, cfg=3.0, guider=None, noise=None, latent=None,
+        mask=None, callback=None, seed=7,
     ):  # fmt: skip
         if noise is None:
             noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(seed))

@@ -55,13 +55,9 @@ def test_euler_equals_a_loop_with_both_branches_scaled(
     assert distance(ours, sample(models[kind], "euler_cfg_pp", cfg=cfg, steps=4)) > 1e-3
 
 
-def test_so_does_a_sampler_of_this_kind_that_does_not_say_so_in_its_name(
-    models, patched, loop, sample, distance
-):
-    import comfy.samplers
-    from comfy_extras.nodes_advanced_samplers import sample_euler_pp
-
-    ours = sample(patched(models["epsilon"], scale=SCALE), comfy.samplers.KSAMPLER(sample_euler_pp))
+def test_so_does_such_a_sampler_without_the_name(models, comfy, patched, loop, sample, distance):
+    unnamed = comfy.samplers.KSAMPLER(comfy.advanced_samplers.sample_euler_pp)
+    ours = sample(patched(models["epsilon"], scale=SCALE), unnamed)
     assert distance(ours, sample(models["epsilon"], loop(unnamed_step, "ve"))) < 1e-5
 
 

@@ -62,8 +62,8 @@ def test_velocity(models, scales_in_effect, comfy, patched, sample, distance):
 
 def test_zero_terminal_snr(models, comfy, patched, scales_in_effect, sample):
     model = models["zsnr"]
-    plain = sample(model, steps=20).std()
-    assert sample(patched(model), steps=20).std() == pytest.approx(plain, rel=0.01)
+    plain = sample(model, steps=20).std().item()
+    assert sample(patched(model), steps=20).std().item() == pytest.approx(plain, rel=0.01)
     core = comfy.eps.EpsilonScaling.execute(model, 1.005)[0]
     assert sample(core, steps=20).std() > 1.2 * plain  # what the line above guards against
     found = scales_in_effect(model, {"scale": 1.005}, steps=20)

@@ -1,0 +1,48 @@
+"""ComfyUI inside this process, for tests and benches that must look closer than a server allows.
+
+Needs the host's own packages; `run.py` starts such work with the host's interpreter and names its tree in
+STEADYDIFF_COMFYUI.
+"""
+
+import asyncio
+import importlib
+import importlib.util
+import os
+import sys
+import warnings
+from functools import cache
+from types import ModuleType
+
+from tools.environment import ROOT
+
+
+def host_path() -> str | None:
+    """The host's tree, None if nobody named one."""
+    return os.environ.get("STEADYDIFF_COMFYUI")
+
+
+@cache
+def prepare_host(cpu: bool) -> None:
+    """Make ComfyUI's modules importable; once, before anything else of it is imported."""
+    # Its root must come before ours: both have a package `nodes`, and the host means its own.
+    sys.path.insert(0, str(host_path()))
+    importlib.import_module("comfy.cli_args").args.cpu = cpu
+    load("comfy.samplers")  # first, as the host's modules import each other in a circle
+
+
+def load(name: str) -> ModuleType:
+    """Import one of the host's modules; what it deprecates while loading is not ours to mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module(name)
+
+
+def load_pack(name: str = "custom_nodes_x_SteadyDiff") -> dict[str, type]:
+    """Our nodes by id, loaded as the host loads a custom node: from a folder, under a name no import uses."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    extension = asyncio.run(module.comfy_entrypoint())
+    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
