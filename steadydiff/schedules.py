@@ -102,8 +102,6 @@ def dcw_scale(ratio: float, lam: float) -> float:
     Source:  DCW, 2026, arXiv 2604.16044, x_next += lam·(x_next - x0); with Euler's step,
              x_next = x0 + ratio·(x - x0), the two agree when λ = (1 - ratio) / (1 - ratio - ratio·lam).
     """
-    if ratio == 0:
-        return 1.0
     rest = 1 - ratio - ratio * lam
     return (1 - ratio) / rest if rest else math.inf
 
