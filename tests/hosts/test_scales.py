@@ -65,7 +65,7 @@ def test_zero_terminal_snr(models, comfy, patched, scales_in_effect, sample):
     plain = sample(model, steps=20).std().item()
     assert sample(patched(model), steps=20).std().item() == pytest.approx(plain, rel=0.01)
     core = comfy.eps.EpsilonScaling.execute(model, 1.005)[0]
-    assert sample(core, steps=20).std() > 1.2 * plain  # what the line above guards against
+    assert sample(core, steps=20).std() > 1.1 * plain  # what the line above guards against
     found = scales_in_effect(model, {"scale": 1.005}, steps=20)
     assert max(found) > 4500
     close(found, [1.0] + [1.005] * 19)
