@@ -35,6 +35,12 @@ def shape(request):
 
 
 @pytest.fixture
+def shapes():
+    """All of them, for tests that choose."""
+    return AWKWARD_SHAPES
+
+
+@pytest.fixture
 def latents():
     """A function that draws latents of a shape, in double precision unless asked otherwise."""
     return lambda shape, dtype=torch.float64: torch.randn(shape).to(dtype)
