@@ -2,13 +2,17 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .calibrate import SteadyDiffCalibrate
 from .epsilon_scaling import SteadyDiffEpsilonScaling
+from .measure import SteadyDiffMeasure
 from .schedule import SteadyDiffSchedule
 from .tinyworld import SteadyDiffTinyWorld
 
 NODES: list[type[io.ComfyNode]] = [
     SteadyDiffEpsilonScaling,
     SteadyDiffSchedule,
+    SteadyDiffMeasure,
+    SteadyDiffCalibrate,
     SteadyDiffTinyWorld,
 ]
 

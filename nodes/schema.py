@@ -9,6 +9,9 @@ CATEGORY = "SteadyDiff"
 Schedule = io.Custom("STEADYDIFF_SCHEDULE")
 """The wire between our nodes: a schedule as JSON text, see `steadydiff/schedules.py`."""
 
+Measurement = io.Custom("STEADYDIFF_MEASUREMENT")
+"""A measurement as JSON text, see `steadydiff/measurement.py`."""
+
 
 def schema(**settings) -> io.Schema:
     """Make a schema of the fields this host knows; the oldest we support has no `search_aliases`."""

@@ -21,7 +21,7 @@ from .metrics.deltas import marginal_variance
 from .metrics.norms import NormCurve, norm_quotient, predicted_norm
 from .metrics.running import RunningMoments, check_count
 from .schedules import MadeFor
-from .stepping import Sampler, step_calls
+from .stepping import Sampler
 
 MEASUREMENT_FORMAT = "steadydiff.measurement"
 MEASUREMENT_VERSION = 1
@@ -137,10 +137,10 @@ class Recorder:
     `sample` runs the sampler and `train` shows noised clean samples.
     """
 
-    def __init__(self, run: Run, sampler: Sampler, like: Tensor) -> None:
-        """Raises:  SettingsError, before any model call, for a sampler that cannot be taken step by step."""
-        self.run, self._sampler = run, sampler
-        self._starts = {call: step for step, call in enumerate(step_calls(sampler, like, run))}
+    def __init__(self, run: Run, starts: Sequence[int]) -> None:
+        """starts: which model calls of a run begin its steps, from `step_calls`."""
+        self.run = run
+        self._starts = {call: step for step, call in enumerate(starts)}
         self._hear: Callable[[Tensor, Tensor, Tensor], None] | None = None
         self._sampling, self._training = NormCurve(run.steps), NormCurve(run.steps)
         self._states = [RunningMoments() for _ in run.sigmas]
@@ -157,7 +157,7 @@ class Recorder:
 
         return heard
 
-    def sample(self, denoise: Denoise, x: Tensor) -> Tensor:
+    def sample(self, sampler: Sampler, denoise: Denoise, x: Tensor) -> Tensor:
         """Sample a batch from its first states [B, C, *S] and return the final ones."""
         calls = 0
 
@@ -169,7 +169,7 @@ class Recorder:
                 self._sampling.add(step, self._norms(x, denoised, step))
                 self._states[step].add(x)
 
-        final = self._listening(hear, lambda: self._sampler(denoise, x, self.run.sigmas))
+        final = self._listening(hear, lambda: sampler(denoise, x, self.run.sigmas))
         self._states[-1].add(_finite(final, "the sampler's result"))
         return final
 
@@ -184,7 +184,9 @@ class Recorder:
 
             self._listening(hear, lambda at=at: denoise(add_noise(clean, noise, at, self.run.space), at))
 
-    def measurement(self, seed: int, reference: str, label: str = "", made_for: MadeFor | None = None):
+    def measurement(
+        self, seed: int, reference: str, label: str = "", made_for: MadeFor | None = None
+    ) -> Measurement:
         """Return what was gathered as a `Measurement`."""
         space, clean_variance = self.run.space, float(self._clean.variance.mean())
         return Measurement(

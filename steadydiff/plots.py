@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .errors import SteadyDiffError
+from .errors import SettingsError, SteadyDiffError
 from .schedules import Schedule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from .measurement import Measurement
+
 # The plot is a card of its own, dark on light, so that it reads the same on a dark and on a light canvas.
 PAPER, INK, FAINT, LINE, NEUTRAL = "#faf9f6", "#22252a", "#d9d7d0", "#0b6e99", "#8a8680"
 SIZE_INCHES, DPI = (6.4, 4.0), 120
+DASHES = (0, (4, 3))
 
 
 def schedule_figure(schedule: Schedule) -> Figure:
@@ -24,7 +27,7 @@ def schedule_figure(schedule: Schedule) -> Figure:
     axes = figure.add_subplot()
     values = schedule.values
     steps = range(1, len(values) + 1)
-    axes.axhline(1.0, color=NEUTRAL, linewidth=1.2, linestyle=(0, (4, 3)))
+    axes.axhline(1.0, color=NEUTRAL, linewidth=1.2, linestyle=DASHES)
     axes.annotate("1 = off", (0.5, 1.0), (4, 4), textcoords="offset points", color=NEUTRAL, fontsize=10)
     size = 5 if len(values) <= 60 else 2.5
     axes.plot(steps, values, color=LINE, linewidth=1.4, marker="o", markersize=size)
@@ -32,6 +35,42 @@ def schedule_figure(schedule: Schedule) -> Figure:
     axes.set_xlabel("step (first = noisiest)", color=INK)
     axes.set_ylabel("scale λ: above 1 more detail", color=INK)
     _style(axes, values)
+    return figure
+
+
+def drift_figure(measured: Measurement, other: Measurement | None = None) -> Figure:
+    """Draw norms, their quotient and the variance error over the steps; a second measurement in grey behind.
+
+    Raises:  SteadyDiffError as `schedule_figure`; SettingsError if the two have different numbers of steps.
+    """
+    if other is not None and other.run.steps != measured.run.steps:
+        raise SettingsError(
+            f"two measurements are drawn together if they have the same number of steps; got "
+            f"{measured.run.steps} and {other.run.steps}"
+        )
+    figure = _figure((6.4, 8.4))
+    norms, quotients, variances = figure.subplots(3, 1)
+    steps = range(1, measured.run.steps + 1)
+    norms.plot(steps, measured.training_norm, color=INK, linewidth=1.2, linestyle=DASHES, label="in training")
+    for axes in (quotients, variances):
+        axes.axhline(0.0, color=INK, linewidth=1.2, linestyle=DASHES)
+    drawn = [(other, NEUTRAL, "other"), (measured, LINE, "in sampling")]
+    for one, color, name in [(one, *look) for one, *look in drawn if one is not None]:
+        style = {"color": color, "linewidth": 1.4, "marker": "o", "markersize": 4 if len(steps) <= 60 else 2}
+        label = f"{name}: {one.label}" if one.label else name
+        norms.plot(steps, one.sampling_norm, label=label[:60], **style)
+        quotients.plot(steps, [100 * (quotient - 1) for quotient in one.quotient], **style)
+        variances.plot([*steps, len(steps) + 1], [100 * error for error in one.variance_error], **style)
+    norms.legend(frameon=False, fontsize=9, labelcolor=INK)
+    titles = (
+        "Norm of the predicted noise",
+        "ΔN - 1 in %: above 0 too much noise is predicted",
+        "Variance of the states, % too large; last: the result",
+    )
+    for axes, title in zip((norms, quotients, variances), titles, strict=True):
+        axes.set_title(title, color=INK, fontsize=11, loc="left")
+        _look(axes)
+    variances.set_xlabel("step (first = noisiest)", color=INK)
     return figure
 
 
@@ -45,22 +84,27 @@ def pixels(figure: Figure) -> Any:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _figure() -> Figure:
+def _figure(size: tuple[float, float] = SIZE_INCHES) -> Figure:
     try:
         # Not pyplot: it keeps figures alive and picks a backend for the whole process.
         from matplotlib.figure import Figure
     except ImportError as error:
         raise SteadyDiffError("plots need matplotlib; run: python -m pip install matplotlib") from error
-    return Figure(SIZE_INCHES, DPI, facecolor=PAPER, layout="constrained")
+    return Figure(size, DPI, facecolor=PAPER, layout="constrained")
 
 
 def _style(axes: Any, values: tuple[float, ...]) -> None:
-    """One quiet look: few ticks, no offset in the numbers, room around the neutral line."""
-    from matplotlib.ticker import MaxNLocator
-
+    """The look of all plots, with room around the neutral line."""
     low, high = min(1.0, *values), max(1.0, *values)
     room = max(0.1 * (high - low), 0.0005)
     axes.set(xlim=(0.5, len(values) + 0.5), ylim=(low - room, high + room))
+    _look(axes)
+
+
+def _look(axes: Any) -> None:
+    """One quiet look: few ticks, no offset in the numbers."""
+    from matplotlib.ticker import MaxNLocator
+
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.ticklabel_format(axis="y", useOffset=False, style="plain")
     axes.set_facecolor(PAPER)

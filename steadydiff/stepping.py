@@ -52,13 +52,14 @@ def step_calls(sampler: Sampler, x: Tensor, run: Run) -> tuple[int, ...]:
         raise SettingsError("sigmas fall from step to step, and there is at least one step; check sigmas")
     with same_luck(x):
         sampler(note, x[:1].clone(), run.sigmas)
-    begins = [_last_at(asked, sigma) for sigma in run.sigmas[:-1]]
-    if None in begins or sorted(set(begins)) != begins:
+    found = [_last_at(asked, sigma) for sigma in run.sigmas[:-1]]
+    begins = [at for at in found if at is not None]
+    if len(begins) < len(found) or sorted(set(begins)) != begins:
         raise SettingsError(
             "this sampler does not go through the given sigmas one by one, so it cannot be taken step by "
             "step; choose one that does, e.g. euler"
         )
-    return tuple(at for at in begins if at is not None)
+    return tuple(begins)
 
 
 def next_question(

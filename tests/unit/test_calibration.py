@@ -83,19 +83,19 @@ def test_it_is_recovered_from_a_measurement_of_few_samples():
     """The whole way: own clean samples, norms of 8 + 8 samples, sequential solution, and the run it makes."""
     run, factor = run_of("ve"), 1.02
     denoise = overpredicting(factor, "ve")
-    recorder = Recorder(run, sample_euler, first(run))
+    recorder = Recorder(run, range(run.steps))
     heard = recorder.around(denoise)
     clean = unit_noise(SHAPE, range(100, 100 + BATCH)).double() * STD
-    recorder.sample(heard, first(run))
+    recorder.sample(sample_euler, heard, first(run))
     recorder.train(heard, clean, noise_for(clean, range(BATCH)))
     wanted = recorder.measurement(0, "given").training_rms
     found = calibrate(sample_euler, denoise, first(run), run, wanted)
     for scale, best in zip(found.scales, best_scales(factor, run), strict=False):
         assert scale - 1 == pytest.approx(best - 1, rel=0.05)
     # As the method applies it, the norms are met.
-    again = Recorder(run, sample_euler, first(run))
+    again = Recorder(run, range(run.steps))
     method = EpsilonScaling(schedule=Schedule("table", found.scales))
-    again.sample(method.wrap(again.around(denoise), run), first(run))
+    again.sample(sample_euler, method.wrap(again.around(denoise), run), first(run))
     again.train(again.around(denoise), clean, noise_for(clean, range(BATCH)))
     assert again.measurement(0, "given").quotient == pytest.approx([1] * run.steps, abs=1e-4)
 

@@ -13,6 +13,7 @@ from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
 from steadydiff.measurement import Measurement, Recorder, check_reference, noise_for, refine, unit_noise
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.schedules import MadeFor
+from steadydiff.stepping import step_calls
 
 STD, SHAPE, COUNT = 0.6, (4, 8, 8), 24
 
@@ -41,11 +42,11 @@ def marginal_std(sigma, space, std=STD):
 def measured(denoise, run, method=None, count=COUNT, batch=8, **facts):
     first = unit_noise(SHAPE, range(count)).double() * marginal_std(run.sigmas[0], run.space)
     clean = unit_noise(SHAPE, range(500, 500 + count)).double() * STD
-    recorder = Recorder(run, sample_euler, first[:batch])
+    recorder = Recorder(run, step_calls(sample_euler, first, run))
     heard = recorder.around(denoise)
     corrected = method.wrap(heard, run) if method else heard
     for at in range(0, count, batch):
-        recorder.sample(corrected, first[at : at + batch])
+        recorder.sample(sample_euler, corrected, first[at : at + batch])
         samples = clean[at : at + batch]
         recorder.train(corrected, samples, noise_for(samples, range(at, at + len(samples))))
     return recorder.measurement(0, "given", **facts)
@@ -105,14 +106,14 @@ def test_memory_is_that_of_moments_only():
     import weakref
 
     run = run_of("ve")
-    recorder = Recorder(run, sample_euler, torch.ones(1, *SHAPE))
+    recorder = Recorder(run, range(run.steps))
     alive = []
 
     def denoise(x, sigma):
         alive.append(weakref.ref(x))
         return gaussian_denoiser(0, STD)(x, sigma)
 
-    recorder.sample(recorder.around(denoise), torch.randn(4, *SHAPE))
+    recorder.sample(sample_euler, recorder.around(denoise), torch.randn(4, *SHAPE))
     gc.collect()
     assert len(alive) == run.steps and not any(ref() is not None for ref in alive)
 

@@ -1,0 +1,80 @@
+"""SteadyDiffCalibrate: finds a schedule for Epsilon Scaling from a measurement, without a search."""
+
+import torch
+from comfy_api.latest import io
+
+from ..steadydiff.calibration import TRIALS, fit_linear
+from ..steadydiff.hosts.comfy_drift import calibrate_model
+from ..steadydiff.measurement import Measurement
+from ..steadydiff.plots import pixels, schedule_figure
+from ..steadydiff.schedules import Schedule, linear_schedule
+from . import schema
+from .drift import make_setup
+
+METHODS = ("norm", "linear", "uniform")
+
+
+class SteadyDiffCalibrate(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema.schema(
+            node_id="SteadyDiffCalibrate",
+            display_name="Calibrate (SteadyDiff)",
+            category=schema.CATEGORY,
+            description="Finds the scale of every step for Epsilon Scaling from a measurement: such that at "
+            "the next step the model predicts as much noise as it does on noised clean pictures. Step by "
+            "step, so that what earlier steps repaired is counted in. Costs at most three sampling runs of "
+            "a small batch.",
+            search_aliases=["exposure bias", "auto epsilon scaling", "epsilon scaling schedule"],
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="The model that was measured. SteadyDiff's corrections are left out."
+                ),
+                io.Conditioning.Input("positive", tooltip="Prompt, as in the measurement."),
+                io.Conditioning.Input("negative", tooltip="Negative prompt, as in the measurement."),
+                io.Sampler.Input(
+                    "sampler", tooltip="The sampler the schedule is for; not one of the CFG++ kind."
+                ),
+                schema.Measurement.Input(
+                    "measurement", tooltip="From Measure Drift; sigmas, cfg and seed are taken from it."
+                ),
+                io.Combo.Input(
+                    "method", options=list(METHODS), default="norm",
+                    tooltip="norm: a scale of its own for every step, which follows the model closest. "
+                    "linear, uniform: the straight line, or the one number, nearest to that; smoother, and "
+                    "forgiving with few samples.",
+                ),
+                io.Int.Input(
+                    "count", default=8, min=1, max=256,
+                    tooltip="How many samples, at most as many as were measured; all at a time. More make "
+                    "the scales steadier and take more time and memory.",
+                ),
+            ],
+            outputs=[
+                schema.Schedule.Output(display_name="schedule", tooltip="For Epsilon Scaling (SteadyDiff)."),
+                io.Image.Output(display_name="plot", tooltip="The scale over the steps."),
+                io.String.Output(
+                    display_name="json", tooltip="The schedule as text: keep, share, paste into Schedule."
+                ),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, positive, negative, sampler, measurement, method, count) -> io.NodeOutput:
+        measured = Measurement.from_json(measurement)
+        cfg = measured.made_for.cfg
+        sigmas = torch.tensor(measured.sigmas, dtype=torch.float32)
+        calls = TRIALS * measured.run.steps
+        setup = make_setup(model, positive, negative, sampler, sigmas, 1.0 if cfg is None else cfg, calls)
+        found = calibrate_model(setup, measured, count)
+        made = Schedule(*as_method(method, found.scales), setup.made_for)
+        plot = torch.from_numpy(pixels(schedule_figure(made)))[None] / 255
+        text = made.to_json()
+        return io.NodeOutput(text, plot, text)
+
+
+def as_method(method: str, scales: tuple[float, ...]) -> tuple[str, tuple[float, ...]]:
+    """Return a schedule's mode and values: the scales themselves, or what is fitted to them."""
+    if method == "norm":
+        return "table", scales
+    return method, linear_schedule(len(scales), *fit_linear(scales, slope=method == "linear"))

@@ -1,0 +1,103 @@
+"""SteadyDiffMeasure: shows how far a model drifts from its training while it samples."""
+
+import json
+import math
+
+import comfy.sample
+import torch
+from comfy_api.latest import io
+
+from ..steadydiff.hosts.comfy_drift import measure_model
+from ..steadydiff.measurement import Measurement
+from ..steadydiff.plots import drift_figure, pixels
+from . import schema
+from .drift import make_setup
+
+
+class SteadyDiffMeasure(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema.schema(
+            node_id="SteadyDiffMeasure",
+            display_name="Measure Drift (SteadyDiff)",
+            category=schema.CATEGORY,
+            description="Shows a model's exposure bias: how much more noise it predicts while sampling "
+            "than on noised clean pictures, step by step, and how far the variance of the states is off. "
+            "Measures the model with whatever patches it carries; give the measurement of the bare model to "
+            "a second one to see both. Needs no data: without references the model's own finely stepped "
+            "samples serve.",
+            search_aliases=["exposure bias", "eps norm", "sampling drift", "variance error"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to measure, with or without corrections."),
+                io.Conditioning.Input("positive", tooltip="Prompt of all samples."),
+                io.Conditioning.Input("negative", tooltip="What to steer away from, at cfg above 1."),
+                io.Sampler.Input("sampler", tooltip="The sampler to measure with, from KSamplerSelect."),
+                io.Sigmas.Input("sigmas", tooltip="Noise levels of a whole run, from BasicScheduler."),
+                io.Latent.Input(
+                    "latent_image", tooltip="An empty latent of the size you sample at."
+                ),
+                io.Float.Input(
+                    "cfg", default=7.0, min=schema.Least(0.0), max=100.0, step=0.1, round=0.01,
+                    tooltip="As in the sampler; the drift depends on it, usually growing with it.",
+                ),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
+                    tooltip="Of the first sample; the next ones take the next seeds. Keep it to compare.",
+                ),
+                io.Int.Input(
+                    "count", default=16, min=2, max=100000,
+                    tooltip="How many samples. More make the curves steadier and take as much longer.",
+                ),
+                io.Int.Input(
+                    "batch_size", default=8, min=1, max=4096,
+                    tooltip="How many are sampled at a time: larger is faster and takes more memory. The "
+                    "result stays the same, up to the model's own rounding.",
+                ),
+                io.Int.Input(
+                    "refine", default=4, min=1, max=100,
+                    tooltip="Without reference: every step of the model's own clean samples is divided into "
+                    "this many. Larger is closer to the truth and takes longer. Unused with a reference.",
+                ),
+                io.Latent.Input(
+                    "reference", optional=True,
+                    tooltip="Clean latents of the size of latent_image, e.g. from VAE Encode, or the "
+                    "reference output of another measurement. Pictures like those the prompt asks for.",
+                ),
+                schema.Measurement.Input(
+                    "measurement", optional=True,
+                    tooltip="An earlier measurement, drawn in grey for comparison, e.g. of the bare model.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="plot", tooltip="Norms, their quotient, and variance errors."),
+                io.String.Output(display_name="report", tooltip="The figures as JSON: read, keep, share."),
+                schema.Measurement.Output(
+                    display_name="measurement", tooltip="For Calibrate, and for comparing."
+                ),
+                io.Latent.Output(display_name="reference", tooltip="The clean latents that were used."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model, positive, negative, sampler, sigmas, latent_image, cfg, seed, count, batch_size, refine,
+        reference=None, measurement=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        other = None if measurement is None else Measurement.from_json(measurement)
+        steps = len(sigmas) - 1
+        calls = math.ceil(count / batch_size) * steps * (2 + (0 if reference else refine))
+        setup = make_setup(model, positive, negative, sampler, sigmas, cfg, calls)
+        shape = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"]).shape[1:]
+        clean = None if reference is None else reference["samples"]
+        seeds = range(seed, seed + count)
+        found, used = measure_model(setup, tuple(shape), seeds, clean, refine, batch_size)
+        plot = torch.from_numpy(pixels(drift_figure(found, other)))[None] / 255
+        return io.NodeOutput(plot, report(found, other), found.to_json(), {"samples": used})
+
+
+def report(found: Measurement, other: Measurement | None) -> str:
+    """The figures a reader wants first, then the whole measurement."""
+    parts = {"summary": found.summary(), "measurement": json.loads(found.to_json())}
+    if other is not None:
+        parts["compared_with"] = {"label": other.label, "summary": other.summary()}
+    return json.dumps(parts, indent=2)

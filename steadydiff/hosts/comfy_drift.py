@@ -1,0 +1,283 @@
+"""ComfyUI: measures and calibrates a model by running its own sampler inside one of the host's runs.
+
+Duck-typed like `comfy.py`. A SAMPLER of ours, whose function is handed the host's first state and model,
+calls the user's sampler function as often as the core asks. Everything the host does around a run (loading,
+conditioning, wrappers of other packs) thus happens as in any other run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..calibration import Calibration, calibrate
+from ..denoiser import Denoise, Run, Space
+from ..errors import HostError, SettingsError
+from ..measurement import Measurement, Recorder, check_reference, noise_for, refine, unit_noise
+from ..schedules import MadeFor
+from ..stepping import step_calls
+from .comfy import KEY, POST_CFG, ComfyHost, patches_of, sampler_name
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a user connected, and what the face knows of the host.
+
+    guide:      model -> a guider with the user's conditioning and cfg
+    as_sampler: sampler function -> SAMPLER of the host
+    scheduler:  name of the scheduler whose sigmas these are, if known
+    on_call:    called with the clean estimate after every model call; may raise to cancel
+    """
+
+    model: Any
+    sampler: Any
+    sigmas: Tensor
+    cfg: float
+    guide: Callable[[Any], Any]
+    as_sampler: Callable[[Callable], Any]
+    host: ComfyHost
+    scheduler: str | None = None
+    on_call: Callable[[Tensor], None] = lambda denoised: None
+
+    def __post_init__(self) -> None:
+        if getattr(self.sampler, "sampler_function", None) is None:
+            raise HostError(
+                f"a {type(self.sampler).__name__} does not show its steps; choose a sampler of KSamplerSelect"
+            )
+        if len(self.sigmas) < 2:
+            raise SettingsError("sigmas holds no step; connect those of a run that samples")
+
+    @property
+    def run(self) -> Run:
+        """The run's facts; HostError for a model whose states we do not know."""
+        return Run(self.space, tuple(self.sigmas.tolist()))
+
+    @property
+    def space(self) -> Space:
+        return self.host.space(self.model.get_model_object("model_sampling"))
+
+    @property
+    def made_for(self) -> MadeFor:
+        """What a measurement or schedule of this set-up is for."""
+        return MadeFor(
+            sampler=sampler_name(self.sampler),
+            scheduler=self.scheduler,
+            steps=self.run.steps,
+            cfg=self.cfg,
+            model=type(self.model.model).__name__,
+            sigmas=self.run.sigmas,
+        )
+
+
+def measure_model(
+    setup: Setup, shape: Sequence[int], seeds: Sequence[int], reference: Tensor | None, times: int, batch: int
+) -> tuple[Measurement, Tensor]:
+    """Measure a model with whatever patches it carries; return the measurement and the clean latents used.
+
+    shape:     [C, *S] of one latent
+    seeds:     one per sample
+    reference: clean latents [N, C, *S] in the host's units, used in turn; None: the model's own samples,
+               taken without our corrections and with every step divided into `times`
+    batch:     samples at a time, which bounds memory
+
+    Raises:  SettingsError, ShapeError or HostError before the first model call; SteadyDiffError for NaN.
+    """
+    starts, _ = _steps(setup, shape)
+    if reference is not None:
+        check_reference(reference, shape)
+    recorder, used = Recorder(setup.run, starts), []
+    for at in range(0, len(seeds), batch):
+        part = seeds[at : at + batch]
+        if reference is None:
+            clean = _sample_finely(setup, shape, part, times)
+        else:
+            clean = reference[[(at + j) % len(reference) for j in range(len(part))]]
+        _measure_batch(setup, recorder, part, clean)
+        used.append(clean)
+    taken = "given" if reference is not None else f"own samples of {setup.run.steps * times} steps"
+    label = "; ".join(str(patch) for patch in patches_of(setup.model, setup.host))
+    return recorder.measurement(seeds[0], taken, label, setup.made_for), torch.cat(used)
+
+
+def calibrate_model(setup: Setup, measurement: Measurement, count: int) -> Calibration:
+    """Find λ for every step of the measured run, on the model without our corrections.
+
+    count:   samples, the first ones of the measurement
+    Raises:  SettingsError or HostError before the first model call, also for a sampler that steps along the
+             unconditional estimate and for another model than was measured; SteadyDiffError for NaN.
+    """
+    made_on, model = measurement.made_for.model, type(setup.model.model).__name__
+    if made_on not in (None, model):
+        raise SettingsError(f"the measurement was made on a {made_on}, this is a {model}; measure it")
+    if _steps(setup, measurement.shape)[1]:
+        raise SettingsError(
+            "this sampler steps along the unconditional estimate as well, so that no single scale meets the "
+            "norms; calibrate with euler, or another that is not of the CFG++ kind"
+        )
+    seeds = [measurement.seed + j for j in range(min(count, measurement.count))]
+    found: list[Calibration] = []
+
+    def work(inner: _Inner, x: Tensor) -> None:
+        found.append(calibrate(inner.sample, inner.ask, x, setup.run, measurement.training_rms))
+
+    _inside(setup, _without_ours(setup), unit_noise(measurement.shape, seeds), seeds[0], work)
+    return found[0]
+
+
+def _steps(setup: Setup, shape: Sequence[int]) -> tuple[tuple[int, ...], bool]:
+    """Which model calls begin the run's steps, and whether the sampler wants the branches. No model call."""
+    _check(setup, shape)
+    found = []
+
+    def work(inner: _Inner, x: Tensor) -> None:
+        inner.without_model = True
+        found.append((step_calls(inner.sample, x, setup.run), inner.wants_branches))
+
+    _inside(setup, _without_ours(setup), unit_noise(shape, [0]), 0, work)
+    return found[0]
+
+
+def _check(setup: Setup, shape: Sequence[int]) -> None:
+    """Refuse what cannot be sampled, in a sentence, before anything is loaded."""
+    channels = setup.model.get_model_object("latent_format").latent_channels
+    if shape[0] != channels:
+        raise SettingsError(
+            f"this model's latents have {channels} channels, got {shape[0]}; connect an empty latent for it"
+        )
+    most = float(setup.model.get_model_object("model_sampling").sigma_max)
+    if setup.run.steps and setup.run.sigmas[0] < most / 2:
+        raise SettingsError(
+            f"these sigmas begin at {setup.run.sigmas[0]:.4g}, far below the model's {most:.4g}; connect "
+            f"those of a whole run, with denoise 1"
+        )
+
+
+def _sample_finely(setup: Setup, shape: Sequence[int], seeds: Sequence[int], times: int) -> Tensor:
+    """The model's own clean samples [B, C, *S] in the host's units, by a run of many small steps."""
+    fine = torch.tensor(refine(setup.run.sigmas, times), dtype=torch.float32)
+    noise = unit_noise(shape, seeds)
+    guider = setup.guide(_without_ours(setup))
+
+    def callback(step, denoised, x, total):
+        setup.on_call(denoised)
+
+    return guider.sample(
+        noise,
+        torch.zeros_like(noise),
+        setup.sampler,
+        fine,
+        callback=callback,
+        disable_pbar=True,
+        seed=seeds[0],
+    ).cpu()
+
+
+def _measure_batch(setup: Setup, recorder: Recorder, seeds: Sequence[int], clean: Tensor) -> None:
+    """One run and one round of noised clean samples, within one run of the host."""
+    listened = setup.model.clone()
+
+    def hear(executor, x, timestep, model_options={}, seed=None):  # noqa: B006  # the host's
+        heard = recorder.around(lambda x, sigma: executor(x, sigma, model_options, seed))
+        return heard(x, timestep)
+
+    # Under our own key and after our own wrapper: what is heard has not been corrected yet.
+    listened.add_wrapper_with_key(setup.host.predict_noise, KEY, hear)
+    inner_clean = setup.model.model.process_latent_in(clean)
+
+    def work(inner: _Inner, x: Tensor) -> None:
+        recorder.sample(inner.sample, inner.ask, x)
+        recorder.train(inner.ask, inner_clean.to(x), noise_for(inner_clean, seeds).to(x))
+
+    _inside(setup, listened, unit_noise(clean.shape[1:], seeds), seeds[0], work)
+
+
+def _inside(
+    setup: Setup, model: Any, noise: Tensor, seed: int, work: Callable[[_Inner, Tensor], None]
+) -> None:
+    """Open a run of the host over the set-up's sigmas, and let `work` do as it likes with its first state."""
+
+    def function(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        work(_Inner(setup, model, extra_args or {}), x)
+        return x
+
+    function.__name__ = setup.sampler.sampler_function.__name__  # schedules look at it
+    guider = setup.guide(model)
+    guider.sample(
+        noise,
+        torch.zeros_like(noise),
+        setup.as_sampler(function),
+        setup.sigmas,
+        disable_pbar=True,
+        seed=seed,
+    )
+
+
+def _without_ours(setup: Setup) -> Any:
+    clone = setup.model.clone()
+    for kind in (setup.host.outer_sample, setup.host.predict_noise):
+        clone.remove_wrappers_with_key(kind, KEY)
+    return clone
+
+
+class _Inner:
+    """The user's sampler as the core knows samplers, and the host's model as the core knows denoisers."""
+
+    def __init__(self, setup: Setup, model: Any, extra_args: dict) -> None:
+        self._setup, self._model, self._extra = setup, model, extra_args
+        self._more = dict(extra_args)
+        self.wants_branches = self.without_model = False
+
+    def ask(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Ask the host's model, with what the sampler last sent along."""
+        denoised = self._model(x, sigma.to(x), **self._more)
+        self._setup.on_call(denoised)
+        return denoised
+
+    def sample(self, denoise: Denoise, x: Tensor, sigmas: tuple[float, ...]) -> Tensor:
+        """Run the user's sampler function on any denoiser."""
+        own, levels = self._setup.sampler, torch.tensor(sigmas, dtype=torch.float32, device=x.device)
+        model = _Shown(self._model, lambda x, sigma, more: self._answer(denoise, x, sigma, more))
+        try:
+            return own.sampler_function(
+                model,
+                x,
+                levels,
+                extra_args=dict(self._extra),
+                callback=None,
+                disable=True,
+                **own.extra_options,
+            )
+        finally:
+            self._more = dict(self._extra)
+
+    def _answer(self, denoise: Denoise, x: Tensor, sigma: Tensor, more: dict) -> Tensor:
+        self._more = more
+        own = len(self._extra.get("model_options", {}).get(POST_CFG, ()))
+        added = more.get("model_options", {}).get(POST_CFG, ())[own:]
+        self.wants_branches |= bool(added)
+        denoised = denoise(x, sigma)
+        if self.without_model:  # CFG++ samplers wait for the branches that the host would show them
+            branches = {f"{name}denoised": denoised for name in ("", "cond_", "uncond_")}
+            for function in added:
+                function({**branches, "input": x, "sigma": sigma})
+        return denoised
+
+
+class _Shown:
+    """What a sampler function sees as its model: our denoiser, and for the rest the host's own object."""
+
+    def __init__(self, model: Any, answer: Callable[[Tensor, Tensor, dict], Tensor]) -> None:
+        self.__dict__.update(_own=model, _answer=answer)
+
+    def __call__(self, x: Tensor, sigma: Tensor, **more: Any) -> Tensor:
+        return self._answer(x, sigma, more)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._own, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._own, name, value)
