@@ -33,8 +33,8 @@ log = logging.getLogger("steadydiff")
 
 PLANS = {
     "autoencoder": Plan(steps=3200, lr=1.5e-3, decay=0.3, ema=0.995),
-    "epsilon": Plan(steps=16000, lr=8e-4, ema=0.9995, seed=1, keep_every=2000),
-    "flow": Plan(steps=16000, lr=8e-4, ema=0.9995, seed=2, keep_every=2000),
+    "epsilon": Plan(steps=12000, lr=8e-4, ema=0.9995, seed=1, keep_every=1000),
+    "flow": Plan(steps=9000, lr=8e-4, ema=0.9995, seed=2, keep_every=1000),
     "decoder": Plan(steps=4000, lr=8e-4, decay=0.6, ema=0.998, seed=3),
     "reader": Plan(steps=3000, lr=2e-3, decay=0.6, ema=0.995, seed=4),
 }
