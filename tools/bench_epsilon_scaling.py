@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 from tools.environment import ROOT
 from tools.inprocess import load, load_pack, prepare_host
@@ -60,7 +61,7 @@ def main() -> int:
     return bench.run(summary)
 
 
-def summary(cells: dict[str, Figures]) -> Figures:
+def summary(cells: dict[str, Any]) -> Figures:
     """The three goals: at most 1.0, 0.1 % and 0.15 s."""
     own, call = cells.get("own time, default", {}), cells.get("guided SD1.5 call", {})
     share = 100 * own["ours_ms"] / call["call_ms"] if own and call else None
@@ -112,7 +113,7 @@ def synchronize() -> None:
 
 
 def unet_call(calls: int) -> Figures:
-    """A guided call of an SD1.5-sized UNet with random weights: two branches in one batch, as the host asks."""
+    """A guided call of an SD1.5-sized UNet of random weights: two branches in one batch, as the host asks."""
     model, taken = make_model("EPS", SD15), []
     inside_runs([model], lambda call: taken.extend(milliseconds(call) for _ in range(calls)))
     weights = sum(weight.numel() for weight in model.model.diffusion_model.parameters())

@@ -164,7 +164,8 @@ class Session:
 
     def __init__(self, methods: list[EpsilonScaling], run: Run):
         self.methods, self.run, self.calls = methods, run, 0
-        self._call, self._branch = (), None
+        self._call: Any = ()
+        self._branch: Any = None
         self._denoise = self._nest(self._ask)
         self._scale_branch = self._nest(lambda x, sigma: self._branch)
 
@@ -212,7 +213,8 @@ class Session:
 
         The session is a reference cycle, and a model caught in one looks to the host like a leak.
         """
-        self._call, self._branch = (), None
+        self._call: Any = ()
+        self._branch: Any = None
         for settings in self.methods:
             did = _summary(settings, self.run)
             logger.info("SteadyDiff: Epsilon Scaling %s; %d model calls", did, self.calls)

@@ -3,6 +3,11 @@
 ComfyUI and the WebUIs build their own AutoencoderKL from the same names; this module is the trainer's side.
 """
 
+# pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
+# pyright: reportIndexIssue=false, reportOperatorIssue=false, reportOptionalSubscript=false
+# pyright: reportArgumentType=false, reportIncompatibleMethodOverride=false
+# (torch types every child of a Module as "Tensor | Module")
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from .reader import Reader
 from .text import TextEncoder
 from .unet import UNet
 
+Net = TypeVar("Net", bound=nn.Module)
 FOLDER = Path(__file__).resolve().parents[2] / "models" / "tinyworld"
 VARIANTS = ("epsilon", "flow")
 KIND, VERSION = "tinyworld", 1
@@ -63,7 +65,7 @@ def write_manifest(models: Path = FOLDER.parent) -> None:
     (models / "manifest.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 
 
-def _filled(module: nn.Module, stored: dict[str, Tensor]) -> nn.Module:
+def _filled(module: Net, stored: dict[str, Tensor]) -> Net:
     module.load_state_dict(stored)
     return module.eval().requires_grad_(False)
 

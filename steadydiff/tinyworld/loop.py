@@ -6,6 +6,7 @@ have done.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import safe_open
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 
 log = logging.getLogger("steadydiff")
 
+Net = TypeVar("Net", bound=nn.Module)
 Loss = Callable[
     [torch.Generator, int], Tensor
 ]  # (this step's random numbers, this step's seed) -> scalar loss
@@ -49,7 +52,7 @@ class Plan:
         return self.lr * min(1.0, (step + 1) / self.warmup) * fall
 
 
-def fit(model: nn.Module, loss: Loss, plan: Plan, state: Path, start: int = 0) -> nn.Module:
+def fit(model: Net, loss: Loss, plan: Plan, state: Path, start: int = 0) -> Net:
     """Train `model` in place up to `plan.steps`, resuming from `state` if it exists; return its average.
 
     Without a state, `start` says how many steps the model already has behind it.
@@ -57,7 +60,7 @@ def fit(model: nn.Module, loss: Loss, plan: Plan, state: Path, start: int = 0) -
     Ctrl-C saves and re-raises. `state` (safetensors) holds weights, average, optimiser and the step; the log
     beside it one JSON line per 50 steps.
     """
-    average = torch.optim.swa_utils.AveragedModel(model)
+    average = copy.deepcopy(model).requires_grad_(False)
     optimiser = torch.optim.AdamW(model.parameters(), lr=plan.lr, betas=(0.9, 0.99), weight_decay=0.01)
     state.parent.mkdir(parents=True, exist_ok=True)
     step = _load(state, model, average, optimiser) if state.exists() else start
@@ -72,7 +75,7 @@ def fit(model: nn.Module, loss: Loss, plan: Plan, state: Path, start: int = 0) -
             value.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
-            _follow(average.module, model, min(plan.ema, (1 + step) / (10 + step)))
+            _follow(average, model, min(plan.ema, (1 + step) / (10 + step)))
             step += 1
             losses.append(value.detach())
             if step % 50 == 0 or step == plan.steps:
@@ -82,10 +85,10 @@ def fit(model: nn.Module, loss: Loss, plan: Plan, state: Path, start: int = 0) -
             if step % plan.save_every == 0:
                 _save(state, step, model, average, optimiser)
             if plan.keep_every and step % plan.keep_every == 0:
-                save_file(average.module.state_dict(), state.with_name(f"{state.stem}-{step}.safetensors"))
+                save_file(average.state_dict(), state.with_name(f"{state.stem}-{step}.safetensors"))
     finally:
         _save(state, step, model, average, optimiser)
-    return average.module.eval()
+    return average.eval()
 
 
 def steps_of(state: Path) -> int:
@@ -101,7 +104,8 @@ def average(state: Path) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+    for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
+        slow.lerp_(fast, 1 - decay)
 
 
 def _report(state: Path, step: int, plan: Plan, loss: float, seconds: float) -> None:
@@ -118,7 +122,7 @@ def _save(
     state: Path, step: int, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
 ) -> None:
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.module.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
     for name, p in model.named_parameters():
         tensors |= {f"adam.{key}.{name}": v for key, v in optimiser.state.get(p, {}).items()}
     part = state.with_suffix(".part")
@@ -129,7 +133,7 @@ def _save(
 def _load(state: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> int:
     tensors = load_file(state)
     model.load_state_dict(_part(tensors, "model."))
-    average.module.load_state_dict(_part(tensors, "average."))
+    average.load_state_dict(_part(tensors, "average."))
     for key in ("step", "exp_avg", "exp_avg_sq"):
         for name, value in _part(tensors, f"adam.{key}.").items():
             optimiser.state[model.get_parameter(name)][key] = value

@@ -3,6 +3,11 @@
 ComfyUI builds its own CLIP text model from the same weights and `clip_config()`; this is the trainer's side.
 """
 
+# pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
+# pyright: reportIndexIssue=false, reportOperatorIssue=false, reportOptionalSubscript=false
+# pyright: reportArgumentType=false, reportIncompatibleMethodOverride=false
+# (torch types every child of a Module as "Tensor | Module")
+
 from __future__ import annotations
 
 import re

@@ -140,7 +140,8 @@ def train_diffusion(variant: str, work: Path, shipped: bool = False) -> None:
     torch.manual_seed(PLANS[variant].seed)
     model, empty, n, start = Diffusion(), tokenize([""]), BATCH["diffusion"], 0
     if shipped:
-        model.unet, model.text = (m.train().requires_grad_(True) for m in files.load_diffusion(variant))
+        unet, text = files.load_diffusion(variant)
+        model.unet, model.text = unet.train().requires_grad_(True), text.train().requires_grad_(True)
         start = files.header(variant)["steps"]
 
     def loss(rng: torch.Generator, seed: int) -> Tensor:

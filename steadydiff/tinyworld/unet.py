@@ -1,5 +1,10 @@
 """The tiny world's UNet, with the layout and parameter names of SD1's: ComfyUI runs them in its own."""
 
+# pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
+# pyright: reportIndexIssue=false, reportOperatorIssue=false, reportOptionalSubscript=false
+# pyright: reportArgumentType=false, reportIncompatibleMethodOverride=false
+# (torch types every child of a Module as "Tensor | Module")
+
 from __future__ import annotations
 
 import math
