@@ -6,7 +6,6 @@ one without, taken in turn; `ratio` compares ours with core's. "import of the pa
 host that has loaded itself.
 """
 
-import os
 import platform
 import statistics
 import subprocess
@@ -15,14 +14,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
+from tools.bench import Bench, Figures
 from tools.environment import ROOT
 from tools.inprocess import load, load_pack, prepare_host
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch
-
-import torch  # noqa: E402
-
-from tools.bench import Bench, Figures  # noqa: E402
 
 SHAPE = (1, 4, 64, 64)
 CASES = {  # name -> (kind of model, widgets of our node)
@@ -56,7 +52,7 @@ def main() -> int:
     node, rounds = load_pack()["SteadyDiffEpsilonScaling"], 300 if bench.quick else 1000
     for name, (kind, widgets) in CASES.items():
         bench.cell(f"own time, {name}", lambda k=kind, w=widgets: own_time(node, k, w, rounds))
-    bench.cell("guided SD1.5 call", lambda: unet_call(1 if bench.quick else 3))
+    bench.cell("guided SD1.5 call", lambda: unet_call(3), quick=False)  # minutes on a busy CPU
     bench.cell("import of the pack", lambda: import_time(1 if bench.quick else 5))
     return bench.run(summary)
 

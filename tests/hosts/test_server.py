@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tools.comfy_client import ComfyError
+from tools.demo import columns
 from tools.host import Host
 from tools.server import running
 
@@ -160,3 +161,54 @@ def test_a_misfit_is_told_by_the_sampler_before_it_starts(graph, client):
 def test_the_whole_graph_runs(graph, client):
     outputs = client.run(graph("schedule", steps=2))
     assert client.image(outputs["save"]["images"][0]).startswith(b"\x89PNG")
+
+
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+
+
+def as_api(drawn, client):
+    """What a browser would queue of a drawn workflow: {node: (type, inputs)}, links as (node, slot)."""
+    sources = {link: (str(node), slot) for link, node, slot, *_ in drawn["links"]}
+    graph = {}
+    for node in drawn["nodes"]:
+        if "Note" in node["type"]:
+            continue
+        inputs = {entry["name"]: sources[entry["link"]] for entry in node["inputs"] if entry["link"]}
+        values, linked = iter(node["widgets_values"]), {entry["name"] for entry in node["inputs"]}
+        for name in inputs_of(client.get(f"/object_info/{node['type']}")[node["type"]]):
+            if name not in linked:
+                inputs[name] = next(values)
+            if name == "seed":
+                assert next(values) == "fixed"
+        assert list(values) == []
+        graph[str(node["id"])] = (node["type"], inputs)
+    return graph
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
+def test_a_drawn_workflow_is_its_api_twin(file, client):
+    api = json.loads((file.parent / "api" / file.name).read_text(encoding="utf-8"))
+    numbers = {key: str(i) for i, key in enumerate(api, 1)}
+
+    def renamed(value):
+        return (numbers[value[0]], value[1]) if isinstance(value, list) else value
+
+    expected = {
+        numbers[key]: (node["class_type"], {name: renamed(value) for name, value in node["inputs"].items()})
+        for key, node in api.items()
+    }
+    assert as_api(json.loads(file.read_text(encoding="utf-8")), client) == expected
+    assert file.with_suffix(".jpg").is_file()
+    assert any("Load Checkpoint" in str(node.get("_meta", {}).get("note")) for node in api.values())
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
+def test_a_workflow_runs_and_its_columns_differ(file, client):
+    api = json.loads((file.parent / "api" / file.name).read_text(encoding="utf-8"))
+    outputs = client.run(api)
+    names = {node: column for column, node in columns(api).items()}
+    pictures = {
+        names[key]: client.image(found["images"][0]) for key, found in outputs.items() if key in names
+    }
+    assert "baseline" in pictures and len(pictures) > 1
+    assert len(set(pictures.values())) == len(pictures)
