@@ -158,9 +158,14 @@ def test_calibration_meets_the_norms_and_fills_in_what_it_is_for(model, measure,
 
 
 @pytest.mark.parametrize("name", ["euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_sde", "uni_pc"])
-def test_calibration_costs_at_most_three_runs(calls, measure, calibrate, name):
+def test_calibration_costs_at_most_three_runs(calls, measure, calibrate, name, request):
     model, counted = calls
     measurement = measure(model)[2]
+    if name == "dpmpp_sde" and "flow" in request.node.name:
+        # On flow models the host moves its first sigma off 1, away from the given ones.
+        with pytest.raises(ValueError, match="cannot be taken step by step"):
+            calibrate(model, measurement, name)
+        return
     counted.clear()
     measure(model, name, count=2, reference={"samples": torch.randn(1, 4, 8, 8)})
     run = len(counted) - STEPS  # sampling alone
