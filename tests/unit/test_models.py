@@ -35,7 +35,7 @@ def test_the_reader_reads_held_out_drawings():
 
 
 def test_the_autoencoder_keeps_held_out_drawings_and_gives_unit_latents():
-    model, pictures = files.load_autoencoder(), render(sample_scenes(HELD_OUT + 6, 48))
+    model, pictures = files.load_autoencoder(), render(sample_scenes(HELD_OUT + 6, 16))
     with torch.no_grad():
         latents = model.encode(pictures * 2 - 1)[0]
         decoded = model.decode(latents).clamp(-1, 1) / 2 + 0.5
