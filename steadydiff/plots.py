@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from .errors import SettingsError, SteadyDiffError
@@ -54,11 +55,11 @@ def drift_figure(measured: Measurement, other: Measurement | None = None) -> Fig
     norms.plot(steps, measured.training_norm, color=INK, linewidth=1.2, linestyle=DASHES, label="in training")
     for axes in (quotients, variances):
         axes.axhline(0.0, color=INK, linewidth=1.2, linestyle=DASHES)
-    drawn = [(other, NEUTRAL, "other"), (measured, LINE, "in sampling")]
+    drawn = [(other, NEUTRAL, "for comparison"), (measured, LINE, "in sampling")]
     for one, color, name in [(one, *look) for one, *look in drawn if one is not None]:
         style = {"color": color, "linewidth": 1.4, "marker": "o", "markersize": 4 if len(steps) <= 60 else 2}
         label = f"{name}: {one.label}" if one.label else name
-        norms.plot(steps, one.sampling_norm, label=label[:60], **style)
+        norms.plot(steps, one.sampling_norm, label=shorten(label, 64, placeholder=" ..."), **style)
         quotients.plot(steps, [100 * (quotient - 1) for quotient in one.quotient], **style)
         variances.plot([*steps, len(steps) + 1], [100 * error for error in one.variance_error], **style)
     norms.legend(frameon=False, fontsize=9, labelcolor=INK)

@@ -98,6 +98,14 @@ def test_runs_that_do_not_fall_are_refused(sigmas):
         step_calls(sample_euler, torch.ones(1, 2), Run("ve", sigmas))
 
 
+def test_a_first_level_moved_off_pure_noise_is_the_first_step():
+    def nudged(denoise, x, sigmas):
+        return sample_euler(denoise, x, (0.9999, *sigmas[1:]))
+
+    run = Run("flow", (1.0, 0.9985, 0.5, 0.0))
+    assert step_calls(nudged, torch.ones(1, 2), run) == (0, 1, 2)
+
+
 def test_samplers_with_levels_of_their_own_are_refused():
     with pytest.raises(SettingsError, match="cannot be taken step by step; choose one that does"):
         step_calls(own_levels, torch.ones(1, 2), RUN)

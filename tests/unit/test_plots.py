@@ -1,0 +1,48 @@
+"""Plots show every value they are given, and refuse what cannot share an axis."""
+
+from dataclasses import replace
+
+import pytest
+
+from steadydiff.errors import SettingsError
+from steadydiff.measurement import Measurement
+from steadydiff.plots import drift_figure, pixels, schedule_figure
+from steadydiff.schedules import Schedule
+
+MEASURED = Measurement(
+    space="ve", sigmas=(9.0, 3.0, 1.0, 0.0), count=4, shape=(4, 8, 8), seed=1, reference="given",
+    sampling_norm=(16.0, 15.5, 12.0), training_norm=(16.0, 15.0, 10.0), sampling_rms=(16.0, 15.5, 12.0),
+    training_rms=(16.0, 15.0, 10.0), state_variance=(81.5, 9.0, 2.0, 0.9),
+    expected_variance=(82.0, 10.0, 2.0, 1.0),
+)  # fmt: skip
+
+
+def drawn(axes):
+    """The curves of a panel, without its neutral line."""
+    return [list(line.get_ydata()) for line in axes.lines if len(line.get_xdata()) > 2]
+
+
+def test_drift_shows_norms_quotient_and_variance():
+    norms, quotients, variances = (drawn(axes) for axes in drift_figure(MEASURED).axes)
+    assert norms == [[16.0, 15.0, 10.0], [16.0, 15.5, 12.0]]
+    assert quotients == [pytest.approx([0, 100 / 30, 20])]
+    assert variances == [pytest.approx([-50 / 82, -10, 0, -10])]
+
+
+def test_a_second_measurement_lies_behind():
+    other = replace(MEASURED, sampling_norm=(16.0, 15.1, 10.5), label="scale 1.01 " * 20)
+    norms, quotients, variances = (drawn(axes) for axes in drift_figure(MEASURED, other).axes)
+    assert norms[1:] == [[16.0, 15.1, 10.5], [16.0, 15.5, 12.0]]
+    assert len(quotients) == len(variances) == 2
+    with pytest.raises(SettingsError, match="same number of steps; got 3 and 1"):
+        shorter = {name: getattr(MEASURED, name)[:1] for name in ("sampling_norm", "training_norm")}
+        shorter |= {name: getattr(MEASURED, name)[:1] for name in ("sampling_rms", "training_rms")}
+        shorter |= {name: getattr(MEASURED, name)[:2] for name in ("state_variance", "expected_variance")}
+        drift_figure(MEASURED, replace(MEASURED, sigmas=(9.0, 0.0), **shorter))
+
+
+@pytest.mark.parametrize("figure", [drift_figure(MEASURED), schedule_figure(Schedule("table", (1.01, 1.0)))])
+def test_pictures_are_opaque_colours(figure):
+    picture = pixels(figure)
+    assert picture.ndim == 3 and picture.shape[2] == 3 and picture.dtype == "uint8"
+    assert len(set(picture.reshape(-1, 3)[:, 0].tolist())) > 10
