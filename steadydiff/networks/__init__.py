@@ -1,0 +1,1 @@
+"""Networks that a method brings along: modules and their sizes, nothing else."""
