@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..training.loop import Plan, average, fit, steps_of
 from . import files
 from .autoencoder import Autoencoder
-from .loop import Plan, average, fit, steps_of
 from .reader import Reader, attributes, reader_loss
 from .sampling import alphas_cumprod
 from .scenes import caption, render, sample_scenes

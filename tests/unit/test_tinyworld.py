@@ -1,4 +1,4 @@
-"""The tiny world: deterministic data, a closed vocabulary, resumable training, exact formulas."""
+"""The tiny world: deterministic data, a closed vocabulary, exact formulas."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from steadydiff.errors import SettingsError
-from steadydiff.tinyworld import loop, reader, sampling, scenes, text, train
+from steadydiff.tinyworld import reader, sampling, scenes, text, train
 from steadydiff.tinyworld.autoencoder import Autoencoder
 from steadydiff.tinyworld.unet import UNet
 
@@ -114,42 +114,6 @@ def test_found_asks_for_shape_and_colour_of_every_object(change, expected):
     asked = reader.attributes(one())
     read = {k: torch.zeros_like(v) if (v == reader.IGNORED).any() else v.clone() for k, v in asked.items()}
     assert reader.found(read | {k: torch.tensor([v]) for k, v in change.items()}, asked).item() is expected
-
-
-class _Line(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor([1.0, -2.0]))
-
-
-def _fit(path, steps: int) -> nn.Module:
-    model = _Line()
-
-    def loss(rng, seed):
-        return (model.weight * torch.randn(2, generator=rng) + seed % 3).square().sum()
-
-    return loop.fit(model, loss, loop.Plan(steps=steps, warmup=2, save_every=100), path)
-
-
-def test_a_resumed_training_equals_an_unbroken_one_to_the_bit(tmp_path):
-    whole = _fit(tmp_path / "whole.safetensors", 8)
-    _fit(tmp_path / "broken.safetensors", 3)
-    assert torch.equal(_fit(tmp_path / "broken.safetensors", 8).weight, whole.weight)
-    assert torch.equal(loop.average(tmp_path / "broken.safetensors")["weight"], whole.weight)
-
-
-def test_an_interrupted_training_saves_where_it_stands(tmp_path):
-    model = _Line()
-
-    def loss(rng, seed):
-        if seed == 2:
-            raise KeyboardInterrupt
-        return model.weight.square().sum()
-
-    path = tmp_path / "cut.safetensors"
-    with pytest.raises(KeyboardInterrupt):
-        loop.fit(model, loss, loop.Plan(steps=9), path)
-    assert torch.equal(loop._part(loop.load_file(path), "model.")["weight"], model.weight)
 
 
 def test_normalised_autoencoder_decodes_as_before():

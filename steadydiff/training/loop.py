@@ -1,4 +1,4 @@
-"""One training loop for every network of the tiny world: resumable to the bit, without pickles.
+"""One training loop for every network: resumable to the bit on one device, without pickles.
 
 Everything random in a step is drawn from (seed, step), so a resumed run repeats what an unbroken one would
 have done.
@@ -24,9 +24,8 @@ from torch import Tensor, nn
 log = logging.getLogger("steadydiff")
 
 Net = TypeVar("Net", bound=nn.Module)
-Loss = Callable[
-    [torch.Generator, int], Tensor
-]  # (this step's random numbers, this step's seed) -> scalar loss
+Loss = Callable[[torch.Generator, int], "Tensor | dict[str, Tensor]"]
+"""(this step's random numbers, this step's seed) -> the scalar to lower, alone or as "loss" among figures."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,8 @@ class Plan:
     ema: float = (
         0.999  #    decay of the weights' moving average; short runs warm it up as (1 + step) / (10 + step)
     )
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
     seed: int = 0
     save_every: int = 250
     keep_every: int = 0  #   also keep the average of every so many steps beside the state; 0 = none
@@ -61,27 +62,31 @@ def fit(model: Net, loss: Loss, plan: Plan, state: Path, start: int = 0) -> Net:
     beside it one JSON line per 50 steps.
     """
     average = copy.deepcopy(model).requires_grad_(False)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=plan.lr, betas=(0.9, 0.99), weight_decay=0.01)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=plan.lr, betas=plan.betas, weight_decay=plan.weight_decay
+    )
     state.parent.mkdir(parents=True, exist_ok=True)
     step = _load(state, model, average, optimiser) if state.exists() else start
-    losses, since = [], time.monotonic()
+    seen, since = [], time.monotonic()
     try:
         while step < plan.steps:
             for group in optimiser.param_groups:
                 group["lr"] = plan.rate(step)
             seed = plan.seed * 1_000_003 + step
-            value = loss(torch.Generator().manual_seed(seed), seed)
+            found = loss(torch.Generator().manual_seed(seed), seed)
+            figures = found if isinstance(found, dict) else {"loss": found}
             optimiser.zero_grad()
-            value.backward()
+            figures["loss"].backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             _follow(average, model, min(plan.ema, (1 + step) / (10 + step)))
             step += 1
-            losses.append(value.detach())
+            seen.append({name: figure.detach() for name, figure in figures.items()})
             if step % 50 == 0 or step == plan.steps:
-                seconds = (time.monotonic() - since) / len(losses)
-                _report(state, step, plan, torch.stack(losses).mean().item(), seconds)
-                losses, since = [], time.monotonic()
+                seconds = (time.monotonic() - since) / len(seen)
+                means = {name: torch.stack([f[name] for f in seen]).mean().item() for name in figures}
+                _report(state, step, plan, means, seconds)
+                seen, since = [], time.monotonic()
             if step % plan.save_every == 0:
                 _save(state, step, model, average, optimiser)
             if plan.keep_every and step % plan.keep_every == 0:
@@ -106,16 +111,17 @@ def average(state: Path) -> dict[str, Tensor]:
 def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
     for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
         slow.lerp_(fast, 1 - decay)
+    for slow, fast in zip(average.buffers(), model.buffers(), strict=True):
+        slow.copy_(fast)  # batch statistics are averages already
 
 
-def _report(state: Path, step: int, plan: Plan, loss: float, seconds: float) -> None:
-    line = {"step": step, "loss": round(loss, 6), "seconds_per_step": round(seconds, 4)}
+def _report(state: Path, step: int, plan: Plan, means: dict[str, float], seconds: float) -> None:
+    line = {"step": step, **{k: float(f"{v:.5g}") for k, v in means.items()}}
     with state.with_suffix(".jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(json.dumps({**line, "seconds_per_step": round(seconds, 4)}) + "\n")
+    shown = "  ".join(f"{name} {value:.5f}" for name, value in means.items())
     left = (plan.steps - step) * seconds / 60
-    log.info(
-        "%s %d/%d  loss %.5f  %.3f s/step  %.0f min left", state.stem, step, plan.steps, loss, seconds, left
-    )
+    log.info("%s %d/%d  %s  %.3f s/step  %.0f min left", state.stem, step, plan.steps, shown, seconds, left)
 
 
 def _save(
@@ -136,7 +142,8 @@ def _load(state: Path, model: nn.Module, average: nn.Module, optimiser: torch.op
     average.load_state_dict(_part(tensors, "average."))
     for key in ("step", "exp_avg", "exp_avg_sq"):
         for name, value in _part(tensors, f"adam.{key}.").items():
-            optimiser.state[model.get_parameter(name)][key] = value
+            weight = model.get_parameter(name)
+            optimiser.state[weight][key] = value if key == "step" else value.to(weight)
     return steps_of(state)
 
 
