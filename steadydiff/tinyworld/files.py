@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from ..checkpoints import load_checkpoint, save_checkpoint
 from ..errors import SettingsError
 from .autoencoder import Autoencoder
+from .clip import CONFIG, TOKENIZER_CONFIG, Clip, import_open_clip, tokenizer_json
 from .reader import Reader
 from .text import TextEncoder
 from .unet import UNet
 
 Net = TypeVar("Net", bound=nn.Module)
 FOLDER = Path(__file__).resolve().parents[2] / "models" / "tinyworld"
+CLIP_FOLDER = FOLDER / "clip"
 VARIANTS = ("epsilon", "flow")
 KIND, VERSION = "tinyworld", 1
 # SD1's own prefixes, so that tools that know SD1 checkpoints find their way.
@@ -27,7 +29,11 @@ UNET_PREFIX, TEXT_PREFIX = "model.diffusion_model.", "cond_stage_model.transform
 
 def save(name: str, modules: dict[str, nn.Module], folder: Path = FOLDER, **facts) -> Path:
     """Write modules in fp16 under their prefixes to `<folder>/<name>.safetensors`."""
-    tensors = {p + k: v.half() for p, module in modules.items() for k, v in module.state_dict().items()}
+    tensors = {
+        prefix + k: v.half() if v.is_floating_point() else v
+        for prefix, module in modules.items()
+        for k, v in module.state_dict().items()
+    }
     path = folder / f"{name}.safetensors"
     save_checkpoint(path, tensors, kind=KIND, version=VERSION, part=name, **facts)
     return path
@@ -83,3 +89,27 @@ def load_autoencoder(folder: Path = FOLDER) -> Autoencoder:
 def load_reader(folder: Path = FOLDER) -> Reader:
     with torch.random.fork_rng():  # a module's initial weights must not move the caller's random numbers
         return _filled(Reader(), tensors("reader", folder))
+
+
+def save_clip(model: nn.Module, folder: Path = CLIP_FOLDER, **facts) -> Path:
+    """Write a folder that open_clip knows as "local-dir:<folder>"."""
+    path = save("open_clip_model", {"": model}, folder, **facts)
+    for name, text in {
+        "open_clip_config": json.dumps(CONFIG, indent=1),
+        "tokenizer_config": json.dumps(TOKENIZER_CONFIG, indent=1),
+        "tokenizer": tokenizer_json(),
+    }.items():
+        (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def load_clip(folder: Path = CLIP_FOLDER) -> Clip:
+    """The tiny CLIP as open_clip loads it, from these files alone; needs open_clip.
+
+    Raises:  SteadyDiffError naming the command that installs open_clip; CheckpointError without weights.
+    """
+    open_clip, name = import_open_clip(), f"local-dir:{folder}"
+    header("open_clip_model", folder)  # without weights open_clip would go on with random ones
+    with torch.random.fork_rng():
+        model = open_clip.create_model(name)
+    return Clip(model.eval().requires_grad_(False), open_clip.get_tokenizer(name))

@@ -137,20 +137,22 @@ def caption(scenes: Scenes, i: int, rng: np.random.Generator | None = None) -> s
 
     def thing(k: int, sized: bool) -> str:
         words = f"{tuple(COLOURS)[scenes.colour[i, k]]} {SHAPES[scenes.shape[i, k]]}"
-        return _a(f"{SIZES[scenes.size[i, k]]} {words}" if sized else words)
+        return with_article(f"{SIZES[scenes.size[i, k]]} {words}" if sized else words)
 
     sized = said(0.25)
-    text = _a(f"{STYLES[scenes.style[i]]} drawing" if said(0.2) else "drawing") + f" of {thing(0, sized)}"
+    kind = with_article(f"{STYLES[scenes.style[i]]} drawing" if said(0.2) else "drawing")
+    text = f"{kind} of {thing(0, sized)}"
     if scenes.count[i] == 2:
         text += f" {RELATIONS[scenes.relation[i]]} {thing(1, sized)}"
     elif said(0.25):
         text += f" at the {POSITIONS[scenes.position[i]]}"
     if said(0.2):
-        text += f" on {_a(tuple(BACKGROUNDS)[scenes.background[i]])} background"
+        text += f" on {with_article(tuple(BACKGROUNDS)[scenes.background[i]])} background"
     return text
 
 
-def _a(words: str) -> str:
+def with_article(words: str) -> str:
+    """The words with "a" or "an" before them."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 

@@ -5,6 +5,7 @@ latents      a cache of encoded drawings with their captions
 epsilon      noise-predicting UNet and its text encoder        flow  the flow-matching twin
 decoder      the decoder alone, longer, on the frozen encoder  reader  the judge of attributes
 export       writes models/tinyworld/ from all of them; `python3 run.py bench tinyworld` then measures it
+clip         a tiny CLIP of drawings and of what the exported autoencoder makes of them; writes itself
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from torch import Tensor, nn
 from ..training.loop import Plan, average, fit, steps_of
 from . import files
 from .autoencoder import Autoencoder
+from .clip import contrastive_loss, new_clip, partial_caption
 from .reader import Reader, attributes, reader_loss
 from .sampling import alphas_cumprod
-from .scenes import caption, render, sample_scenes
+from .scenes import SIZE_PX, Scenes, caption, render, sample_scenes
 from .text import MAX_TOKENS, TextEncoder, tokenize
 from .unet import UNet
 
@@ -37,14 +39,16 @@ PLANS = {
     "flow": Plan(steps=9000, lr=8e-4, ema=0.9995, seed=2, keep_every=1000),
     "decoder": Plan(steps=4000, lr=8e-4, decay=0.6, ema=0.998, seed=3),
     "reader": Plan(steps=3000, lr=2e-3, decay=0.6, ema=0.995, seed=4),
+    "clip": Plan(steps=2500, lr=2e-3, decay=0.7, ema=0.995, seed=5),
 }
 KL_WEIGHT = 3e-3  #       against the squared error, per pixel value: small, but the latents stay smooth
 SCALE_FACTOR = 0.18215  # SD1's: the diffusion models see latents times this, with unit variance
 LATENTS = 49_152
 READER_POOL = 24_576
-BATCH = {"autoencoder": 8, "diffusion": 32, "reader": 64}
+CLIP_POOL = 8192
+BATCH = {"autoencoder": 8, "diffusion": 32, "reader": 64, "clip": 128}
 # Seeds of the data sets, far from the steps' own; held-out drawings (benches, tests) start at HELD_OUT.
-LATENT_SEED, READER_SEED, HELD_OUT = 10**8, 2 * 10**8, 3 * 10**8
+LATENT_SEED, READER_SEED, CLIP_SEED, HELD_OUT = 10**8, 2 * 10**8, 25 * 10**7, 3 * 10**8
 
 
 def pictures(seed: int, n: int) -> Tensor:
@@ -100,9 +104,9 @@ def train_decoder(work: Path) -> None:
 
 
 @torch.no_grad()
-def cache_latents(work: Path) -> None:
+def cache_latents(work: Path, model: Autoencoder | None = None) -> None:
     """Latents [N, 4, 8, 8] of drawings (times SCALE_FACTOR, fp16); four captions each, tokens [N, 4, 24]."""
-    model, latents, tokens, chunk = frozen_autoencoder(work), [], [], 256
+    model, latents, tokens, chunk = model or frozen_autoencoder(work), [], [], 256
     for start in range(0, LATENTS, chunk):
         scenes = sample_scenes(LATENT_SEED + start, chunk)
         latents.append((model.encode(render(scenes) * 2 - 1)[0] * SCALE_FACTOR).half())
@@ -111,6 +115,7 @@ def cache_latents(work: Path) -> None:
         tokens.append(tokenize(texts).view(chunk, 4, MAX_TOKENS).to(torch.uint8))
         if start % 8192 == 0:
             log.info("latents %d/%d", start, LATENTS)
+    work.mkdir(parents=True, exist_ok=True)
     save_file({"latents": torch.cat(latents), "tokens": torch.cat(tokens)}, work / "latents.safetensors")
 
 
@@ -184,6 +189,46 @@ def train_reader(work: Path) -> None:
     fit(model, loss, PLANS["reader"], work / "reader.safetensors")
 
 
+# --- CLIP -------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def decoded_pictures(work: Path, scenes: Scenes) -> Tensor:
+    """Bytes [N, 3, 64, 64] of the scenes as the exported autoencoder gives them back; kept in a file."""
+    path, model, chunk = work / "decoded.safetensors", files.load_autoencoder(), 256
+    if not path.exists():
+        pictures = torch.empty((len(scenes), 3, SIZE_PX, SIZE_PX), dtype=torch.uint8)
+        for start in range(0, len(scenes), chunk):
+            x = model.decode(model.encode(render(scenes[start : start + chunk]) * 2 - 1)[0])
+            pictures[start : start + chunk] = ((x / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+            log.info("decoded %d/%d", start, len(scenes))
+        save_file({"pictures": pictures}, path)
+    return load_file(path)["pictures"]
+
+
+def train_clip(work: Path) -> None:
+    pool = sample_scenes(CLIP_SEED, CLIP_POOL)
+    decoded, half = decoded_pictures(work, pool), BATCH["clip"] // 2
+    torch.manual_seed(PLANS["clip"].seed)
+    model = new_clip()
+
+    def captions(scenes: Scenes, rng: np.random.Generator) -> list[str]:
+        """Two of each scene, a whole and a partial one, in either order."""
+        pairs = [[caption(scenes, i, rng), partial_caption(scenes, i, rng)] for i in range(len(scenes))]
+        return [text for pair in pairs for text in rng.permutation(pair)]
+
+    def loss(rng: torch.Generator, seed: int) -> Tensor:
+        index, choice = torch.randint(CLIP_POOL, (half,), generator=rng), np.random.default_rng(seed)
+        drawn = sample_scenes(seed, half)
+        x = torch.cat([render(drawn), decoded[index].float() / 255])
+        texts = captions(drawn, choice) + captions(pool[index.numpy()], choice)
+        return contrastive_loss(model, x, tokenize(texts).view(2 * half, 2, MAX_TOKENS))
+
+    trained = fit(model, loss, PLANS["clip"], work / "clip.safetensors")
+    log.info("wrote %s", files.save_clip(trained, steps=PLANS["clip"].steps).name)
+    files.write_manifest()
+
+
 def export(work: Path) -> None:
     """Write the averages of all stages to models/tinyworld/ in fp16."""
     for variant in files.VARIANTS:
@@ -208,6 +253,7 @@ STAGES = {
     "decoder": train_decoder,
     "reader": train_reader,
     "export": export,
+    "clip": train_clip,
 }
 
 

@@ -62,3 +62,13 @@ def test_the_average_follows_quickly_at_first_and_then_at_its_own_pace():
     average.weight.data.zero_()
     loop._follow(average, model, 0.75)
     assert average.weight.tolist() == [0.25, 0.25]
+
+
+def test_the_average_of_a_model_has_its_batch_statistics(tmp_path):
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1))
+
+    def loss(rng, seed):
+        return model(torch.randn(8, 2, generator=rng) + 3).square().mean()
+
+    average = loop.fit(model, loss, loop.Plan(steps=5), tmp_path / "state.safetensors")
+    assert torch.equal(average[0].running_mean, model[0].running_mean) and average[0].running_mean.min() > 0.5

@@ -1,0 +1,88 @@
+"""The tiny CLIP without open_clip: its captions, its loss, its files; tests/hosts/test_clip.py loads it."""
+
+import json
+import math
+import re
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from steadydiff.errors import CheckpointError, SteadyDiffError
+from steadydiff.tinyworld import clip, files, scenes, text
+
+
+def words(caption: str) -> set[str]:
+    return set(re.findall("[a-z]+", caption))
+
+
+def test_partial_captions_say_nothing_that_is_not_so_and_often_little():
+    many, rng = scenes.sample_scenes(1, 500), np.random.default_rng(0)
+    whole = [scenes.caption(many, i) for i in range(500)]
+    part = [clip.partial_caption(many, i, rng) for i in range(500)]
+    for caption, all_of_it in zip(part, whole, strict=True):
+        assert words(caption) - words(all_of_it) <= {"a", "an", "at", "the", "on", "background"}
+    assert part == [
+        clip.partial_caption(many, i, rng) for rng in (np.random.default_rng(0),) for i in range(500)
+    ]
+    assert np.mean(["," not in caption for caption in part]) > 0.1  # one phrase
+    assert np.mean(["background" in caption.split(",")[0] for caption in part]) > 0.1  # any order
+
+
+@pytest.mark.parametrize("scale", [5.0, 1e9])
+def test_the_loss_of_orthogonal_pairs_is_the_cross_entropy_of_their_similarities(scale: float):
+    own = torch.eye(4)  # features of four pictures; every caption has its picture's
+    model = SimpleNamespace(
+        encode_image=lambda x, normalize: own,
+        encode_text=lambda tokens, normalize: own.repeat_interleave(2, 0),
+        logit_scale=torch.tensor(math.log(scale)),
+    )
+    loss = clip.contrastive_loss(model, torch.rand(4, 3, 64, 64), torch.zeros(4, 2, 24, dtype=torch.long))
+    assert loss.item() == pytest.approx(math.log(1 + 3 * math.exp(-min(scale, 100.0))), abs=1e-6)
+
+
+def test_the_loss_knows_which_caption_belongs_to_which_picture():
+    texts = F.normalize(torch.randn(6, 8), dim=1)
+    model = SimpleNamespace(
+        encode_image=lambda x, normalize: texts[:3], encode_text=lambda t, normalize: texts[t[:, 0]],
+        logit_scale=torch.tensor(2.0),
+    )  # fmt: skip
+
+    def loss(order: list[int]) -> float:
+        tokens = torch.tensor(order)[:, None, None].expand(-1, 2, 24)
+        return clip.contrastive_loss(model, torch.rand(3, 3, 64, 64), tokens).item()
+
+    assert loss([0, 1, 2]) < loss([1, 2, 0])
+
+
+def test_tokens_are_those_of_the_diffusion_models():
+    tokenizers = pytest.importorskip("tokenizers")
+    tokenizer = tokenizers.Tokenizer.from_str(clip.tokenizer_json())
+    for caption in ("A Red, star! at the top-left", "", "3 dragons on a mint background"):
+        assert tokenizer.encode(caption).ids == text.WordTokenizer()(caption)["input_ids"]
+
+
+def test_files_are_fp16_and_keep_counters(tmp_path):
+    model = nn.BatchNorm1d(2)
+    model.num_batches_tracked.fill_(100_000)  # more than fp16 can count
+    path = files.save_clip(model, tmp_path / "clip", steps=3)
+    stored = files.tensors("open_clip_model", path.parent)
+    assert (
+        stored["num_batches_tracked"] == 100_000
+        and files.header("open_clip_model", path.parent)["steps"] == 3
+    )
+    config = json.loads((path.parent / "open_clip_config.json").read_text(encoding="utf-8"))
+    assert config["model_cfg"]["text_cfg"]["vocab_size"] == len(text.VOCABULARY)
+
+
+def test_without_open_clip_or_weights_loading_says_so(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(SteadyDiffError, match="python -m pip install open_clip_torch"):
+        files.load_clip()
+    monkeypatch.setitem(sys.modules, "open_clip", SimpleNamespace())
+    with pytest.raises(CheckpointError, match="open_clip_model.safetensors is not there"):
+        files.load_clip(tmp_path)
