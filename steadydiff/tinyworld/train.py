@@ -45,7 +45,7 @@ KL_WEIGHT = 3e-3  #       against the squared error, per pixel value: small, but
 SCALE_FACTOR = 0.18215  # SD1's: the diffusion models see latents times this, with unit variance
 LATENTS = 49_152
 READER_POOL = 24_576
-CLIP_POOL = 8192
+CLIP_POOL = 4096
 BATCH = {"autoencoder": 8, "diffusion": 32, "reader": 64, "clip": 128}
 # Seeds of the data sets, far from the steps' own; held-out drawings (benches, tests) start at HELD_OUT.
 LATENT_SEED, READER_SEED, CLIP_SEED, HELD_OUT = 10**8, 2 * 10**8, 25 * 10**7, 3 * 10**8
@@ -202,6 +202,7 @@ def decoded_pictures(work: Path, scenes: Scenes) -> Tensor:
             x = model.decode(model.encode(render(scenes[start : start + chunk]) * 2 - 1)[0])
             pictures[start : start + chunk] = ((x / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
             log.info("decoded %d/%d", start, len(scenes))
+        work.mkdir(parents=True, exist_ok=True)
         save_file({"pictures": pictures}, path)
     return load_file(path)["pictures"]
 
