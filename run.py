@@ -26,7 +26,7 @@ from tools.server import running
 ROOT = Path(__file__).resolve().parent
 STARTED = time.monotonic()
 NOTHING_COLLECTED = 5  # pytest's exit code
-TRAINERS = {"tinyworld": "steadydiff.tinyworld.train"}
+TRAINERS = {"tinyworld": "steadydiff.tinyworld.train", "antibias": "tools.train_antibias"}
 
 
 def demo(options: argparse.Namespace, rest: list[str]) -> int:

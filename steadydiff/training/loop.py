@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from ..errors import CheckpointError, SettingsError
 
 log = logging.getLogger("steadydiff")
 
@@ -53,10 +55,11 @@ class Plan:
         return self.lr * min(1.0, (step + 1) / self.warmup) * fall
 
 
-def fit(model: Net, loss: Loss, plan: Plan, state: Path, start: int = 0) -> Net:
+def fit(model: Net, loss: Loss, plan: Plan, state: Path, start: int = 0, identity: str = "") -> Net:
     """Train `model` in place up to `plan.steps`, resuming from `state` if it exists; return its average.
 
-    Without a state, `start` says how many steps the model already has behind it.
+    Without a state, `start` says how many steps the model already has behind it. `identity` names what is
+    trained: a state of something else is refused (SettingsError) and stays as it is.
 
     Ctrl-C saves and re-raises. `state` (safetensors) holds weights, average, optimiser and the step; the log
     beside it one JSON line per 50 steps.
@@ -66,7 +69,7 @@ def fit(model: Net, loss: Loss, plan: Plan, state: Path, start: int = 0) -> Net:
         model.parameters(), lr=plan.lr, betas=plan.betas, weight_decay=plan.weight_decay
     )
     state.parent.mkdir(parents=True, exist_ok=True)
-    step = _load(state, model, average, optimiser) if state.exists() else start
+    step = _load(state, identity, model, average, optimiser) if state.exists() else start
     seen, since = [], time.monotonic()
     try:
         while step < plan.steps:
@@ -88,11 +91,11 @@ def fit(model: Net, loss: Loss, plan: Plan, state: Path, start: int = 0) -> Net:
                 _report(state, step, plan, means, seconds)
                 seen, since = [], time.monotonic()
             if step % plan.save_every == 0:
-                _save(state, step, model, average, optimiser)
+                _save(state, step, identity, model, average, optimiser)
             if plan.keep_every and step % plan.keep_every == 0:
                 save_file(average.state_dict(), state.with_name(f"{state.stem}-{step}.safetensors"))
     finally:
-        _save(state, step, model, average, optimiser)
+        _save(state, step, identity, model, average, optimiser)
     return average.eval()
 
 
@@ -125,26 +128,45 @@ def _report(state: Path, step: int, plan: Plan, means: dict[str, float], seconds
 
 
 def _save(
-    state: Path, step: int, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
+    state: Path,
+    step: int,
+    identity: str,
+    model: nn.Module,
+    average: nn.Module,
+    optimiser: torch.optim.Optimizer,
 ) -> None:
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
     for name, p in model.named_parameters():
         tensors |= {f"adam.{key}.{name}": v for key, v in optimiser.state.get(p, {}).items()}
     part = state.with_suffix(".part")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, part, {"step": str(step)})
+    save_file(
+        {k: v.contiguous() for k, v in tensors.items()}, part, {"step": str(step), "identity": identity}
+    )
     os.replace(part, state)  # a save that is cut off leaves the last one whole
 
 
-def _load(state: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    tensors = load_file(state)
+def _load(
+    state: Path, identity: str, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
+) -> int:
+    try:
+        with safe_open(state, "pt") as file:
+            kept = file.metadata()
+        tensors = load_file(state)
+    except SafetensorError as error:
+        raise CheckpointError(f"{state.name} is damaged ({error}); move it away to start afresh") from None
+    if kept.get("identity", "") != identity:
+        raise SettingsError(
+            f"{state.name} is the state of a training with other settings; name another folder, or go on "
+            f"with the settings it was begun with"
+        )
     model.load_state_dict(_part(tensors, "model."))
     average.load_state_dict(_part(tensors, "average."))
     for key in ("step", "exp_avg", "exp_avg_sq"):
         for name, value in _part(tensors, f"adam.{key}.").items():
             weight = model.get_parameter(name)
             optimiser.state[weight][key] = value if key == "step" else value.to(weight)
-    return steps_of(state)
+    return int(kept["step"])
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

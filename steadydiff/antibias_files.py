@@ -1,0 +1,108 @@
+"""The file of an anti-bias prompt model: weights and a header that says what it may be applied to.
+
+Written by the trainers, read by the nodes. The header's facts are `Card`; anything in a file that this
+version does not know is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from .checkpoints import load_checkpoint, save_checkpoint
+from .denoiser import SPACES, Space
+from .errors import CheckpointError, SteadyDiffError
+from .methods.antibias_prompt import PromptModel, Target
+from .networks.antibias_prompt import PromptConfig, PromptNetwork
+
+KIND, VERSION = "antibias_prompt", 1
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a file says of its network.
+
+    target, space, sigma_data, sigma_range: as in PromptModel
+    base:          name of the model it was trained on, for people
+    base_sha256:   of that model's file, "" = not known
+    family:        the host's class of that model, e.g. "SD15"; "" = any
+    latent_format: the host's class of its latents, e.g. "SD15"; "" = any with the right number of channels
+    training:      how it was made, for people: schedules, recipe, steps, EMA, command, data
+    licence:       of the weights
+    """
+
+    target: Target
+    space: Space
+    sigma_data: float = 1.0
+    sigma_range: tuple[float, float] = (0.0, math.inf)
+    base: str = ""
+    base_sha256: str = ""
+    family: str = ""
+    latent_format: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
+    licence: str = ""
+
+    def model(self, network: PromptNetwork) -> PromptModel:
+        """Return the network with what sampling must know of it."""
+        return PromptModel(network, self.target, self.space, self.sigma_data, self.sigma_range)
+
+
+def save_prompt(path: Path, network: PromptNetwork, card: Card) -> None:
+    """Write a network in half precision with its card, whole or not at all."""
+    tensors = {name: value.half() for name, value in network.state_dict().items()}
+    save_checkpoint(
+        path, tensors, kind=KIND, version=VERSION, network=asdict(network.config), card=asdict(card)
+    )
+
+
+def load_prompt(path: Path, ops: Any = torch.nn) -> tuple[PromptNetwork, Card]:
+    """Return the network in float32, ready to be asked, and its card; `ops` as in PromptNetwork.
+
+    Raises:  CheckpointError if the file is missing, damaged, not ours, of another version, or says something
+             that this version does not know, and if its weights do not fit or are not finite.
+    """
+    tensors, header = load_checkpoint(path, kind=KIND, version=VERSION)
+    card, config = _card(path, header), _config(path, header)
+    with torch.device(
+        "meta"
+    ):  # first the sizes, so that a header cannot ask for more memory than the file has
+        expected = {name: value.shape for name, value in PromptNetwork(config).state_dict().items()}
+    if {name: value.shape for name, value in tensors.items()} != expected:
+        raise CheckpointError(
+            f"{path.name}: its weights are not those of the network its header describes; get the file again."
+        )
+    if not all(value.is_floating_point() and value.isfinite().all() for value in tensors.values()):
+        raise CheckpointError(f"{path.name} holds weights that are not finite numbers; its training failed.")
+    with torch.random.fork_rng():  # a module's initial weights must not move the caller's random numbers
+        network = PromptNetwork(config, ops)
+    network.load_state_dict({name: value.float() for name, value in tensors.items()})
+    return network.eval().requires_grad_(False), card
+
+
+def _config(path: Path, header: dict) -> PromptConfig:
+    try:
+        return PromptConfig(**header["network"])
+    except (KeyError, TypeError, SteadyDiffError) as error:
+        raise CheckpointError(
+            f"{path.name} describes a network this version does not know ({error}); update SteadyDiff."
+        ) from None
+
+
+def _card(path: Path, header: dict) -> Card:
+    try:
+        facts = dict(header["card"])
+        facts["sigma_range"] = low, high = tuple(float(level) for level in facts["sigma_range"])
+        card = Card(**facts)
+        texts = card.base, card.base_sha256, card.family, card.latent_format, card.licence
+        known = card.target in get_args(Target) and card.space in SPACES and 0 <= low <= high
+        if not known or not 0 < float(card.sigma_data) < math.inf or not all(type(t) is str for t in texts):
+            raise ValueError(f"target {card.target!r}, space {card.space!r}")
+        return card
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path.name} says something this version does not know ({error}); update SteadyDiff."
+        ) from None

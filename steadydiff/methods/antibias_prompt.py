@@ -1,0 +1,206 @@
+"""Anti-bias prompt: Zhang et al., "Anti-Exposure Bias in Diffusion Models", ICLR 2025.
+
+A small network learns what one step of the base model leaves wrong on average, from the state alone; while
+sampling, its answer ("prompt" in the paper) is added to the state before the model sees it.
+`exposure_bias` is what it learns, `rectify` the formula, `AntiBiasPrompt` the settings. The network lives in
+`..networks.antibias_prompt`, its training in `..training.antibias`, its file in `..antibias_files`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Denoise, Run, Space, check_same_shape, check_space, per_sample
+from ..errors import SettingsError
+
+__all__ = [
+    "AntiBiasPrompt",
+    "PromptModel",
+    "exposure_bias",
+    "exposure_bias_vp",
+    "input_scale",
+    "rectify",
+    "step_fraction",
+]
+
+Target = Literal["phi", "residual"]
+"""What the network's answer stands for: "phi" the bias of one step of the schedules it was trained on,
+"residual" the same per unit of step, to be multiplied by the step's 1 - sigma_next / sigma."""
+
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+# Levels within this of each other are one: samplers compute the sigma they ask at in float32.
+SAME_SIGMA = 1e-4
+
+
+def exposure_bias(x0: Tensor, denoised: Tensor, sigma: Tensor | float, sigma_next: Tensor | float) -> Tensor:
+    """Return what one Euler step leaves wrong: (1 - sigma_next / sigma)·(x0 - denoised).
+
+    Shapes:  x0, denoised, result [B, C, *S]; sigma and sigma_next numbers or [B].
+    Units:   states, in "ve" and in "flow" alike; denoised is the model's answer at sigma.
+    Source:  Zhang et al., ICLR 2025, section 4.1: x_t minus the step's result. With the same noise in x_t and
+             x_{t+1} the noise cancels, which gives this form; the paper does not write it.
+    """
+    check_same_shape(x0, denoised)
+    return per_sample(1 - sigma_next / sigma, x0) * (x0 - denoised)
+
+
+def exposure_bias_vp(x0: Tensor, denoised: Tensor, abar: Tensor | float, abar_next: Tensor | float) -> Tensor:
+    """Return the same in the units of x = sqrt(abar)·x0 + sqrt(1 - abar)·eps.
+
+    Shapes:  x0, denoised, result [B, C, *S]; abar and abar_next numbers or [B], abar_next the larger.
+    Units:   equals `exposure_bias` divided by `input_scale` at sigma_next, for sigma² = 1 / abar - 1.
+    Source:  as `exposure_bias`; a DDIM step instead of Euler's, which it is in these units.
+    """
+    check_same_shape(x0, denoised)
+    kept = ((1 - abar_next) / (1 - abar)) ** 0.5  # of the noise
+    return per_sample(abar_next**0.5 - abar**0.5 * kept, x0) * (x0 - denoised)
+
+
+def input_scale(sigma: Tensor | float, space: Space, sigma_data: float = 1.0) -> Tensor | float:
+    """Return how much larger a state is than what the base model's network is shown of it.
+
+    Shapes:  sigma, result a number or any shape.
+    Source:  Karras et al., 2022, arXiv 2206.00364, table 1: c_in = 1 / sqrt(sigma² + sigma_data²); 1 in flow.
+    """
+    return (sigma**2 + sigma_data**2) ** 0.5 if space == "ve" else 1.0
+
+
+def step_fraction(sigma: Tensor, sigmas: tuple[float, ...]) -> Tensor:
+    """Return 1 - sigma / above, where `above` is the run's next level above sigma; 0 at the highest.
+
+    Whether a state is a step's result or an inner stage's, it came from the level above, so the fraction of
+    the way down is known without knowing the sampler.
+
+    Shapes:  sigma, result [B]; on sigma's device.
+    """
+    levels = torch.tensor(sorted({*sigmas}), dtype=torch.float32, device=sigma.device)
+    at = torch.searchsorted(levels, sigma.float() * (1 + SAME_SIGMA), right=True)
+    above = levels[at.clamp(max=len(levels) - 1)]
+    return (1 - sigma / above).clamp(min=0)
+
+
+def rectify(
+    x: Tensor, network: Callable[[Tensor], Tensor], scale: Tensor | float, gain: Tensor | float
+) -> Tensor:
+    """Return x + gain·scale·network(x / scale): the state with the expected bias of the last step undone.
+
+    Shapes:  x, result [B, C, *S]; scale and gain numbers or [B].
+    Units:   scale from `input_scale`; gain is strength, times the step's fraction for target
+             "residual".
+    Dtype:   x.dtype in and out; the network takes care of its own.
+    Source:  Zhang et al., ICLR 2025, equation 13 and algorithm 1, line 5.
+    """
+    scale = per_sample(scale, x)
+    prompt = network((x / scale).to(x.dtype))
+    return (x + per_sample(gain, x) * scale * prompt).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class PromptModel:
+    """A trained network and what must be known of it to apply it.
+
+    network:     state in the base model's input scaling -> correction in the same units, shapes alike
+    target:      what its answer stands for, see Target
+    space:       of the base model it was trained on
+    sigma_data:  the base model's, for its input scaling in "ve"
+    sigma_range: lowest and highest noise level of the states it was trained on; it is not asked outside
+    """
+
+    network: Callable[[Tensor], Tensor]
+    target: Target
+    space: Space
+    sigma_data: float = 1.0
+    sigma_range: tuple[float, float] = (0.0, math.inf)
+
+    def __post_init__(self) -> None:
+        check_space(self.space)
+        if self.target not in TARGETS:
+            raise SettingsError(f"target is one of {', '.join(TARGETS)}; got {self.target!r}")
+
+
+@dataclass(frozen=True)
+class AntiBiasPrompt:
+    """Add the network's correction to the sampler's state before every model call but the first.
+
+    model:      the trained network
+    strength:   the correction is multiplied by this; 0 changes nothing, 1 is the paper
+    calls:      numbers of the model calls, from 0, before which it acts; None = all but the first, inner
+                stages of multi-stage solvers included, as in the paper
+    sigma_high: noise level from which on (downwards) it acts, and
+    sigma_low:  down to which, both included
+
+    Neutral: strength 0 or equal bounds; `wrap` then returns the denoiser itself.
+
+    It rectifies the sampler's own state: the wrapped denoiser writes into x (`edits_state`).
+    """
+
+    model: PromptModel
+    strength: float = 1.0
+    calls: tuple[int, ...] | None = None
+    sigma_high: float = math.inf
+    sigma_low: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.strength) and self.strength >= 0):
+            raise SettingsError(f"strength is a number of 0 or more; got {self.strength}")
+        if not 0 <= self.sigma_low <= self.sigma_high:
+            raise SettingsError(
+                f"sigma_high and sigma_low are noise levels, the high one first; got {self.sigma_high} and "
+                f"{self.sigma_low}"
+            )
+
+    @property
+    def is_off(self) -> bool:
+        """Whether these settings change nothing."""
+        return self.strength == 0 or self.sigma_low == self.sigma_high
+
+    def wrap(self, denoise: Denoise, run: Run) -> Denoise:
+        """Return a denoiser that rectifies its input in place, then asks; called once per run.
+
+        Raises:  SettingsError if the network was trained on a model of the other space.
+        """
+        if self.is_off:
+            return denoise
+        if self.model.space != run.space:
+            raise SettingsError(
+                f"this anti-bias model was trained on a {self.model.space} model and this is a {run.space} "
+                f"one; load one made for it"
+            )
+        return _Rectified(self, denoise, run)
+
+
+class _Rectified:
+    """One run's wrapped denoiser; it counts its calls."""
+
+    edits_state = True
+
+    def __init__(self, method: AntiBiasPrompt, denoise: Denoise, run: Run):
+        self._method, self._denoise, self._run, self._calls = method, denoise, run, 0
+        self.applied = 0
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        method, call = self._method, self._calls
+        self._calls += 1
+        if call > 0 and (method.calls is None or call in method.calls):
+            model = method.model
+            scale = input_scale(sigma, model.space, model.sigma_data)
+            x.copy_(rectify(x, model.network, scale, self._gain(sigma)))
+            self.applied += 1
+        return self._denoise(x, sigma)
+
+    def _gain(self, sigma: Tensor) -> Tensor:
+        """Strength, times the step's fraction where that is asked for, and 0 outside the bounds."""
+        method, model = self._method, self._method.model
+        low = max(method.sigma_low, model.sigma_range[0]) * (1 - SAME_SIGMA)
+        high = min(method.sigma_high, model.sigma_range[1]) * (1 + SAME_SIGMA)
+        inside = ((sigma >= low) & (sigma <= high)).to(sigma.dtype)
+        if model.target == "residual":
+            inside = inside * step_fraction(sigma, self._run.sigmas)
+        return method.strength * inside

@@ -1,0 +1,186 @@
+"""Training the anti-bias prompt network on a frozen base model (Zhang et al., ICLR 2025, section 4.1).
+
+One step: noise clean latents to sigma, let the base model take one Euler step to sigma_next, and teach the
+network, which sees only where that step arrived, how far it is from the same latents under the same noise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ..denoiser import Space, add_noise, derivative, per_sample
+from ..errors import SettingsError
+from ..methods.antibias_prompt import Target, exposure_bias, input_scale
+from ..networks.antibias_prompt import PromptNetwork
+from .loop import Plan, fit
+from .losses import GROUP, LOSSES, snr_weight
+
+SNR_CAP = 5.0
+"""Recommended; the paper's printed weight has none (inf), which leaves all of it to the last steps."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen model to correct, its data, and the schedules people sample it with.
+
+    space:      how its states are built
+    sigma_data: for its input scaling in "ve"
+    schedules:  noise levels of whole runs, final 0 included; each is drawn as often as the others
+    draw:       (n, random numbers) -> clean latents [n, C, *S] in the sampler's units, and conditioning for
+                them, dropped at the rate at which the base model was trained without
+    denoise:    (x, sigma [n], conditioning) -> clean estimate, without guidance
+    """
+
+    space: Space
+    schedules: tuple[tuple[float, ...], ...]
+    draw: Callable[[int, torch.Generator], tuple[Tensor, Any]]
+    denoise: Callable[[Tensor, Tensor, Any], Tensor]
+    sigma_data: float = 1.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the network is taught: as in the paper, but for target, snr_cap and batch (1024 there).
+
+    target:  what the network's answer stands for. Either way the loss compares the same correction with the
+             same bias; "residual" leaves the step's size out of what is to be learnt
+    loss:    a name in LOSSES
+    snr_cap: most that a sample weighs, inf = the paper's weight
+    batch:   samples per step
+    """
+
+    target: Target = "residual"
+    loss: str = "l2"
+    snr_cap: float = SNR_CAP
+    batch: int = 64
+
+    def __post_init__(self) -> None:
+        if self.target not in get_args(Target):
+            raise SettingsError(f"target is one of {', '.join(get_args(Target))}; got {self.target!r}")
+        if self.loss not in LOSSES:
+            raise SettingsError(f"loss is one of {', '.join(LOSSES)}; got {self.loss!r}")
+        if not self.snr_cap > 0:
+            raise SettingsError(f"snr_cap is above 0, inf for none; got {self.snr_cap}")
+        if self.batch < 1 or self.batch % self.group:
+            raise SettingsError(
+                f"batch is 1 or more, and a multiple of {GROUP} for the contrastive loss; got {self.batch}"
+            )
+
+    @property
+    def group(self) -> int:
+        """How many samples in a row share a noise level."""
+        return GROUP if self.loss == "contrastive" else 1
+
+
+PLAN = Plan(steps=10000, lr=1e-3, betas=(0.9, 0.999), weight_decay=0.0, ema=0.9999)
+"""EDM's optimiser and the paper's moving average; the loop warms both up."""
+
+
+@dataclass(frozen=True)
+class StepPairs:
+    """Every step of a set of schedules that a correction follows, ready to draw from.
+
+    Shapes:  sigma, sigma_next [P], ordered by sigma_next; share [P], their running share of the draws.
+    """
+
+    sigma: Tensor
+    sigma_next: Tensor
+    share: Tensor
+
+    @classmethod
+    def of(cls, schedules: Sequence[Sequence[float]]) -> StepPairs:
+        """Collect the steps: each schedule has the same share, so have its steps; one to 0 has none."""
+        rows = []
+        for sigmas in schedules:
+            steps = [(a, b) for a, b in zip(sigmas, sigmas[1:], strict=False) if a > b > 0]
+            rows += [(b, a, 1 / len(steps)) for a, b in steps]
+        if not rows:
+            raise SettingsError("no schedule has two steps, so there is nothing to correct; take more steps")
+        below, above, share = torch.tensor(sorted(rows), dtype=torch.float64).T
+        return cls(above.float(), below.float(), (share / share.sum()).cumsum(0))
+
+    def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw n steps [n], [n], spread over all noise levels in every batch."""
+        u = (torch.arange(n) + torch.rand(n, generator=rng, dtype=torch.float64)) / n
+        at = torch.searchsorted(self.share, u).clamp(max=len(self.share) - 1)
+        return self.sigma[at], self.sigma_next[at]
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """Lowest and highest level at which a correction is learnt."""
+        return float(self.sigma_next[0]), float(self.sigma_next[-1])
+
+
+def simulate(
+    base: Base, x0: Tensor, conditioning: Any, noise: Tensor, sigma: Tensor, sigma_next: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return where the base model's step arrives, as its network would see it, and the bias there.
+
+    Shapes:  x0, noise and both results [B, C, *S]; sigma, sigma_next [B].
+    Units:   both results in the base model's input scaling at sigma_next.
+    """
+    x = add_noise(x0, noise, sigma, base.space)
+    with torch.no_grad():
+        denoised = base.denoise(x, sigma, conditioning)
+    reached = x + derivative(x, denoised, sigma) * per_sample(sigma_next - sigma, x)
+    scale = per_sample(input_scale(sigma_next, base.space, base.sigma_data), x)
+    return reached / scale, exposure_bias(x0, denoised, sigma, sigma_next) / scale
+
+
+class PromptLoss:
+    """One step's loss, and the share of the (weighted) bias that the network explains."""
+
+    def __init__(self, network: nn.Module, base: Base, recipe: Recipe):
+        self.network, self.base, self.recipe = network, base, recipe
+        self.pairs = StepPairs.of(base.schedules)
+        self._device = next(network.parameters()).device
+
+    def __call__(self, rng: torch.Generator, seed: int) -> dict[str, Tensor]:
+        del seed
+        base, recipe, device = self.base, self.recipe, self._device
+        x0, conditioning = base.draw(recipe.batch, rng)
+        noise = torch.randn(x0.shape, generator=rng, dtype=x0.dtype).to(device)
+        drawn = self.pairs.draw(recipe.batch // recipe.group, rng)
+        sigma, sigma_next = (level.repeat_interleave(recipe.group).to(device) for level in drawn)
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            seen, bias = simulate(base, x0.to(device), conditioning, noise, sigma, sigma_next)
+            prompt = self.network(seen).to(bias.dtype)
+        if recipe.target == "residual":
+            prompt = prompt * per_sample(1 - sigma_next / sigma, prompt)
+        weight = snr_weight(sigma_next, base.space, recipe.snr_cap)
+        loss = (weight * LOSSES[recipe.loss](prompt, bias)).mean()
+        return {"loss": loss, "explained": explained(prompt.detach(), bias, weight)}
+
+
+def explained(prompt: Tensor, bias: Tensor, weight: Tensor) -> Tensor:
+    """Return which share of the bias's weighted square a prompt takes away: 0 none, 1 all of it.
+
+    Shapes:  prompt, bias [B, C, *S]; weight [B]; result [].
+    """
+    square = LOSSES["l2"]
+    return 1 - (weight * square(prompt, bias)).sum() / (weight * bias.square().flatten(1).mean(1)).sum()
+
+
+def train_prompt(
+    network: PromptNetwork, base: Base, recipe: Recipe, plan: Plan, state: Path
+) -> PromptNetwork:
+    """Train in place, resuming from `state` if it exists; return the moving average.
+
+    Raises:  SettingsError before the first step if the schedules have no steps, or `state` belongs to another
+             network, recipe or set of schedules.
+    """
+    identity = hashlib.sha256(repr((network.config, recipe, base.schedules)).encode()).hexdigest()
+    return fit(network, PromptLoss(network, base, recipe), plan, state, identity=identity)
+
+
+def karras_levels(steps: int, least: float, most: float, rho: float = 7.0) -> tuple[float, ...]:
+    """Return the noise levels of Karras et al., 2022, arXiv 2206.00364, equation 5, and a final 0."""
+    ends = most ** (1 / rho), least ** (1 / rho)
+    return (*((ends[0] + i / max(steps - 1, 1) * (ends[1] - ends[0])) ** rho for i in range(steps)), 0.0)

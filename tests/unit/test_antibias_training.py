@@ -1,0 +1,182 @@
+"""Training the anti-bias prompt: pairs, losses and weights by hand; exact and planted denoisers."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from steadydiff.denoiser import Run
+from steadydiff.errors import SettingsError
+from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
+from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel
+from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork
+from steadydiff.training import losses
+from steadydiff.training.antibias import (
+    PLAN,
+    Base,
+    PromptLoss,
+    Recipe,
+    StepPairs,
+    explained,
+    karras_levels,
+    simulate,
+    train_prompt,
+)
+from steadydiff.training.loop import fit
+
+LEVELS = karras_levels(8, 0.05, 10.0)
+STD = 0.6
+
+
+def base_of(space="ve", bias=lambda denoised: denoised, size=(2, 4, 4), std=STD):
+    """A model of data N(0.3, std²) that is exact but for a planted bias."""
+    exact = gaussian_denoiser(0.3, std, space)
+    levels = LEVELS if space == "ve" else tuple(i / 8 for i in range(8, -1, -1))
+
+    def draw(n, rng):
+        return 0.3 + std * torch.randn((n, *size), generator=rng), None
+
+    return Base(space, (levels,), draw, lambda x, sigma, _: bias(exact(x, sigma)))
+
+
+class Affine(nn.Module):
+    """The smallest network that can undo a scale and a shift."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain, self.shift = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        return self.gain * x + self.shift
+
+
+def test_pairs_are_all_steps_but_the_last_and_every_schedule_has_its_share():
+    pairs = StepPairs.of([(4.0, 2.0, 1.0, 0.0), (8.0, 4.0, 0.0)])
+    assert pairs.sigma_next.tolist() == [1.0, 2.0, 4.0] and pairs.sigma.tolist() == [2.0, 4.0, 8.0]
+    assert pairs.share.tolist() == pytest.approx([0.25, 0.5, 1.0])
+    assert pairs.sigma_range == (1.0, 4.0)
+    sigma, sigma_next = pairs.draw(400, torch.Generator().manual_seed(0))
+    assert [(sigma_next == level).sum().item() for level in (1.0, 2.0, 4.0)] == [100, 100, 200]
+    assert torch.equal(sigma, 2 * sigma_next)
+
+
+def test_schedules_without_a_step_to_correct_are_refused():
+    with pytest.raises(SettingsError, match="no schedule has two steps"):
+        StepPairs.of([(1.0, 0.0)])
+
+
+def test_karras_levels_are_the_papers():
+    assert LEVELS[0] == pytest.approx(10) and LEVELS[7] == pytest.approx(0.05) and LEVELS[8] == 0
+    assert karras_levels(3, 1.0, 128.0)[1] == pytest.approx(1.5**7)
+
+
+def test_losses_by_hand():
+    prompt, bias = torch.tensor([[[0.0, 0.0]], [[1.0, 3.0]]]), torch.tensor([[[1.0, 3.0]], [[1.0, 3.0]]])
+    assert losses.l2(prompt, bias).tolist() == [5.0, 0.0]
+    assert losses.l1(prompt, bias).tolist() == [2.0, 0.0]
+    weight = torch.tensor([1.0, 3.0])
+    assert explained(prompt, bias, weight).item() == pytest.approx(1 - 10 / 40)
+
+
+def test_contrastive_by_hand_and_lowest_at_the_mean_bias(monkeypatch):
+    monkeypatch.setattr(losses, "GROUP", 2)
+    bias = torch.tensor([[[0.0]], [[2.0]]])  # their squared distance 4 is the unit
+    found = losses.contrastive(torch.tensor([[[1.0]], [[3.0]]]), bias)
+    # nearer than 0 is: by -1 and 3, over 4; by -9 and 3, over 4
+    assert found.tolist() == pytest.approx([math.log(1 + math.exp(1)), math.log(1 + math.exp(-3))])
+    monkeypatch.setattr(losses, "GROUP", 16)
+    mean = 0.3 * torch.randn(20_000, 2, 4)
+    bias = mean + torch.randn(mean.shape)
+    sizes = (0.0, 0.8, 1.1, 1.4, 2.0)
+    assert min(sizes, key=lambda size: losses.contrastive(size * mean, bias).mean()) == 1.1
+
+
+def test_the_weight_is_the_signal_to_noise_ratio_up_to_its_cap():
+    sigma = torch.tensor([0.1, 0.5, 2.0])
+    assert losses.snr_weight(sigma, "ve", 5.0).tolist() == pytest.approx([5.0, 4.0, 0.25])
+    assert losses.snr_weight(sigma[:2], "flow", math.inf).tolist() == pytest.approx([81.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"target": "psi"}, {"loss": "l3"}, {"snr_cap": 0.0}, {"batch": 24, "loss": "contrastive"}, {"batch": 0}],
+    ids=str,
+)
+def test_recipes_without_sense_are_refused(wrong):
+    with pytest.raises(SettingsError):
+        Recipe(**wrong)
+
+
+def simulated(base, n=40_000):
+    rng = torch.Generator().manual_seed(3)
+    x0, _ = base.draw(n, rng)
+    sigma, sigma_next = StepPairs.of(base.schedules).draw(n, rng)
+    noise = torch.randn(x0.shape, generator=rng)
+    return (
+        *simulate(base, x0, None, noise, sigma, sigma_next),
+        losses.snr_weight(sigma_next, base.space, 5.0),
+    )
+
+
+@pytest.mark.parametrize("space", ["ve", "flow"])
+def test_an_exact_denoiser_leaves_nothing_to_learn(space):
+    """At each level the bias has mean 0 whatever the state: neither shift nor slope of it can be told."""
+    for planted, holds in ((lambda d: d, True), (lambda d: 0.9 * d, False)):
+        seen, bias, _ = simulated(base_of(space, planted, size=(2,)))
+        slopes = []
+        for s, b in zip(seen.chunk(8), bias.chunk(8), strict=True):  # draws are ordered by level
+            centred = s - s.mean()
+            error = b.std() / len(b) ** 0.5
+            slopes += [b.mean().abs() / error, (b * centred).mean().abs() / (error * centred.std())]
+        assert bool(max(slopes) < 5) is holds
+
+
+@pytest.mark.parametrize(("space", "target"), [("ve", "residual"), ("flow", "phi")])
+def test_a_planted_bias_is_found_and_sampling_gets_nearer_the_data(space, target, tmp_path):
+    """Scaled and shifted: most of what any function of the state could explain, and most of the distance."""
+    base = base_of(space, lambda denoised: 0.9 * denoised - 0.1)
+    network, recipe = Affine(), Recipe(target, batch=64)
+    plan = replace(PLAN, steps=150, lr=0.02, warmup=1, ema=0.9)
+    trained = fit(network, PromptLoss(network, base, recipe), plan, tmp_path / "state.safetensors")
+    trained.requires_grad_(False)
+
+    run = Run(space, base.schedules[0])
+    model = PromptModel(trained, target, space)
+    plain, corrected = (distance(base, AntiBiasPrompt(model, strength), run) for strength in (0.0, 1.0))
+    assert corrected < 0.4 * plain
+
+
+def distance(base, method, run):
+    """Fréchet distance, exact for Gaussians: between samples and N(0.3, STD²), per element."""
+    start = torch.randn((4000, 2), generator=torch.Generator().manual_seed(5)) * run.sigmas[0]
+    denoise = method.wrap(lambda x, sigma: base.denoise(x, sigma, None), run)
+    found = sample_euler(denoise, start, run.sigmas)
+    return ((found.mean() - 0.3) ** 2 + (found.std() - STD) ** 2).item()
+
+
+TINY = PromptConfig(2, 4, (1,), 1, ())
+
+
+def trained(path, steps, recipe=None):
+    torch.manual_seed(0)
+    plan = replace(PLAN, steps=steps)
+    return train_prompt(PromptNetwork(TINY), base_of(), recipe or Recipe(batch=2), plan, path)
+
+
+def test_resumed_training_equals_unbroken_training_to_the_bit(tmp_path):
+    whole = trained(tmp_path / "whole.safetensors", 4).state_dict()
+    trained(tmp_path / "broken.safetensors", 2)
+    again = trained(tmp_path / "broken.safetensors", 4).state_dict()
+    assert all(torch.equal(again[name], value) for name, value in whole.items())
+    assert any(value.any() for name, value in whole.items() if name.startswith("out."))
+
+
+def test_a_state_of_other_settings_is_refused_and_kept(tmp_path):
+    path = tmp_path / "state.safetensors"
+    trained(path, 1)
+    kept = path.read_bytes()
+    with pytest.raises(SettingsError, match="state of a training with other settings"):
+        trained(path, 2, Recipe(batch=3))
+    assert path.read_bytes() == kept
