@@ -1,10 +1,10 @@
 """SteadyDiff: corrections of exposure bias in diffusion models. This package knows no host."""
 
-from .denoiser import Denoise, Run, Space
+from .denoiser import Denoise, Guided, Run, Space
 from .errors import CheckpointError, HostError, SettingsError, ShapeError, SteadyDiffError
 from .methods import SAMPLING_METHODS
-from .methods.antibias_prompt import AntiBiasPrompt
 from .methods.band_scaling import BandScaling
+from .methods.diffier import DiffIER
 from .methods.epsilon_scaling import EpsilonScaling, scale_epsilon
 from .schedules import (
     MadeFor,
@@ -20,11 +20,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SAMPLING_METHODS",
-    "AntiBiasPrompt",
     "BandScaling",
     "CheckpointError",
     "Denoise",
+    "DiffIER",
     "EpsilonScaling",
+    "Guided",
     "HostError",
     "MadeFor",
     "Run",

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from .errors import SettingsError, ShapeError
@@ -26,6 +27,24 @@ Space = Literal["ve", "flow"]
 """How x is built: "ve" x = x0 + sigma * eps, "flow" x = (1 - sigma) * x0 + sigma * eps."""
 
 SPACES: tuple[Space, ...] = ("ve", "flow")
+
+
+class Guided:
+    """Guide a denoiser away from another, uncond + cfg * (cond - uncond), and show both branches.
+
+    branches: the conditional and the unconditional clean estimate of the latest call; None before the first.
+              A denoiser that has them under this name may be given to methods that look at them.
+
+    Source: Ho and Salimans, 2022, arXiv 2207.12598, with cfg = 1 for no guidance.
+    """
+
+    def __init__(self, cond: Denoise, uncond: Denoise, cfg: float) -> None:
+        self._cond, self._uncond, self.cfg = cond, uncond, cfg
+        self.branches: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        cond, uncond = self.branches = self._cond(x, sigma), self._uncond(x, sigma)
+        return torch.lerp(uncond, cond, self.cfg)  # exactly cond at 1
 
 
 @dataclass(frozen=True)

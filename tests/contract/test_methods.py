@@ -8,9 +8,10 @@ import torch
 from steadydiff.denoiser import Run
 from steadydiff.errors import SteadyDiffError
 from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
+from steadydiff.measurement import Measurement
 from steadydiff.methods import SAMPLING_METHODS
-from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel
 from steadydiff.methods.band_scaling import BandScaling
+from steadydiff.methods.diffier import DiffIER
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.schedules import Schedule
 
@@ -21,23 +22,13 @@ RUNS = {
 }
 
 
-def prompt_model(space, target="phi"):
-    """A stand-in for a trained network: one that pulls large values in a little."""
-    return PromptModel(lambda x: -0.1 * torch.tanh(x), target, space)
-
-
-@dataclass(frozen=True)
-class Cases:
-    """What to try a method with.
-
-    neutral: settings that change nothing
-    active:  settings that do, each with the runs it works on
-    refused: settings and a run they cannot work on
-    """
-
-    neutral: tuple
-    active: tuple
-    refused: tuple
+def measured(space):
+    """A measurement whose norms no case happens to have already."""
+    return Measurement(
+        space=space, sigmas=(0.9, 0.0), count=2, shape=(1,), seed=0, reference="given", sampling_norm=(0.7,),
+        training_norm=(0.7,), sampling_rms=(0.7,), training_rms=(0.7,), state_variance=(1.0, 1.0),
+        expected_variance=(1.0, 1.0),
+    )  # fmt: skip
 
 
 CASES = {
@@ -78,19 +69,24 @@ CASES = {
             (BandScaling(EpsilonScaling(schedule=Schedule("table", (1.2, 1.1)))), RUNS["ve"]),
         ),
     ),
-    AntiBiasPrompt: Cases(
+    DiffIER: Cases(
         neutral=(
-            AntiBiasPrompt(prompt_model("ve"), 0.0),
-            AntiBiasPrompt(prompt_model("flow"), sigma_high=2.0, sigma_low=2.0),
+            DiffIER(strength=0.0),
+            DiffIER(iterations=0, sigma_high=9.0),
+            DiffIER(sigma_high=2.0, sigma_low=2.0),
         ),
         active=(
-            (AntiBiasPrompt(prompt_model("ve")), ("ve", "zsnr")),
-            (AntiBiasPrompt(prompt_model("flow", "residual"), 0.5), ("flow",)),
-            (AntiBiasPrompt(prompt_model("ve"), calls=(2,)), ("ve",)),
+            (DiffIER(), tuple(RUNS)),
+            (DiffIER(iterations=3, threshold=0.01, sigma_high=float("inf")), tuple(RUNS)),
+            (DiffIER(antithetic=True, sigma_high=0.9, sigma_low=0.1), tuple(RUNS)),
+            (DiffIER("norm", measurement=measured("ve")), ("ve", "zsnr")),
+            (DiffIER("norm", 0.1, 9, 1e-3, measurement=measured("flow")), ("flow",)),
+            (DiffIER("previous", 0.1, sigma_high=float("inf")), tuple(RUNS)),
+            (DiffIER("literal", 0.1), tuple(RUNS)),
         ),
         refused=(
-            (AntiBiasPrompt(prompt_model("ve")), RUNS["flow"]),
-            (AntiBiasPrompt(prompt_model("flow")), RUNS["ve"]),
+            (DiffIER("norm"), RUNS["ve"]),
+            (DiffIER("norm", measurement=measured("flow")), RUNS["ve"]),
         ),
     ),
 }
@@ -225,7 +221,7 @@ def test_7_interleaved_runs_do_not_meet(method, run_name, shape):
         # Methods with memory answer by their own past: only that past is replayed.
         for earlier in run.sigmas[: run.sigmas.index(sigma)]:
             alone(start(run, size), torch.full((size[0],), earlier))
-        assert torch.equal(together[size](x.clone(), at), alone(x.clone(), at))
+        assert torch.equal(together[size](x, at), alone(x.clone(), at))
 
 
 @every_active

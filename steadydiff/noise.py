@@ -1,0 +1,43 @@
+"""Gaussian noise of our own, for methods and measurements that need some beside the sampler's."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+class MemberNoise:
+    """Noise for the samples of a batch, apart from every other random stream.
+
+    A sample's noise follows from the seed, from where its first state has its extremes, and from the draw:
+    not from its batch, its place there, the device, or whatever else draws. Reading those places back makes
+    the host wait for the device, once per run.
+    """
+
+    def __init__(self, seed: int | None, purpose: str) -> None:
+        """purpose: keeps the streams of two users of one seed apart."""
+        self._stem, self._marks = f"{purpose}/{seed or 0}", []
+
+    def see(self, x: Tensor) -> None:
+        """Recognise the samples by their states [B, C, *S]; the first ones seen count."""
+        if len(self._marks) != len(x):
+            flat = x.flatten(1)
+            self._marks = torch.stack((flat.argmax(1), flat.argmin(1)), 1).tolist()
+
+    def draw(self, like: Tensor, *which: int) -> Tensor:
+        """Return noise for the batch that was seen; the same numbers `which` give the same noise.
+
+        Shapes:  like, result [B, C, *S].
+        Dtype:   like's, and its device; drawn in float32 on the CPU, so that it is the same everywhere.
+        """
+        rows = [
+            torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(self._seed(mark, which)))
+            for mark in self._marks
+        ]
+        return torch.stack(rows).to(like.device, like.dtype, non_blocking=True)
+
+    def _seed(self, mark: list[int], which: tuple[int, ...]) -> int:
+        text = "/".join(map(str, (self._stem, *mark, *which)))
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
