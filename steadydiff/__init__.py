@@ -3,6 +3,7 @@
 from .denoiser import Denoise, Guided, Run, Space
 from .errors import CheckpointError, HostError, SettingsError, ShapeError, SteadyDiffError
 from .methods import SAMPLING_METHODS
+from .methods.antibias_prompt import AntiBiasPrompt
 from .methods.band_scaling import BandScaling
 from .methods.diffier import DiffIER
 from .methods.epsilon_scaling import EpsilonScaling, scale_epsilon
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SAMPLING_METHODS",
+    "AntiBiasPrompt",
     "BandScaling",
     "CheckpointError",
     "Denoise",

@@ -1,8 +1,9 @@
 """The methods, one file per paper. A new method is a new row here; the contract tests then apply to it."""
 
+from .antibias_prompt import AntiBiasPrompt
 from .band_scaling import BandScaling
 from .diffier import DiffIER
 from .epsilon_scaling import EpsilonScaling
 
-SAMPLING_METHODS = (EpsilonScaling, BandScaling, DiffIER)
+SAMPLING_METHODS = (EpsilonScaling, BandScaling, DiffIER, AntiBiasPrompt)
 """Every method that wraps a denoiser: frozen settings with `wrap(denoise, run) -> Denoise`."""

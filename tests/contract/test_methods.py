@@ -10,6 +10,7 @@ from steadydiff.errors import SteadyDiffError
 from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
 from steadydiff.measurement import Measurement
 from steadydiff.methods import SAMPLING_METHODS
+from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel
 from steadydiff.methods.band_scaling import BandScaling
 from steadydiff.methods.diffier import DiffIER
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
@@ -20,6 +21,25 @@ RUNS = {
     "flow": Run("flow", (1.0, 0.9, 0.6, 0.3, 0.05, 0.0), seed=7),
     "zsnr": Run("ve", (4518.76, 40.39, 7.6, 0.8, 0.03, 0.0), seed=7),
 }
+
+
+def prompt_model(space, target="phi"):
+    """A stand-in for a trained network: one that pulls large values in a little."""
+    return PromptModel(lambda x: -0.1 * torch.tanh(x), target, space)
+
+
+@dataclass(frozen=True)
+class Cases:
+    """What to try a method with.
+
+    neutral: settings that change nothing
+    active:  settings that do, each with the runs it works on
+    refused: settings and a run they cannot work on
+    """
+
+    neutral: tuple
+    active: tuple
+    refused: tuple
 
 
 def measured(space):
@@ -87,6 +107,21 @@ CASES = {
         refused=(
             (DiffIER("norm"), RUNS["ve"]),
             (DiffIER("norm", measurement=measured("flow")), RUNS["ve"]),
+        ),
+    ),
+    AntiBiasPrompt: Cases(
+        neutral=(
+            AntiBiasPrompt(prompt_model("ve"), 0.0),
+            AntiBiasPrompt(prompt_model("flow"), sigma_high=2.0, sigma_low=2.0),
+        ),
+        active=(
+            (AntiBiasPrompt(prompt_model("ve")), ("ve", "zsnr")),
+            (AntiBiasPrompt(prompt_model("flow", "residual"), 0.5), ("flow",)),
+            (AntiBiasPrompt(prompt_model("ve"), calls=(2,)), ("ve",)),
+        ),
+        refused=(
+            (AntiBiasPrompt(prompt_model("ve")), RUNS["flow"]),
+            (AntiBiasPrompt(prompt_model("flow")), RUNS["ve"]),
         ),
     ),
 }
@@ -221,7 +256,7 @@ def test_7_interleaved_runs_do_not_meet(method, run_name, shape):
         # Methods with memory answer by their own past: only that past is replayed.
         for earlier in run.sigmas[: run.sigmas.index(sigma)]:
             alone(start(run, size), torch.full((size[0],), earlier))
-        assert torch.equal(together[size](x, at), alone(x.clone(), at))
+        assert torch.equal(together[size](x.clone(), at), alone(x.clone(), at))
 
 
 @every_active
