@@ -116,7 +116,6 @@ def cache_latents(work: Path, model: Autoencoder | None = None) -> None:
         if start % 8192 == 0:
             log.info("latents %d/%d", start, LATENTS)
     work.mkdir(parents=True, exist_ok=True)
-    work.mkdir(parents=True, exist_ok=True)
     save_file({"latents": torch.cat(latents), "tokens": torch.cat(tokens)}, work / "latents.safetensors")
 
 
