@@ -19,4 +19,5 @@ HOST = ComfyHost(
         if hasattr(model_sampling, name)
     ),
     in_training=lambda: bool(getattr(model_management, "in_training", False)),
+    check_interrupted=model_management.throw_exception_if_processing_interrupted,
 )

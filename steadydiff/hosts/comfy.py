@@ -7,9 +7,10 @@ lives in a `Session`, which hangs on the run's own model options from its first 
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from ..denoiser import Denoise, Run, Space
 from ..errors import HostError, SettingsError
+from ..methods.diffier import DiffIER
 from ..methods.epsilon_scaling import EpsilonScaling
 
 KEY = "steadydiff"
@@ -37,6 +39,7 @@ class ComfyHost:
     flow:          those with x = (1 - sigma) * x0 + sigma * eps
     neither:       those that descend from one of the above and yet build x in their own way
     in_training:   whether the host is training right now
+    check_interrupted: raises if the user cancelled
     """
 
     outer_sample: str
@@ -45,6 +48,7 @@ class ComfyHost:
     flow: tuple[type, ...]
     neither: tuple[type, ...] = ()
     in_training: Callable[[], bool] = lambda: False
+    check_interrupted: Callable[[], None] = lambda: None
 
     def space(self, model_sampling: Any) -> Space:
         """Return how a model builds its states; HostError if it does so in a way we do not know."""
@@ -64,11 +68,11 @@ class ComfyHost:
 class Patch:
     """One node's settings; its part of the run stays in per cent until the run's model is known."""
 
-    settings: EpsilonScaling
+    settings: EpsilonScaling | DiffIER
     start_percent: float = 0.0
     end_percent: float = 1.0
 
-    def resolve(self, model_sampling: Any) -> EpsilonScaling:
+    def resolve(self, model_sampling: Any) -> EpsilonScaling | DiffIER:
         """Return the settings with noise levels for percentages, as the host counts them."""
         if self.start_percent > self.end_percent:
             raise SettingsError(
@@ -85,12 +89,8 @@ class Patch:
         )
 
     def __str__(self) -> str:
-        own = self.settings
-        what = f"scale {own.scale:g}, slope {own.slope:g}"
-        if own.schedule is not None:
-            what = f"{own.schedule.mode} schedule of {len(own.schedule.values)} steps"
         part = f"{100 * self.start_percent:g} to {100 * self.end_percent:g} %"
-        return f"{what}, space {own.space}, {part} of the run"
+        return f"{self.settings}, {part} of the run"
 
 
 def attach(model: Any, patch: Patch, host: ComfyHost) -> Any:
@@ -99,13 +99,15 @@ def attach(model: Any, patch: Patch, host: ComfyHost) -> Any:
     Raises:  HostError or SettingsError if the method cannot work on this model. A node further down may still
              change the model's kind, so the run checks again.
     """
-    patch.settings.form(host.space(model.get_model_object("model_sampling")))
+    patch.settings.check(host.space(model.get_model_object("model_sampling")))
     attachment = Attachment((*patches_of(model, host), patch), host)
+    if sum(isinstance(one.settings, DiffIER) for one in attachment.patches) > 1:
+        raise SettingsError("this model has a DiffIER node already; use one, with more iterations if need be")
     clone = model.clone()
     for kind, wrapper in attachment.wrappers().items():
         clone.remove_wrappers_with_key(kind, KEY)
         clone.add_wrapper_with_key(kind, KEY, wrapper)
-    logger.info("SteadyDiff: Epsilon Scaling attached (%s)", patch)
+    logger.info("SteadyDiff: %s attached (%s)", patch.settings.title, patch)
     return clone
 
 
@@ -131,7 +133,9 @@ class Attachment:
         guider = executor.class_obj
         if self.host.in_training():
             return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
-        session = self._open(guider, sampler, sigmas)
+        # After the sigmas come denoise_mask, callback, disable_pbar and the seed.
+        seed = args[3] if len(args) > 3 else kwargs.get("seed")
+        session = self._open(guider, sampler, sigmas, seed)
         options = guider.model_options
         options[KEY] = session
         try:
@@ -149,28 +153,35 @@ class Attachment:
         patched = len(guider.model_options.get(POST_CFG, ()))
         return session.predict(executor, x, timestep, model_options, seed, patched)
 
-    def _open(self, guider: Any, sampler: Any, sigmas: Tensor) -> Session:
+    def _open(self, guider: Any, sampler: Any, sigmas: Tensor, seed: int | None) -> Session:
         model = guider.model_patcher
         model_sampling = model.get_model_object("model_sampling")
-        run = Run(self.host.space(model_sampling), tuple(sigmas.tolist()))
-        session = Session([patch.resolve(model_sampling) for patch in self.patches], run)
+        run = Run(self.host.space(model_sampling), tuple(sigmas.tolist()), seed)
+        session = Session([patch.resolve(model_sampling) for patch in self.patches], run, self.host)
         for settings in session.methods:
             _warn_of_differences(settings, guider, sampler, run)
         return session
 
 
 class Session:
-    """One sampling run: the nested denoisers, and what the model call in progress has brought along."""
+    """One sampling run: the nested denoisers around the host's model.
 
-    def __init__(self, methods: list[EpsilonScaling], run: Run):
-        self.methods, self.run, self.calls = methods, run, 0
-        self._call: Any = ()
+    DiffIER is innermost and Epsilon Scaling outside it, whatever the order of the nodes: the calls DiffIER
+    makes itself are not scaled, its result is.
+    """
+
+    def __init__(self, methods: list[EpsilonScaling | DiffIER], run: Run, host: ComfyHost):
+        self.methods = sorted(methods, key=lambda method: isinstance(method, EpsilonScaling))
+        self.run, self.calls = run, 0
+        wanted = any(isinstance(method, DiffIER) and method.wants_branches for method in methods)
+        self._model = GuidedModel(host, wanted)
         self._branch: Any = None
-        self._denoise = self._nest(self._ask)
-        self._scale_branch = self._nest(lambda x, sigma: self._branch)
+        self._denoise = self._nest(self._model, self.methods)
+        scalings = [method for method in self.methods if isinstance(method, EpsilonScaling)]
+        self._scale_branch = self._nest(lambda x, sigma: self._branch, scalings)
 
-    def _nest(self, denoise: Denoise) -> Denoise:
-        for method in self.methods:
+    def _nest(self, denoise: Denoise, methods: Sequence[EpsilonScaling | DiffIER]) -> Denoise:
+        for method in methods:
             denoise = method.wrap(denoise, self.run)
         return denoise
 
@@ -179,12 +190,8 @@ class Session:
         self.calls += 1
         if len(model_options.get(POST_CFG, ())) > patched:
             model_options = self._for_cfg_pp(model_options, patched)
-        self._call = executor, model_options, seed
+        self._model.begin(executor, model_options, seed, patched)
         return self._denoise(x, sigma)
-
-    def _ask(self, x: Tensor, sigma: Tensor) -> Tensor:
-        executor, model_options, seed = self._call
-        return executor(x, sigma, model_options, seed)
 
     def _for_cfg_pp(self, model_options: dict, patched: int) -> dict:
         """Let CFG++ samplers see scaled branches.
@@ -213,27 +220,73 @@ class Session:
 
         The session is a reference cycle, and a model caught in one looks to the host like a leak.
         """
-        self._call: Any = ()
         self._branch: Any = None
-        for settings in self.methods:
-            did = _summary(settings, self.run)
-            logger.info("SteadyDiff: Epsilon Scaling %s; %d model calls", did, self.calls)
+        extra = self._model.close()
+        calls = f"{self.calls + extra} model calls" + (f", {extra} of them extra" if extra else "")
+        for method in self.methods:
+            logger.info("SteadyDiff: %s %s; %s", method.title, method.summary(self.run), calls)
 
 
-def _summary(settings: EpsilonScaling, run: Run) -> str:
-    """Say at how many steps which scale is in effect, e.g. "lambda 1.004 to 1.009 at 18 of 20 steps"."""
-    scales = settings.effective_scales(run)
-    used = [scale for scale in scales if scale != 1]
-    if not used:
-        return f"left all {len(scales)} steps as they were"
-    low, high = min(used), max(used)
-    values = f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}"
-    return f"lambda {values} at {len(used)} of {len(scales)} steps"
+class GuidedModel:
+    """The host's guided model as the methods know denoisers.
+
+    The first call after `begin` is the sampler's own; further ones are a method's, see `inner_options`.
+
+    branches: if wanted, the conditional and the unconditional clean estimate of the latest call, None where
+              the host showed none; the second is None where only the first was asked for
+    """
+
+    def __init__(self, host: ComfyHost, wants_branches: bool) -> None:
+        self._host, self._noted, self._extra = host, [self._note] if wants_branches else [], 0
+        self._call: Any = ()
+        self.branches: Any = None
+
+    def begin(self, executor: Any, model_options: dict, seed: int | None, patched: int) -> None:
+        """Take in what the sampler sent along with its call."""
+        self._call, self._own = (executor, model_options, seed, patched), True
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        executor, options, seed, patched = self._call
+        if not self._own:
+            self._host.check_interrupted()
+            options = inner_options(options, patched)
+            self._extra += 1
+        self._own, self.branches = False, None
+        if self._noted:
+            options = {**options, POST_CFG: [*options.get(POST_CFG, ()), *self._noted]}
+        return executor(x, sigma, options, seed)
+
+    def _note(self, args: dict) -> Tensor:
+        uncond = None if args.get("uncond") is None else args["uncond_denoised"]
+        self.branches = args["cond_denoised"], uncond
+        return args["denoised"]
+
+    def close(self) -> int:
+        """Let go of the host's objects; return how many calls were a method's."""
+        self._call, self.branches, self._noted = (), None, []
+        return self._extra
 
 
-def _warn_of_differences(settings: EpsilonScaling, guider: Any, sampler: Any, run: Run) -> None:
+def inner_options(model_options: dict, patched: int) -> dict:
+    """Return the options for a model call of ours in between those of the sampler.
+
+    The sampler's own post-CFG functions (after the first `patched`) do not see it. ComfyUI's EasyCache and
+    LazyCache neither answer it nor learn from it: they are shown a holder whose part of the run is over.
+    """
+    options = {**model_options}
+    if POST_CFG in options:
+        options[POST_CFG] = options[POST_CFG][:patched]
+    transformer = options.get("transformer_options", {})
+    if "easycache" in transformer:
+        bypassed = copy.copy(transformer["easycache"])
+        bypassed.end_t = math.inf
+        options["transformer_options"] = {**transformer, "easycache": bypassed}
+    return options
+
+
+def _warn_of_differences(settings: EpsilonScaling | DiffIER, guider: Any, sampler: Any, run: Run) -> None:
     """Say once per run if a schedule was made for something else than what now runs."""
-    if settings.schedule is None:
+    if isinstance(settings, DiffIER) or settings.schedule is None:
         return
     # Guiders with two scales keep the base class's cfg, which they do not use.
     cfg = None if hasattr(guider, "cfg1") else getattr(guider, "cfg", None)

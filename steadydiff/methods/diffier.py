@@ -207,6 +207,15 @@ class DiffIER:
         low, high = self.window(run)
         return sum(low <= sigma <= high for sigma in sorted(run.sigmas, reverse=True)[:-1])
 
+    def summary(self, run: Run) -> str:
+        """Say at how many steps it acts, e.g. "renoise at 10 of 20 steps"."""
+        active = self.active_steps(run)
+        return (
+            f"{self.mode} at {active} of {run.steps} steps"
+            if active
+            else f"left all {run.steps} steps as they were"
+        )
+
     def wrap(self, denoise: Denoise, run: Run) -> Denoise:
         """Return a denoiser whose clean estimates carry the correction; called once per run.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -156,6 +156,8 @@ class EpsilonScaling:
     Two of them around one denoiser multiply, if both scale the same thing (both noise, or both velocity).
     """
 
+    title: ClassVar[str] = "Epsilon Scaling"
+
     scale: float = 1.005
     slope: float = 0.0
     schedule: Schedule | None = None
@@ -174,6 +176,16 @@ class EpsilonScaling:
                 f"sigma_high and sigma_low are noise levels, the high one first; got {self.sigma_high} and "
                 f"{self.sigma_low}"
             )
+
+    def __str__(self) -> str:
+        what = f"scale {self.scale:g}, slope {self.slope:g}"
+        if self.schedule is not None:
+            what = f"{self.schedule.mode} schedule of {len(self.schedule.values)} steps"
+        return f"{what}, space {self.space}"
+
+    def check(self, space: Space) -> None:
+        """Raise SettingsError if these settings cannot work on a model of this space."""
+        self.form(space)
 
     def form(self, space: Space) -> Form:
         """Return what is scaled on a model of this space.
@@ -208,6 +220,16 @@ class EpsilonScaling:
         low, high = self._low(), min(self._high(), limit)
         steps = zip(self.scales(run), _descending(run)[:-1], strict=True)
         return tuple(scale if low <= sigma <= high else 1.0 for scale, sigma in steps)
+
+    def summary(self, run: Run) -> str:
+        """Say at how many steps which scale is in effect, e.g. "lambda 1.004 to 1.009 at 18 of 20 steps"."""
+        scales = self.effective_scales(run)
+        used = [scale for scale in scales if scale != 1]
+        if not used:
+            return f"left all {len(scales)} steps as they were"
+        low, high = min(used), max(used)
+        values = f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}"
+        return f"lambda {values} at {len(used)} of {len(scales)} steps"
 
     def wrap(self, denoise: Denoise, run: Run) -> Denoise:
         """Return a denoiser whose clean estimates carry the correction; called once per run.
