@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .calibrate import SteadyDiffCalibrate
+from .diffier import SteadyDiffDiffIER
 from .epsilon_scaling import SteadyDiffEpsilonScaling
 from .measure import SteadyDiffMeasure
 from .schedule import SteadyDiffSchedule
@@ -13,6 +14,7 @@ NODES: list[type[io.ComfyNode]] = [
     SteadyDiffSchedule,
     SteadyDiffMeasure,
     SteadyDiffCalibrate,
+    SteadyDiffDiffIER,
     SteadyDiffTinyWorld,
 ]
 

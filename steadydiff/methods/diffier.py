@@ -34,8 +34,9 @@ from .epsilon_scaling import EDGE_TOLERANCE, MAX_NOISE_RATIO, scale_at, scale_ep
 Mode = Literal["renoise", "norm", "previous", "literal"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
-PAPER_STRENGTH, PAPER_THRESHOLD = 0.1, 1e-3
-"""The paper's eta = 0.05, of which strength is the double, and its threshold."""
+PAPER = {"strength": 0.1, "iterations": 10, "threshold": 1e-3}
+"""The paper's eta = 0.05, of which strength is the double, and its threshold. It names no bound for the
+iterations; this one is ours."""
 
 # The error in a sample's noise that is carried at most, RMS over its elements. A model that predicts no noise
 # at all errs by 1; under strong guidance it may err by far more, and estimates would then run away.

@@ -13,7 +13,7 @@ from tools.host import Host
 from tools.server import running
 
 ROOT = Path(__file__).resolve().parents[2]
-NODES = ("SteadyDiffEpsilonScaling", "SteadyDiffSchedule", "SteadyDiffTinyWorld")
+NODES = ("SteadyDiffEpsilonScaling", "SteadyDiffSchedule", "SteadyDiffDiffIER", "SteadyDiffTinyWorld")
 NAN, INFINITY = float("nan"), float("inf")
 
 
