@@ -11,6 +11,7 @@ from .schedules import Schedule
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from .gap import Gap
     from .measurement import Measurement
 
 # The plot is a card of its own, dark on light, so that it reads the same on a dark and on a light canvas.
@@ -72,6 +73,41 @@ def drift_figure(measured: Measurement, other: Measurement | None = None) -> Fig
         axes.set_title(title, color=INK, fontsize=11, loc="left")
         _look(axes)
     variances.set_xlabel("step (first = noisiest)", color=INK)
+    return figure
+
+
+def gap_figure(plain: Gap, corrected: Gap, cfg: float) -> Figure:
+    """Draw the loss over the steps, step by step and summed, and the guidance weights if there was guidance.
+
+    Raises:  SteadyDiffError as `schedule_figure`.
+    """
+    guided = any(weight is not None for weight in corrected.weight)
+    figure = _figure((6.4, 8.4 if guided else 6.0))
+    losses, sums, *more = figure.subplots(3 if guided else 2, 1)
+    steps = range(1, len(corrected.before) + 1)
+    style = {"linewidth": 1.4, "marker": "o", "markersize": 4 if len(steps) <= 60 else 2}
+    grey, ours = {"color": NEUTRAL, **style}, {"color": LINE, **style}
+    losses.plot(steps, plain.after, label=f"without, {plain.calls} model calls", **grey)
+    losses.plot(
+        steps, corrected.before, label="before correction", linestyle=DASHES, color=LINE, linewidth=1.2
+    )
+    losses.plot(steps, corrected.after, label=f"corrected, {corrected.calls} model calls", **ours)
+    losses.legend(frameon=False, fontsize=9, labelcolor=INK)
+    sums.plot(steps, plain.accumulated, **grey)
+    sums.plot(steps, corrected.accumulated, **ours)
+    for axes in more:
+        axes.axhline(cfg, color=INK, linewidth=1.2, linestyle=DASHES)
+        axes.plot(steps, plain.weight, **grey)
+        axes.plot(steps, corrected.weight, **ours)
+    titles = (
+        "Error of the predicted noise at the model's own estimates, mean square",
+        "The same, summed over the steps",
+        "Guidance weight of the smallest error; dashed: cfg",
+    )
+    for axes, title in zip((losses, sums, *more), titles, strict=False):
+        axes.set_title(title, color=INK, fontsize=11, loc="left")
+        _look(axes)
+    figure.axes[-1].set_xlabel("step (first = noisiest)", color=INK)
     return figure
 
 
