@@ -11,7 +11,7 @@ from ..steadydiff.schedules import Schedule, linear_schedule
 from . import schema
 from .drift import make_setup
 
-METHODS = ("norm", "linear", "uniform")
+METHODS = ("norm", "linear", "uniform", "variance")
 
 
 class SteadyDiffCalibrate(io.ComfyNode):
@@ -22,9 +22,9 @@ class SteadyDiffCalibrate(io.ComfyNode):
             display_name="Calibrate (SteadyDiff)",
             category=schema.CATEGORY,
             description="Finds the scale of every step for Epsilon Scaling from a measurement: such that at "
-            "the next step the model predicts as much noise as it does on noised clean pictures. Step by "
-            "step, so that what earlier steps repaired is counted in. Costs at most three sampling runs of "
-            "a small batch.",
+            "the next step the model predicts as much noise as it does on noised clean pictures, or the "
+            "state varies as they do. Step by step, so that what earlier steps repaired is counted in. Costs "
+            "at most three sampling runs of a small batch.",
             search_aliases=["exposure bias", "auto epsilon scaling", "epsilon scaling schedule"],
             inputs=[
                 io.Model.Input(
@@ -42,7 +42,9 @@ class SteadyDiffCalibrate(io.ComfyNode):
                     "method", options=list(METHODS), default="norm",
                     tooltip="norm: a scale of its own for every step, which follows the model closest. "
                     "linear, uniform: the straight line, or the one number, nearest to that; smoother, and "
-                    "forgiving with few samples.",
+                    "forgiving with few samples. variance: a scale for every step that keeps the variance of "
+                    "noised clean pictures, coarse and fine; more varied pictures, less faithful ones. Take "
+                    "64 samples or more.",
                 ),
                 io.Int.Input(
                     "count", default=8, min=1, max=256,
@@ -66,7 +68,8 @@ class SteadyDiffCalibrate(io.ComfyNode):
         sigmas = torch.tensor(measured.sigmas, dtype=torch.float32)
         calls = TRIALS * measured.run.steps
         setup = make_setup(model, positive, negative, sampler, sigmas, 1.0 if cfg is None else cfg, calls)
-        found = calibrate_model(setup, measured, count)
+        target = "variance" if method == "variance" else "norm"
+        found = calibrate_model(setup, measured, count, target)
         made = Schedule(*as_method(method, found.scales), setup.made_for)
         plot = torch.from_numpy(pixels(schedule_figure(made)))[None] / 255
         text = made.to_json()
@@ -75,6 +78,6 @@ class SteadyDiffCalibrate(io.ComfyNode):
 
 def as_method(method: str, scales: tuple[float, ...]) -> tuple[str, tuple[float, ...]]:
     """Return a schedule's mode and values: the scales themselves, or what is fitted to them."""
-    if method == "norm":
+    if method in ("norm", "variance"):
         return "table", scales
     return method, linear_schedule(len(scales), *fit_linear(scales, slope=method == "linear"))

@@ -20,6 +20,7 @@ from .errors import SettingsError, ShapeError, SteadyDiffError
 from .metrics.deltas import marginal_variance
 from .metrics.norms import NormCurve, norm_quotient, predicted_norm
 from .metrics.running import RunningMoments, check_count
+from .metrics.spectrum import ring_sizes, spectrum
 from .schedules import MadeFor
 from .stepping import Sampler
 
@@ -49,6 +50,7 @@ class Measurement:
     training_rms:  as training_norm, likewise
     state_variance:    variance of the sampler's states, mean over elements, the final one included, and
     expected_variance: of noised clean samples, alpha² Var(x0) + sigma²
+    clean_spectrum:    `spectrum` of the clean samples, [C][R]; empty in measurements of earlier versions
     label:         what corrected the model, in words; "" = nothing of ours
     made_for:      sampler, cfg and model it was measured with
     """
@@ -65,6 +67,7 @@ class Measurement:
     training_rms: tuple[float, ...]
     state_variance: tuple[float, ...]
     expected_variance: tuple[float, ...]
+    clean_spectrum: tuple[tuple[float, ...], ...] = ()
     label: str = ""
     made_for: MadeFor = field(default_factory=MadeFor)
 
@@ -79,6 +82,16 @@ class Measurement:
                     f"got {len(values)}"
                 )
             object.__setattr__(self, name, values)
+        self._check_spectrum()
+
+    def _check_spectrum(self) -> None:
+        rings = len(ring_sizes(self.shape)) if self.clean_spectrum else 0
+        rows = tuple(tuple(float(value) for value in row) for row in self.clean_spectrum)
+        if rows and len(rows) != self.shape[0] or any(len(row) != rings for row in rows):
+            raise SettingsError(f"clean_spectrum of this shape has {self.shape[0]} rows of {rings} values")
+        if not all(math.isfinite(value) and value >= 0 for row in rows for value in row):
+            raise SettingsError("clean_spectrum holds finite values, none negative")
+        object.__setattr__(self, "clean_spectrum", rows)
 
     @property
     def run(self) -> Run:
@@ -144,7 +157,7 @@ class Recorder:
         self._hear: Callable[[Tensor, Tensor, Tensor], None] | None = None
         self._sampling, self._training = NormCurve(run.steps), NormCurve(run.steps)
         self._states = [RunningMoments() for _ in run.sigmas]
-        self._clean = RunningMoments()
+        self._clean, self._clean_spectrum = RunningMoments(), RunningMoments()
 
     def around(self, denoise: Denoise) -> Denoise:
         """Return a denoiser that is listened to."""
@@ -176,6 +189,7 @@ class Recorder:
     def train(self, denoise: Denoise, clean: Tensor, noise: Tensor) -> None:
         """Show the model a batch of clean samples [B, C, *S], noised to each sigma of the run."""
         self._clean.add(_finite(clean, "a clean sample"))
+        self._clean_spectrum.add(torch.stack([spectrum(sample[None]) for sample in clean]))
         for step, sigma in enumerate(self.run.sigmas[:-1]):
             at = torch.full((len(clean),), sigma, dtype=torch.float32, device=clean.device)
 
@@ -183,6 +197,21 @@ class Recorder:
                 self._training.add(step, self._norms(x, denoised, step))
 
             self._listening(hear, lambda at=at: denoise(add_noise(clean, noise, at, self.run.space), at))
+
+    @property
+    def sampling_rms(self) -> tuple[float, ...]:
+        """Root mean squared norm of the predicted noise per step of the runs."""
+        return self._sampling.rms
+
+    @property
+    def training_rms(self) -> tuple[float, ...]:
+        """The same on noised clean samples."""
+        return self._training.rms
+
+    @property
+    def state_variance(self) -> tuple[float, ...]:
+        """Variance of the states before each step and of the final ones, mean over elements."""
+        return tuple(float(state.variance.mean()) for state in self._states)
 
     def measurement(
         self, seed: int, reference: str, label: str = "", made_for: MadeFor | None = None
@@ -198,10 +227,11 @@ class Recorder:
             reference=reference,
             sampling_norm=self._sampling.mean,
             training_norm=self._training.mean,
-            sampling_rms=self._sampling.rms,
-            training_rms=self._training.rms,
-            state_variance=tuple(float(state.variance.mean()) for state in self._states),
+            sampling_rms=self.sampling_rms,
+            training_rms=self.training_rms,
+            state_variance=self.state_variance,
             expected_variance=tuple(marginal_variance(clean_variance, s, space) for s in self.run.sigmas),
+            clean_spectrum=tuple(map(tuple, self._clean_spectrum.mean.tolist())),
             label=label,
             made_for=made_for or MadeFor(sigmas=self.run.sigmas),
         )

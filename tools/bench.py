@@ -62,6 +62,12 @@ class Bench:
         """Add a cell; `quick=False` leaves it out of quick runs."""
         self.cells.append(Cell(key, measure, quick))
 
+    def figures(self, key: str) -> Figures:
+        """What an earlier cell measured; for cells that build on another one, which is measured first."""
+        if key not in self.results:
+            self._measure(next(cell for cell in self.cells if cell.key == key))
+        return self.results[key]["figures"]
+
     def run(self, summary: Callable[[dict[str, Figures]], Figures] | None = None) -> int:
         """Measure what is missing, show everything, and return the exit code.
 
@@ -106,6 +112,7 @@ class Bench:
     def _keep(self) -> None:
         """Write all results; the file is replaced in one step, so stopping the run cannot damage it."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.results = self._kept() | self.results  # another process may measure other cells meanwhile
         content = {"bench": self.name, "facts": self.facts, "cells": self.results}
         draft = self.file.with_suffix(".tmp")
         draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 
-from steadydiff.calibration import TRIALS, calibrate, fit_linear
+from steadydiff.calibration import TRIALS, calibrate, calibrate_variance, fit_linear
 from steadydiff.denoiser import Run, denoised_from_eps, derivative, eps_from_denoised
 from steadydiff.errors import SettingsError, SteadyDiffError
 from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
 from steadydiff.measurement import Recorder, noise_for, unit_noise
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
+from steadydiff.metrics.spectrum import spectrum
 from steadydiff.schedules import Schedule
 
 STD, SHAPE, BATCH = 0.6, (4, 8, 8), 8
@@ -169,6 +170,48 @@ def test_what_cannot_be_calibrated_is_refused():
         calibrate(sample_euler, lambda x, sigma: x * math.nan, first(run), run, [1.0] * 5)
     with pytest.raises(SteadyDiffError, match="no noise at all"):
         calibrate(sample_euler, lambda x, sigma: x, first(run), run, [1.0] * 5)
+
+
+# --- matching the states
+
+
+def white(std=STD):
+    return torch.full((4, len(spectrum(torch.zeros(1, *SHAPE))[0])), std**2).double()
+
+
+@pytest.mark.parametrize("space", ["ve", "flow"])
+@pytest.mark.parametrize("factor", [1.02, 1.005, 0.99])
+def test_the_scale_that_keeps_the_variance_is_found(space, factor, ledger):
+    run = run_of(space)
+    denoise = ledger(overpredicting(factor, space))
+    found = calibrate_variance(sample_euler, denoise, first(run), run, white())
+    for scale, best in zip(found.scales, best_scales(factor, run), strict=False):
+        assert scale - 1 == pytest.approx(best - 1, rel=0.01, abs=2e-5)
+    assert found.reached == pytest.approx(found.wanted, rel=1e-4)
+    assert found.calls == len(ledger.calls) == run.steps
+
+
+def test_grain_is_no_substitute_for_contrast():
+    """A denoiser that loses half of the coarsest ring's contrast and nothing else: more noise would bring the
+    energy back where it is not missing, and is hardly taken."""
+    run = run_of("ve", 10)
+    clean = white()
+    clean[:, 0] = 4.0
+    # All other rings start, and by an exact denoiser with λ near 1 stay, as they should be.
+    found = calibrate_variance(sample_euler, gaussian_denoiser(0, STD), first(run), run, clean)
+    alone = calibrate_variance(sample_euler, gaussian_denoiser(0, STD), first(run), run, white())
+    total = [math.sqrt(256 * (STD**2 + (4 - STD**2) / 64 + sigma**2)) for sigma in run.sigmas[:-1]]
+    assert found.wanted == pytest.approx(total)
+    for scale, best in zip(found.scales, alone.scales, strict=True):
+        assert scale == pytest.approx(best, abs=4e-3)
+
+
+def test_solvers_of_two_stages_are_asked_twice_at_most(ledger):
+    run = run_of("ve", 12)
+    denoise = ledger(overpredicting(1.02, "ve"))
+    found = calibrate_variance(heun, denoise, first(run), run, white())
+    assert found.reached == pytest.approx(found.wanted, rel=2e-3)
+    assert found.calls == len(ledger.calls) <= 3 * run.steps
 
 
 # --- the paper's form

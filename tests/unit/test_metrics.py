@@ -23,6 +23,7 @@ from steadydiff.metrics.kid import kernel_distance
 from steadydiff.metrics.norms import NormCurve, eps_norm, norm_quotient, predicted_norm, training_norm
 from steadydiff.metrics.precision_recall import coverage, precision_recall, reaches
 from steadydiff.metrics.running import RunningCovariance, RunningMoments
+from steadydiff.metrics.spectrum import ring_sizes, spectrum
 
 SHAPE = (4, 8, 8)
 COUNT = 2000  # of 256 elements: a variance is known to 0.2 %
@@ -270,3 +271,31 @@ def test_sets_that_do_not_fit_are_refused():
         precision_recall(torch.ones(3, 2), torch.ones(3, 4))
     with pytest.raises(SettingsError, match="got 3 and 3"):
         precision_recall(torch.ones(3, 2), torch.ones(5, 2))
+
+
+# --- spectrum
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 9), (3, 4, 8, 6), (2, 4, 3, 5, 7)])
+def test_the_spectrum_holds_all_energy(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    sizes = ring_sizes(shape[1:])
+    assert len(spectrum(x)) == shape[1]
+    per_channel = (spectrum(x) * sizes).sum(1) / sizes.sum()
+    others = (0, *range(2, len(shape)))
+    torch.testing.assert_close(per_channel, x.double().square().mean(others))
+
+
+def test_a_wave_is_in_the_ring_of_its_period():
+    """Two periods across eight pixels: frequencies 2 and -2 of ring 2, which has 12 places; half the energy
+    of a wave of height 1 is 1/2 · 64 = 32."""
+    wave = torch.cos(2 * torch.arange(8) * torch.pi / 4).expand(8, 8)[None, None]
+    assert int(ring_sizes((1, 8, 8))[2]) == 12
+    expected = torch.zeros(1, 7).double()
+    expected[0, 2] = 32 / 12
+    torch.testing.assert_close(spectrum(wave), expected, atol=1e-9, rtol=0)
+
+
+def test_white_noise_is_flat():
+    noise = 0.5 * torch.randn(512, 2, 8, 8, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(spectrum(noise), torch.full((2, 7), 0.25).double(), atol=0, rtol=0.15)

@@ -1,0 +1,257 @@
+"""The tiny world as a bench: conditions to sample it under, and judges of what comes out.
+
+Every cell of every bench that judges a method by pictures goes through here, so that their figures compare:
+the same prompts, the same noise, the same judges. 2,048 samples come in three parts, each with a seed of its
+own; the spread over the parts is the error bar. Figures of two methods share prompts and noise, so that their
+difference is far steadier than either.
+
+What is sampled is kept under output/drift/, and judged from there: a new judge costs no model call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from steadydiff.denoiser import Denoise, Run
+from steadydiff.hosts.mock import sample_ddpm, sample_dpmpp_2m, sample_euler
+from steadydiff.measurement import Recorder
+from steadydiff.metrics.deltas import delta_paper, residual
+from steadydiff.metrics.frechet import frechet_distance, moments
+from steadydiff.metrics.kid import kernel_distance
+from steadydiff.metrics.precision_recall import precision_recall
+from steadydiff.metrics.running import RunningMoments
+from steadydiff.stepping import Sampler
+from steadydiff.tinyworld import files, sampling
+from steadydiff.tinyworld.reader import attributes, found
+from steadydiff.tinyworld.scenes import Scenes, caption, render, sample_scenes
+from steadydiff.tinyworld.train import HELD_OUT, SCALE_FACTOR
+
+PARTS = (683, 683, 682)  # samples with seed 0, 1, 2
+BATCH, DECODE_BATCH = 128, 8  # the fastest on a CPU
+REAL_SEED, TRAINING_SEED, CALIBRATION_SEED = HELD_OUT + 90, HELD_OUT + 91, HELD_OUT + 92
+KEPT = Path(os.environ.get("STEADYDIFF_DRIFT_WORK", "output/drift"))
+
+Correct = Callable[[Denoise, Run], Denoise]
+"""(denoise, run) -> corrected denoiser, as a method's `wrap`."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How pictures are sampled: all of a run but the method.
+
+    sampler: one of SAMPLERS
+    """
+
+    variant: str
+    sampler: str
+    steps: int
+    cfg: float
+
+    @property
+    def run(self) -> Run:
+        return sampling.run_of(self.variant, self.steps)
+
+    @property
+    def sample(self) -> Sampler:
+        """The sampler as one function of denoiser, first state and sigmas."""
+        return SAMPLERS[self.sampler](self.run.space)
+
+    def __str__(self) -> str:
+        return f"{self.variant} {self.sampler} {self.steps} cfg {self.cfg:g}"
+
+
+SAMPLERS: dict[str, Callable] = {
+    "euler": lambda space: sample_euler,
+    "ddpm": lambda space: partial(sample_ddpm, space=space),
+    "dpmpp_2m": lambda space: sample_dpmpp_2m,
+}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a run left behind: final latents, norms of the predicted noise per step, variances, seconds."""
+
+    latents: Tensor
+    facts: dict
+
+
+# --- what the model is asked for --------------------------------------------------------------------------
+
+
+def scenes_of(part: int, n: int) -> Scenes:
+    """The held-out scenes that part's prompts describe."""
+    return sample_scenes(HELD_OUT + 10 + part, n)
+
+
+def captions(scenes: Scenes) -> list[str]:
+    return [caption(scenes, i) for i in range(len(scenes))]
+
+
+@torch.no_grad()
+def guided(condition: Condition, prompts: list[str]) -> Denoise:
+    """The guided model for a batch of prompts."""
+    unet, text = _diffusion(condition.variant)
+    return sampling.denoiser(condition.variant, unet, *sampling.embed(text, prompts), condition.cfg)
+
+
+@torch.no_grad()
+def encoded(scenes: Scenes) -> Tensor:
+    """Clean latents of drawings, as the sampler sees them."""
+    pictures = render(scenes)
+    model = _autoencoder()
+    return torch.cat([model.encode(x * 2 - 1)[0] for x in pictures.split(DECODE_BATCH)]) * SCALE_FACTOR
+
+
+@torch.no_grad()
+def decoded(latents: Tensor) -> Tensor:
+    """Pictures in 0..1."""
+    model = _autoencoder()
+    parts = (latents / SCALE_FACTOR).split(DECODE_BATCH)
+    return torch.cat([(model.decode(z).clamp(-1, 1) + 1) / 2 for z in parts])
+
+
+# --- sampling ---------------------------------------------------------------------------------------------
+
+
+def samples(condition: Condition, part: int, n: int, correct: Correct, name: str) -> Samples:
+    """Sample a part, or take what an earlier run of the same name kept.
+
+    name: says everything about the correction; samples of another correction must have another
+    """
+    facts = {"condition": asdict(condition), "part": part, "n": n, "name": name, "weights": weights()}
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    file = KEPT / f"{condition.variant}-{condition.sampler}-{condition.steps}-{digest}.safetensors"
+    if file.is_file():
+        with safe_open(file, "pt") as kept:
+            return Samples(kept.get_tensor("latents").float(), json.loads(kept.metadata()["facts"]))
+    made = sample(condition, part, n, correct)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_suffix(".tmp")
+    save_file({"latents": made.latents.half()}, draft, {"facts": json.dumps(made.facts)})
+    os.replace(draft, file)
+    return made
+
+
+@torch.no_grad()
+def sample(condition: Condition, part: int, n: int, correct: Correct) -> Samples:
+    """Sample a part's prompts, with a recorder between model and correction."""
+    run, scenes = condition.run, scenes_of(part, n)
+    prompts, clean = captions(scenes), encoded(scenes)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(part))
+    recorder, residuals, done = Recorder(run, range(run.steps)), RunningMoments(), []
+    seconds = 0.0
+    for at in range(0, n, BATCH):
+        model = recorder.around(guided(condition, prompts[at : at + BATCH]))
+        x = sampling.first_state(condition.variant, noise[at : at + BATCH], run.sigmas[0])
+        with torch.random.fork_rng([]):
+            torch.manual_seed(part * 100_000 + at)  # of samplers that add noise
+            begun = time.perf_counter()
+            x = recorder.sample(condition.sample, correct(model, run), x)
+            seconds += time.perf_counter() - begun
+        residuals.add(residual(x, clean[at : at + BATCH], 0.0, run.space))
+        done.append(x)
+    facts = {
+        "norms": recorder.sampling_rms,
+        "variances": recorder.state_variance,
+        "delta": delta_paper(residuals, 0.0),
+        "seconds": seconds,
+    }
+    return Samples(torch.cat(done), facts)
+
+
+@cache
+@torch.no_grad()
+def training_norms(condition: Condition, n: int = 512) -> tuple[float, ...]:
+    """Root mean squared norm that the guided model predicts on noised drawings, with their own captions."""
+    scenes = sample_scenes(TRAINING_SEED, n)
+    prompts, clean = captions(scenes), encoded(scenes)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(TRAINING_SEED))
+    recorder = Recorder(condition.run, range(condition.run.steps))
+    for at in range(0, n, BATCH):
+        model = recorder.around(guided(condition, prompts[at : at + BATCH]))
+        recorder.train(model, clean[at : at + BATCH], noise[at : at + BATCH])
+    return recorder.training_rms
+
+
+# --- judging ----------------------------------------------------------------------------------------------
+
+
+def judged(condition: Condition, made: Samples, part: int) -> dict[str, float]:
+    """Figures of one part, see the bench's page for what each says."""
+    n = len(made.latents)
+    scenes, pictures = scenes_of(part, n), decoded(made.latents)
+    asked, read = attributes(scenes), _reader().read(pictures)
+    figures = {"found": float(found(read, asked).float().mean())}
+    real = real_features()
+    for space, features in features_of(pictures).items():
+        figures[f"frechet_{space}"] = frechet_distance(*moments(features), *moments(real[space]))
+        figures[f"kid_{space}"] = kernel_distance(features, real[space])
+        precision, recall = precision_recall(real[space][:n], features)
+        figures |= {f"precision_{space}": precision, f"recall_{space}": recall}
+    wanted = training_norms(condition)
+    drift = [norm / goal - 1 for norm, goal in zip(made.facts["norms"], wanted, strict=True)]
+    figures["norm_drift"] = sum(map(abs, drift)) / len(drift)
+    figures["norm_last"] = drift[-1]
+    figures["delta"], figures["seconds"] = made.facts["delta"], made.facts["seconds"]
+    figures["variance"] = made.facts["variances"][-1] / real_variance() - 1
+    return figures
+
+
+@torch.no_grad()
+def features_of(pictures: Tensor) -> dict[str, Tensor]:
+    """Features of pictures [N, 3, 64, 64] in 0..1, per judge."""
+    return {"reader": torch.cat([_reader().features(x) for x in pictures.split(64)])}
+
+
+@cache
+def real_features(n: int = 2048) -> dict[str, Tensor]:
+    """Of real drawings, encoded and decoded: what a perfect sampler would draw through this autoencoder."""
+    return features_of(decoded(encoded(sample_scenes(REAL_SEED, n))))
+
+
+@cache
+def real_variance(n: int = 2048) -> float:
+    """Variance of clean latents, mean over elements."""
+    moments = RunningMoments()
+    moments.add(encoded(sample_scenes(REAL_SEED, n)))
+    return float(moments.variance.mean())
+
+
+@cache
+def weights() -> str:
+    """A digest of the shipped models that make the samples."""
+    data = b"".join((files.FOLDER / f"{name}.safetensors").read_bytes() for name in (*files.VARIANTS, "vae"))
+    return hashlib.sha256(data).hexdigest()[:12]
+
+
+@cache
+def judges() -> str:
+    """A digest of the shipped models that judge."""
+    return hashlib.sha256((files.FOLDER / "reader.safetensors").read_bytes()).hexdigest()[:12]
+
+
+@cache
+def _diffusion(variant: str):
+    return files.load_diffusion(variant)
+
+
+@cache
+def _autoencoder():
+    return files.load_autoencoder().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+@cache
+def _reader():
+    return files.load_reader()
