@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .calibrate import SteadyDiffCalibrate
 from .diffier import SteadyDiffDiffIER
+from .diffier_report import SteadyDiffDiffIERReport
 from .epsilon_scaling import SteadyDiffEpsilonScaling
 from .measure import SteadyDiffMeasure
 from .schedule import SteadyDiffSchedule
@@ -15,6 +16,7 @@ NODES: list[type[io.ComfyNode]] = [
     SteadyDiffMeasure,
     SteadyDiffCalibrate,
     SteadyDiffDiffIER,
+    SteadyDiffDiffIERReport,
     SteadyDiffTinyWorld,
 ]
 

@@ -1,6 +1,7 @@
 """DiffIER in the host: off is off in every sampler, on is the core's, and its calls are as announced."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -343,3 +344,62 @@ def test_the_papers_values_are_one_click(model, diffier, sample, caplog):
         ours = diffier(model, values="paper", strength=0.9)
     assert "renoise, strength 0.1, iterations 10, threshold 0.001" in caplog.messages[-1]
     assert sample(ours).isfinite().all()
+
+
+# --- the report
+
+
+@pytest.fixture
+def report(pack, comfy, conds, sigmas_of):
+    """Run the report node; returns its plot and its report."""
+
+    def report(model, sampler="euler", steps=4, **widgets):
+        settings = {"cfg": 3.0, "seed": 5, "count": 3, "batch_size": 2} | widgets
+        ends = {"positive": conds["positive"], "negative": conds["negative"]}
+        plot, text = pack["SteadyDiffDiffIERReport"].execute(
+            model=model, **ends, sampler=comfy.samplers.sampler_object(sampler),
+            sigmas=sigmas_of(model, steps), latent_image={"samples": torch.zeros(1, 4, 8, 8)}, **settings,
+        ).args  # fmt: skip
+        return plot, json.loads(text)
+
+    return report
+
+
+def test_the_report_shows_what_was_found_repaired_and_asked(model, diffier, report):
+    plot, told = report(diffier(model, start_percent=0.5, antithetic=True, strength=0.2))
+    assert plot.ndim == 4 and plot.shape[-1] == 3 and 0 <= plot.min() < plot.max() <= 1
+    plain, ours, summary = told["without"], told["corrected"], told["summary"]
+    assert (plain["calls"], plain["extra"], plain["count"]) == (4, 0, 3)
+    assert ours["calls"] == 4 + ours["extra"] and ours["extra"] in (2, 4, 6)
+    assert summary["model_calls_corrected"] == ours["calls"]
+    assert plain["before"] == plain["after"]
+    assert ours["before"][0] == ours["after"][0] == pytest.approx(plain["after"][0], rel=1e-5, abs=1e-7)
+    assert ours["before"][-1] != ours["after"][-1]
+    assert summary["error_corrected"] == pytest.approx(sum(ours["after"]))
+    assert summary["error_without"] == pytest.approx(sum(plain["after"]))
+    assert all(isinstance(weight, float) for weight in ours["weight"][1:])
+
+
+def test_the_report_without_guidance_or_correction(model, report):
+    plot, told = report(model, cfg=1.0)
+    assert told["corrected"] == told["without"]
+    assert set(told["without"]["weight"]) == {None}
+
+
+@pytest.mark.parametrize("name", ["heun", "dpmpp_2m", "euler_cfg_pp", "euler_ancestral"])
+def test_the_report_takes_other_samplers(name, model, diffier, patched, report):
+    _, told = report(patched(diffier(model, strength=0.2), scale=1.01), name)
+    assert told["corrected"]["extra"] > 0 and told["without"]["extra"] == 0
+    assert len(told["corrected"]["after"]) == 4
+
+
+def test_batches_make_no_difference_to_the_report(model, diffier, report):
+    one, other = (report(diffier(model, strength=0.2), batch_size=size)[1]["corrected"] for size in (3, 1))
+    assert one["after"] == pytest.approx(other["after"], rel=1e-3, abs=1e-6)
+
+
+def test_reporting_leaves_no_trace(model, diffier, report, sample):
+    ours = diffier(model)
+    before, wrappers = sample(ours), str(ours.model_options)
+    report(ours)
+    assert torch.equal(sample(ours), before) and str(ours.model_options) == wrappers
