@@ -154,35 +154,33 @@ class Recorder:
         """starts: which model calls of a run begin its steps, from `step_calls`."""
         self.run = run
         self._starts = {call: step for step, call in enumerate(starts)}
-        self._hear: Callable[[Tensor, Tensor, Tensor], None] | None = None
+        self._hear: Callable[[Tensor, Tensor], None] | None = None
         self._sampling, self._training = NormCurve(run.steps), NormCurve(run.steps)
         self._states = [RunningMoments() for _ in run.sigmas]
         self._clean, self._clean_spectrum = RunningMoments(), RunningMoments()
 
     def around(self, denoise: Denoise) -> Denoise:
         """Return a denoiser that is listened to."""
-
-        def heard(x: Tensor, sigma: Tensor) -> Tensor:
-            denoised = denoise(x, sigma)
-            if self._hear is not None:
-                self._hear(x, sigma, denoised)
-            return denoised
-
-        return heard
+        return _Heard(denoise, self)
 
     def sample(self, sampler: Sampler, denoise: Denoise, x: Tensor) -> Tensor:
         """Sample a batch from its first states [B, C, *S] and return the final ones."""
         calls = 0
 
-        def hear(x: Tensor, sigma: Tensor, denoised: Tensor) -> None:
+        def question(x: Tensor, sigma: Tensor) -> Tensor:
             nonlocal calls
             step = self._starts.get(calls)
             calls += 1
-            if step is not None:
+            return denoise(x, sigma) if step is None else self._listening(hear(step), denoise, x, sigma)
+
+        def hear(step: int) -> Callable[[Tensor, Tensor], None]:
+            def heard(x: Tensor, denoised: Tensor) -> None:
                 self._sampling.add(step, self._norms(x, denoised, step))
                 self._states[step].add(x)
 
-        final = self._listening(hear, lambda: sampler(denoise, x, self.run.sigmas))
+            return heard
+
+        final = sampler(question, x, self.run.sigmas)
         self._states[-1].add(_finite(final, "the sampler's result"))
         return final
 
@@ -193,10 +191,10 @@ class Recorder:
         for step, sigma in enumerate(self.run.sigmas[:-1]):
             at = torch.full((len(clean),), sigma, dtype=torch.float32, device=clean.device)
 
-            def hear(x: Tensor, sigma: Tensor, denoised: Tensor, step: int = step) -> None:
+            def hear(x: Tensor, denoised: Tensor, step: int = step) -> None:
                 self._training.add(step, self._norms(x, denoised, step))
 
-            self._listening(hear, lambda at=at: denoise(add_noise(clean, noise, at, self.run.space), at))
+            self._listening(hear, denoise, add_noise(clean, noise, at, self.run.space), at)
 
     @property
     def sampling_rms(self) -> tuple[float, ...]:
@@ -242,13 +240,33 @@ class Recorder:
         return predicted_norm(x, denoised, sigma, self.run.space)
 
     def _listening(
-        self, hear: Callable[[Tensor, Tensor, Tensor], None], work: Callable[[], Tensor]
+        self, hear: Callable[[Tensor, Tensor], None], denoise: Denoise, x: Tensor, sigma: Tensor
     ) -> Tensor:
+        """Ask, and let `hear` have the model's first answer; further ones are a correction's own affair."""
         self._hear = hear
         try:
-            return work()
+            return denoise(x, sigma)
         finally:
             self._hear = None
+
+
+class _Heard:
+    """A denoiser a recorder listens to; it shows the branches of the one within, if that has them."""
+
+    def __init__(self, denoise: Denoise, recorder: Recorder) -> None:
+        self._denoise: Any = denoise
+        self._recorder = recorder
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        denoised = self._denoise(x, sigma)
+        hear, self._recorder._hear = self._recorder._hear, None
+        if hear is not None:
+            hear(x, denoised)
+        return denoised
+
+    @property
+    def branches(self) -> Any:
+        return self._denoise.branches
 
 
 def unit_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:

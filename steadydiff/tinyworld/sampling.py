@@ -37,27 +37,64 @@ def sigmas(variant: str, steps: int) -> tuple[float, ...]:
 def denoiser(variant: str, unet: UNet, context: Tensor, uncond: Tensor, cfg: float) -> Denoise:
     """The guided clean estimate as a Denoise function; latents times 0.18215, as inside hosts' samplers.
 
+    It shows its branches, see `Guided`; at cfg 1 there are none.
+
     Shapes:  context, uncond [B, T, D], one row per sample of x.
     """
     both = torch.cat([context, uncond]) if cfg != 1 else context
-    abar = alphas_cumprod()
-    log_sigmas = (((1 - abar) / abar).log() / 2).float()
+    return {"epsilon": _EpsilonDenoiser, "flow": _FlowDenoiser}[check_variant(variant)](unet, both, cfg)
 
-    def raw(x: Tensor, t: Tensor) -> Tensor:
-        if cfg == 1:
-            return unet(x, t, both)
-        cond, uncond = unet(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
-        return uncond + cfg * (cond - uncond)
 
-    def denoise_epsilon(x: Tensor, sigma: Tensor) -> Tensor:
-        t = (sigma.log()[:, None] - log_sigmas).abs().argmin(1)
-        scaled = x / (sigma**2 + 1).sqrt().view(-1, 1, 1, 1)
-        return denoised_from_eps(x, raw(scaled, t), sigma)
+class _TinyDenoiser:
+    def __init__(self, unet: UNet, context: Tensor, cfg: float) -> None:
+        self._unet, self._context, self._cfg = unet, context, cfg
+        self._latest: tuple[Tensor, Tensor, tuple[Tensor, Tensor]] | None = None
 
-    def denoise_flow(x: Tensor, sigma: Tensor) -> Tensor:
-        return x - sigma.view(-1, 1, 1, 1) * raw(x, 1000 * sigma)
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        scaled, t = self.asked(x, sigma)
+        if self._cfg == 1:
+            return self.clean(x, sigma, self._unet(scaled, t, self._context))
+        cond, uncond = self._unet(torch.cat([scaled] * 2), torch.cat([t] * 2), self._context).chunk(2)
+        self._latest = x, sigma, (cond, uncond)
+        return self.clean(x, sigma, uncond + self._cfg * (cond - uncond))
 
-    return {"epsilon": denoise_epsilon, "flow": denoise_flow}[check_variant(variant)]
+    @property
+    def branches(self) -> tuple[Tensor, Tensor] | None:
+        """The conditional and the unconditional clean estimate of the latest call."""
+        if self._latest is None:
+            return None
+        x, sigma, (cond, uncond) = self._latest
+        return self.clean(x, sigma, cond), self.clean(x, sigma, uncond)
+
+    def asked(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network takes for a state at its noise level."""
+        raise NotImplementedError
+
+    def clean(self, x: Tensor, sigma: Tensor, answer: Tensor) -> Tensor:
+        """The clean estimate that the network's answer means."""
+        raise NotImplementedError
+
+
+class _EpsilonDenoiser(_TinyDenoiser):
+    def __init__(self, unet: UNet, context: Tensor, cfg: float) -> None:
+        super().__init__(unet, context, cfg)
+        abar = alphas_cumprod()
+        self._log_sigmas = (((1 - abar) / abar).log() / 2).float()
+
+    def asked(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        t = (sigma.log()[:, None] - self._log_sigmas).abs().argmin(1)
+        return x / (sigma**2 + 1).sqrt().view(-1, 1, 1, 1), t
+
+    def clean(self, x: Tensor, sigma: Tensor, answer: Tensor) -> Tensor:
+        return denoised_from_eps(x, answer, sigma)
+
+
+class _FlowDenoiser(_TinyDenoiser):
+    def asked(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return x, 1000 * sigma
+
+    def clean(self, x: Tensor, sigma: Tensor, answer: Tensor) -> Tensor:
+        return x - sigma.view(-1, 1, 1, 1) * answer
 
 
 @torch.no_grad()

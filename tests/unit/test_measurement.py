@@ -11,6 +11,7 @@ from steadydiff.denoiser import Run, denoised_from_eps, eps_from_denoised
 from steadydiff.errors import SettingsError, ShapeError, SteadyDiffError
 from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
 from steadydiff.measurement import Measurement, Recorder, check_reference, noise_for, refine, unit_noise
+from steadydiff.methods.diffier import DiffIER
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.schedules import MadeFor
 from steadydiff.stepping import step_calls
@@ -222,3 +223,22 @@ def test_infinite_values_are_refused():
     found = measured(gaussian_denoiser(0, STD), run_of("ve"))
     with pytest.raises(SettingsError, match="finite values of training_norm"):
         replace(found, training_norm=(math.inf,) * 8)
+
+
+def test_a_correction_that_asks_more_than_once_is_heard_once_a_step():
+    """DiffIER's calls in between are not the sampler's: the norms are those of the sampler's own states."""
+    run, seen = Run("ve", (9.0, 3.0, 1.0, 0.0), 1), []
+    model = gaussian_denoiser(0.0, 0.7)
+    recorder = Recorder(run, range(run.steps))
+    corrected = DiffIER(iterations=2, sigma_high=math.inf).wrap(recorder.around(model), run)
+
+    def noted(x, sigma):
+        seen.append(eps_from_denoised(x, model(x, sigma), sigma).flatten(1).norm(dim=1).mean().item())
+        return corrected(x, sigma)
+
+    recorder.sample(sample_euler, noted, torch.randn(8, 4, 6, 6) * 9)
+    clean = torch.randn(8, 4, 6, 6)
+    recorder.train(corrected, clean, torch.randn_like(clean))
+    found = recorder.measurement(1, "given")
+    assert found.sampling_norm == pytest.approx(seen, rel=1e-5)
+    assert found.count == 8

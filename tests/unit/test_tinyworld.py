@@ -175,3 +175,20 @@ def test_guidance_is_linear_in_the_scale():
             for a, cfg in ((context, 1), (uncond, 1), (context, 3))
         )
     torch.testing.assert_close(guided, free + 3 * (cond - free), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("variant", ["epsilon", "flow"])
+def test_a_guided_call_shows_its_branches(variant):
+    torch.manual_seed(0)
+    unet = UNet().eval()
+    nn.init.normal_(unet.out[2].weight)
+    context, uncond, x = torch.randn(2, 24, 64), torch.randn(2, 24, 64), torch.randn(2, 4, 8, 8)
+    sigma = torch.tensor([0.9, 0.5])
+    with torch.no_grad():
+        guided = sampling.denoiser(variant, unet, context, uncond, 3)
+        found = guided(x, sigma)
+        cond, free = guided.branches
+        single = sampling.denoiser(variant, unet, context, uncond, 1)
+        torch.testing.assert_close(single(x, sigma), cond, atol=1e-3, rtol=1e-3)
+    assert single.branches is None
+    torch.testing.assert_close(found, free + 3 * (cond - free), atol=1e-3, rtol=1e-3)
