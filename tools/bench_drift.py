@@ -27,7 +27,7 @@ from tools.drift_world import Condition, Correct
 CONDITIONS = [
     Condition(variant, sampler, steps, cfg)
     for sampler, steps, cfg in (
-        ("euler", 20, 1.0), ("euler", 10, 1.0), ("ddpm", 20, 1.0), ("dpmpp_2m", 20, 1.0), ("euler", 50, 1.0),
+        ("euler", 20, 1.0), ("euler", 10, 1.0), ("euler", 50, 1.0), ("ddpm", 20, 1.0), ("dpmpp_2m", 20, 1.0),
         ("euler", 20, 4.0),
     )
     for variant in files.VARIANTS

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -36,6 +37,7 @@ from steadydiff.stepping import Sampler
 from steadydiff.tinyworld import files, sampling
 from steadydiff.tinyworld.reader import attributes, found
 from steadydiff.tinyworld.scenes import Scenes, caption, render, sample_scenes
+from steadydiff.tinyworld.text import tokenize
 from steadydiff.tinyworld.train import HELD_OUT, SCALE_FACTOR
 
 PARTS = (683, 683, 682)  # samples with seed 0, 1, 2
@@ -95,6 +97,12 @@ def scenes_of(part: int, n: int) -> Scenes:
     return sample_scenes(HELD_OUT + 10 + part, n)
 
 
+@cache
+def clean_of(part: int, n: int) -> Tensor:
+    """Clean latents of the drawings that part's prompts describe."""
+    return encoded(scenes_of(part, n))
+
+
 def captions(scenes: Scenes) -> list[str]:
     return [caption(scenes, i) for i in range(len(scenes))]
 
@@ -147,8 +155,8 @@ def samples(condition: Condition, part: int, n: int, correct: Correct, name: str
 @torch.no_grad()
 def sample(condition: Condition, part: int, n: int, correct: Correct) -> Samples:
     """Sample a part's prompts, with a recorder between model and correction."""
-    run, scenes = condition.run, scenes_of(part, n)
-    prompts, clean = captions(scenes), encoded(scenes)
+    run = condition.run
+    prompts, clean = captions(scenes_of(part, n)), clean_of(part, n)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(part))
     recorder, residuals, done = Recorder(run, range(run.steps)), RunningMoments(), []
     seconds = 0.0
@@ -243,8 +251,16 @@ def judges() -> str:
 
 
 @cache
+@torch.no_grad()
 def _diffusion(variant: str):
-    return files.load_diffusion(variant)
+    """The models of a variant, the network traced, which saves a fifth of the time and changes no bit."""
+    unet, text = files.load_diffusion(variant)
+    example = torch.zeros(2, 4, 8, 8), torch.zeros(2), text(tokenize(["", ""]))
+    with warnings.catch_warnings():
+        # It is deprecated in favour of torch.compile, which needs a C++ compiler and minutes; and torch's own
+        # group_norm looks whether a batch has one value per channel, which never comes up here.
+        warnings.simplefilter("ignore")
+        return torch.jit.freeze(torch.jit.trace(unet, example)), text
 
 
 @cache

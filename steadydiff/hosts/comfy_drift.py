@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ..calibration import Calibration, calibrate
+from ..calibration import Calibration, calibrate, calibrate_variance
 from ..denoiser import Denoise, Run, Space
 from ..errors import HostError, SettingsError
 from ..measurement import Measurement, Recorder, check_reference, noise_for, refine, unit_noise
@@ -103,10 +103,13 @@ def measure_model(
     return recorder.measurement(seeds[0], taken, label, setup.made_for), torch.cat(used)
 
 
-def calibrate_model(setup: Setup, measurement: Measurement, count: int) -> Calibration:
+def calibrate_model(
+    setup: Setup, measurement: Measurement, count: int, target: Literal["norm", "variance"] = "norm"
+) -> Calibration:
     """Find λ for every step of the measured run, on the model without our corrections.
 
     count:   samples, the first ones of the measurement
+    target:  "norm" meets the predicted noise of training, "variance" the spectrum of noised clean samples
     Raises:  SettingsError or HostError before the first model call, also for a sampler that steps along the
              unconditional estimate and for another model than was measured; SteadyDiffError for NaN.
     """
@@ -118,11 +121,17 @@ def calibrate_model(setup: Setup, measurement: Measurement, count: int) -> Calib
             "this sampler steps along the unconditional estimate as well, so that no single scale meets the "
             "norms; calibrate with euler, or another that is not of the CFG++ kind"
         )
+    if target == "variance" and not measurement.clean_spectrum:
+        raise SettingsError("this measurement is of an earlier version and holds no spectrum; measure again")
     seeds = [measurement.seed + j for j in range(min(count, measurement.count))]
     found: list[Calibration] = []
 
     def work(inner: _Inner, x: Tensor) -> None:
-        found.append(calibrate(inner.sample, inner.ask, x, setup.run, measurement.training_rms))
+        if target == "norm":
+            found.append(calibrate(inner.sample, inner.ask, x, setup.run, measurement.training_rms))
+            return
+        clean = torch.tensor(measurement.clean_spectrum, dtype=torch.float64)
+        found.append(calibrate_variance(inner.sample, inner.ask, x, setup.run, clean))
 
     _inside(setup, _without_ours(setup), unit_noise(measurement.shape, seeds), seeds[0], work)
     return found[0]
@@ -240,7 +249,7 @@ class _Inner:
     def sample(self, denoise: Denoise, x: Tensor, sigmas: tuple[float, ...]) -> Tensor:
         """Run the user's sampler function on any denoiser."""
         own, levels = self._setup.sampler, torch.tensor(sigmas, dtype=torch.float32, device=x.device)
-        model = _Shown(self._model, lambda x, sigma, more: self._answer(denoise, x, sigma, more))
+        model = Shown(self._model, lambda x, sigma, more: self._answer(denoise, x, sigma, more))
         try:
             return own.sampler_function(
                 model,
@@ -267,7 +276,7 @@ class _Inner:
         return denoised
 
 
-class _Shown:
+class Shown:
     """What a sampler function sees as its model: our denoiser, and for the rest the host's own object."""
 
     def __init__(self, model: Any, answer: Callable[[Tensor, Tensor, dict], Tensor]) -> None:
