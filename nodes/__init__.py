@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .antibias_prompt import SteadyDiffAntiBiasPrompt, SteadyDiffLoadAntiBias, register_folder
 from .calibrate import SteadyDiffCalibrate
 from .diffier import SteadyDiffDiffIER
 from .diffier_report import SteadyDiffDiffIERReport
@@ -17,10 +18,13 @@ NODES: list[type[io.ComfyNode]] = [
     SteadyDiffCalibrate,
     SteadyDiffDiffIER,
     SteadyDiffDiffIERReport,
+    SteadyDiffLoadAntiBias,
+    SteadyDiffAntiBiasPrompt,
     SteadyDiffTinyWorld,
 ]
 
 
 class SteadyDiffExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        register_folder()  # the nodes list its files
         return list(NODES)

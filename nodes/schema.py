@@ -12,6 +12,9 @@ Schedule = io.Custom("STEADYDIFF_SCHEDULE")
 Measurement = io.Custom("STEADYDIFF_MEASUREMENT")
 """A measurement as JSON text, see `steadydiff/measurement.py`."""
 
+AntiBias = io.Custom("STEADYDIFF_ANTIBIAS")
+"""A loaded anti-bias network, see `steadydiff/hosts/comfy_state.py`."""
+
 
 def schema(**settings) -> io.Schema:
     """Make a schema of the fields this host knows; the oldest we support has no `search_aliases`."""

@@ -177,23 +177,35 @@ class AntiBiasPrompt:
 
 
 class _Rectified:
-    """One run's wrapped denoiser; it counts its calls."""
+    """One run's wrapped denoiser; it counts its calls and corrects a state only once."""
 
     edits_state = True
 
     def __init__(self, method: AntiBiasPrompt, denoise: Denoise, run: Run):
         self._method, self._denoise, self._run, self._calls = method, denoise, run, 0
+        self._last: tuple[Tensor, Tensor] | None = None
         self.applied = 0
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        method, call = self._method, self._calls
-        self._calls += 1
-        if call > 0 and (method.calls is None or call in method.calls):
-            model = method.model
+        if self._acts(self._calls) and not self._is_corrected(x, sigma):
+            model = self._method.model
             scale = input_scale(sigma, model.space, model.sigma_data)
             x.copy_(rectify(x, model.network, scale, self._gain(sigma)))
+            self._last = x, sigma
             self.applied += 1
+        self._calls += 1
         return self._denoise(x, sigma)
+
+    def _acts(self, call: int) -> bool:
+        return call > 0 if self._method.calls is None else call in self._method.calls
+
+    def _is_corrected(self, x: Tensor, sigma: Tensor) -> bool:
+        """Whether this is the tensor that was last written to, at the same level: a step taken again."""
+        return self._last is not None and x is self._last[0] and torch.equal(sigma, self._last[1])
+
+    def __str__(self) -> str:
+        """For a host's log."""
+        return f"corrected the state before {self.applied} of {self._calls} model calls"
 
     def _gain(self, sigma: Tensor) -> Tensor:
         """Strength, times the step's fraction where that is asked for, and 0 outside the bounds."""

@@ -42,13 +42,16 @@ class PromptConfig:
     def __post_init__(self) -> None:
         for name in ("channel_mult", "attention_levels"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists
-        sizes = (self.latent_channels, self.channels, self.blocks, len(self.channel_mult), *self.channel_mult)
-        if not all(type(size) is int and 0 < size <= 4096 for size in sizes):
-            raise SettingsError(f"a network's sizes are whole numbers above 0, up to 4096; got {self}")
-        if not set(self.attention_levels) <= set(range(len(self.channel_mult))):
+        levels = len(self.channel_mult)
+        sizes = [(self.latent_channels, 4096), (self.channels, 4096), (self.blocks, 32), (levels, 8)]
+        sizes += [(mult, 64) for mult in self.channel_mult]
+        if not all(type(size) is int and 0 < size <= most for size, most in sizes):
             raise SettingsError(
-                f"attention_levels are of 0 to {len(self.channel_mult) - 1}; got {self.attention_levels}"
+                f"a network has up to 4096 channels, 32 blocks per resolution and 8 resolutions, each up to "
+                f"64 times as wide, in whole numbers above 0; got {self}"
             )
+        if not set(self.attention_levels) <= set(range(levels)):
+            raise SettingsError(f"attention_levels are of 0 to {levels - 1}; got {self.attention_levels}")
 
 
 def attention_at(size: int, levels: int, attended: int = 16) -> tuple[int, ...]:

@@ -104,7 +104,7 @@ def test_a_residual_is_multiplied_by_the_steps_fraction():
 
 @pytest.mark.parametrize(
     "bounds",
-    [{"sigma_high": 1.0, "sigma_low": 0.5}, {"sigma_range": (0.5, 1.0)}, {"calls": (0, 2)}],
+    [{"sigma_high": 1.0, "sigma_low": 0.5}, {"sigma_range": (0.5, 1.0)}, {"calls": (2,)}],
     ids=str,
 )
 def test_it_acts_only_where_it_may(bounds):

@@ -1,0 +1,130 @@
+"""SteadyDiffLoadAntiBias and SteadyDiffAntiBiasPrompt: a trained network that corrects a sampler's states."""
+
+import os
+from pathlib import Path
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import folder_paths
+import torch
+from comfy.patcher_extension import WrappersMP
+from comfy_api.latest import io
+
+from ..steadydiff.antibias_files import load_prompt
+from ..steadydiff.hosts.comfy_state import CALLS, LoadedPrompt, attach_prompt
+from ..steadydiff.tinyworld import files as tinyworld
+from . import schema
+from .host import HOST
+
+FOLDER = "steadydiff_antibias"
+
+
+def register_folder() -> None:
+    """Tell the host of our model folder; paths that a user added for it stay."""
+    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+    folder_paths.folder_names_and_paths[FOLDER][1].add(".safetensors")
+
+
+def shipped() -> dict[str, Path]:
+    """The networks for the tiny world, which come with the pack."""
+    return {
+        f"tinyworld/{path.name}": path for path in sorted(tinyworld.FOLDER.glob("antibias_*.safetensors"))
+    }
+
+
+def path_of(name: str) -> Path:
+    return shipped().get(name) or Path(folder_paths.get_full_path_or_raise(FOLDER, name))
+
+
+def load(name: str) -> LoadedPrompt:
+    """Read a network and put it into the host's keeping."""
+    network, card = load_prompt(path_of(name), comfy.ops.manual_cast)
+    device = comfy.model_management.get_torch_device()
+    patcher = comfy.model_patcher.CoreModelPatcher(
+        network, load_device=device, offload_device=comfy.model_management.unet_offload_device()
+    )
+    # Core's multi-GPU nodes rebuild a model from this.
+    patcher.cached_patcher_init = (lambda name: load(name).patcher, (name,))
+    dtype = comfy.model_management.unet_dtype(device, supported_dtypes=[torch.bfloat16, torch.float32])
+    return LoadedPrompt(patcher, card, dtype, name)
+
+
+class SteadyDiffLoadAntiBias(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema.schema(
+            node_id="SteadyDiffLoadAntiBias",
+            display_name="Load Anti-Bias Model (SteadyDiff)",
+            category=schema.CATEGORY,
+            description="Loads a network that was trained to correct one base model while it samples, from "
+            "models/steadydiff_antibias. Those for the tiny world come with the pack.",
+            search_aliases=["exposure bias", "anti-bias prompt", "load antibias"],
+            inputs=[
+                io.Combo.Input(
+                    "file", options=[*shipped(), *folder_paths.get_filename_list(FOLDER)],
+                    tooltip="A .safetensors file of models/steadydiff_antibias, trained for the base model "
+                    "you use; it is refused on another kind.",
+                )
+            ],
+            outputs=[
+                schema.AntiBias.Output(display_name="antibias", tooltip="For Anti-Bias Prompt (SteadyDiff).")
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, file):
+        return path_of(file).stat().st_mtime_ns  # a training may have written it anew
+
+    @classmethod
+    def execute(cls, file) -> io.NodeOutput:
+        return io.NodeOutput(load(file))
+
+
+class SteadyDiffAntiBiasPrompt(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema.schema(
+            node_id="SteadyDiffAntiBiasPrompt",
+            display_name="Anti-Bias Prompt (SteadyDiff)",
+            category=schema.CATEGORY,
+            description="Before every model call but the first, a small network adds to the sampler's state "
+            "what the base model, on average, left wrong in the step before. The network is trained for one "
+            "base model. Works with every sampler that asks the model with its own state (not uni_pc), every "
+            "guider, masks and image-to-image. (Zhang et al., Anti-Exposure Bias in Diffusion Models, ICLR "
+            "2025.)",
+            search_aliases=["exposure bias", "antibias", "anti-exposure bias", "state correction"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to correct. Other uses of it stay as they are."),
+                schema.AntiBias.Input("antibias", tooltip="From Load Anti-Bias Model, made for this model."),
+                schema.number(
+                    "strength", 1.0, 0.0, 2.0, 0.01,
+                    "The correction is multiplied by this. 0 is off, 1 what the network was trained for. "
+                    "Below 1 is careful; above 1 overshoots if the training was long enough.",
+                ),
+                schema.number(
+                    "start_percent", 0.0, 0.0, 1.0, 0.001,
+                    "Where in the run it begins to act; 0 is the first, noisiest step. Later spares the "
+                    "composition. Equal to end_percent it is off.",
+                ),
+                schema.number(
+                    "end_percent", 1.0, 0.0, 1.0, 0.001,
+                    "Where in the run it ceases to act; 1 is the last step. Earlier spares fine detail.",
+                ),
+                io.Combo.Input(
+                    "calls", options=list(CALLS), default="every",
+                    tooltip="every: before every model call but the first, also the inner ones of samplers "
+                    "that ask several times a step (heun, dpmpp_sde ...), as in the paper. step starts: once "
+                    "a step, if such a sampler overshoots.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The corrected model; give it to any sampler or guider.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, antibias, strength, start_percent, end_percent, calls) -> io.NodeOutput:
+        corrected = attach_prompt(
+            model, antibias, HOST, WrappersMP.SAMPLER_SAMPLE,
+            strength=strength, window=(start_percent, end_percent), calls=calls,
+        )  # fmt: skip
+        return io.NodeOutput(corrected)

@@ -1,0 +1,269 @@
+"""ComfyUI: attaches a method that rectifies the sampler's own state, at the host's SAMPLER_SAMPLE level.
+
+Duck-typed like `comfy.py`. The sampler function is handed a stand-in for its model, which is asked with the
+very tensor the sampler goes on with; there the correction is written in place, before the host mixes in a
+mask. Samplers that ask with a temporary are refused, since what is written there is lost.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..antibias_files import Card
+from ..denoiser import Run
+from ..errors import HostError, SettingsError
+from ..methods.antibias_prompt import AntiBiasPrompt
+from ..stepping import step_calls
+from .comfy import ComfyHost, sampler_name
+from .comfy_drift import Shown
+
+ANTIBIAS_KEY = "steadydiff_antibias"
+"""Under this name the network and our wrapper hang on a model."""
+
+Calls = Literal["every", "step starts"]
+CALLS: tuple[Calls, ...] = get_args(Calls)
+
+# These scale the state into a new tensor before they ask.
+TEMPORARY = ("uni_pc", "uni_pc_bh2")
+
+logger = logging.getLogger("steadydiff")
+
+
+@dataclass(frozen=True)
+class LoadedPrompt:
+    """A network in the host's keeping, and what its file says of it.
+
+    patcher: the host's ModelPatcher around a PromptNetwork
+    dtype:   in which it computes
+    name:    of the file, for people
+    """
+
+    patcher: Any
+    card: Card
+    dtype: torch.dtype = torch.float32
+    name: str = ""
+
+
+def attach_prompt(
+    model: Any,
+    prompt: LoadedPrompt,
+    host: ComfyHost,
+    level: str,
+    *,
+    strength: float = 1.0,
+    window: tuple[float, float] = (0.0, 1.0),
+    calls: Calls = "every",
+) -> Any:
+    """Return a clone of `model` whose samplers' states are rectified by the network.
+
+    level:  the host's name for wrappers around a sampler
+    window: part of the run in which it acts, in per cent / 100 as the host counts
+    calls:  "every" model call but the first, or only those that start a step
+    Raises: HostError or SettingsError if the network was trained for something else, the model has one
+            already, or a setting has no sense.
+    """
+    if calls not in CALLS:
+        raise SettingsError(f"calls is one of {', '.join(CALLS)}; got {calls!r}")
+    if not 0 <= window[0] <= window[1] <= 1:
+        raise SettingsError(
+            f"start_percent and end_percent are of 0 to 1, in this order; got {window[0]:g}, {window[1]:g}"
+        )
+    if model.get_additional_models_with_key(ANTIBIAS_KEY):
+        raise SettingsError(
+            "this model has an anti-bias prompt already, and two would correct twice; use one"
+        )
+    check_fits(model, prompt, host)
+    method = AntiBiasPrompt(prompt.card.model(prompt.patcher.model), strength)
+    attachment = StateAttachment(method, window, prompt, calls, host)
+    clone = model.clone()
+    clone.set_additional_models(ANTIBIAS_KEY, [prompt.patcher])
+    clone.add_wrapper_with_key(level, ANTIBIAS_KEY, attachment.sampler_sample)
+    logger.info("SteadyDiff: anti-bias prompt %s attached (strength %g, %s)", prompt.name, strength, calls)
+    return clone
+
+
+def check_fits(model: Any, prompt: LoadedPrompt, host: ComfyHost) -> None:
+    """Raise HostError unless the model is of the kind the network was trained on."""
+    card, model_sampling = prompt.card, model.get_model_object("model_sampling")
+    latent_format = model.get_model_object("latent_format")
+    space = host.space(model_sampling)
+    needed = {
+        "states of the kind": card.space,
+        "latents of the format": card.latent_format,
+        "latent channels:": prompt.patcher.model.config.latent_channels,
+        "models of the family": card.family,
+        "sigma_data": card.sigma_data if card.space == "ve" else 1.0,
+    }
+    found = {
+        "states of the kind": space,
+        "latents of the format": type(latent_format).__name__,
+        "latent channels:": latent_format.latent_channels,
+        "models of the family": type(model.model.model_config).__name__,
+        "sigma_data": float(getattr(model_sampling, "sigma_data", 1.0)) if space == "ve" else 1.0,
+    }
+    for what, need in needed.items():
+        if need not in ("", found[what]):
+            raise HostError(
+                f"the anti-bias model {prompt.name} was trained for {what} {need}, and this model has "
+                f"{found[what]}; load one made for this model"
+            )
+
+
+@dataclass(frozen=True)
+class StateAttachment:
+    """One node's settings, and the wrapper that serves them."""
+
+    method: AntiBiasPrompt
+    window: tuple[float, float]
+    prompt: LoadedPrompt
+    calls: Calls
+    host: ComfyHost
+
+    def sampler_sample(self, executor, guider, sigmas, extra_args, callback, noise, *args, **kwargs):
+        """Sample with a stand-in between the sampler and its model; newer hosts may pass more arguments."""
+        sampler, model = executor.class_obj, guider.model_patcher
+        model_sampling = model.get_model_object("model_sampling")
+        high, low = window_sigmas(model_sampling, *self.window)
+        method = replace(self.method, sigma_high=high, sigma_low=low)
+        if not (self.host.in_training() or method.is_off or len(sigmas) < 2):
+            run = Run(self.host.space(model_sampling), tuple(sigmas.tolist()))
+            check_sampler(sampler)
+            self._check_latents(noise)
+            [patcher] = model.get_additional_models_with_key(ANTIBIAS_KEY)  # the clone's own
+            method = replace(method, model=replace(method.model, network=self._network(patcher.model)))
+            own = copy.copy(sampler)
+            own.sampler_function = _rectified(sampler.sampler_function, method, run, self.calls)
+            executor.original, executor.class_obj = own.sample, own
+        return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
+
+    def _network(self, network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        dtype = self.prompt.dtype
+        return lambda seen: network(seen.to(dtype)).to(seen.dtype)
+
+    def _check_latents(self, noise: Tensor) -> None:
+        channels = self.prompt.patcher.model.config.latent_channels
+        if noise.shape[1] != channels:
+            raise HostError(
+                f"the anti-bias model {self.prompt.name} takes latents of {channels} channels and this run's "
+                f"have {noise.shape[1]} (packed video and audio, perhaps); disconnect it for this model"
+            )
+
+
+def window_sigmas(model_sampling: Any, start: float, end: float) -> tuple[float, float]:
+    """Return the highest and lowest noise level of a part of the run, as the host counts; 0, 0 for none."""
+    if start == end:
+        return 0.0, 0.0
+    # Some samplers ask above the model's largest sigma, so the whole run has no upper bound.
+    high = math.inf if start <= 0 else float(model_sampling.percent_to_sigma(start))
+    return high, 0.0 if end >= 1 else float(model_sampling.percent_to_sigma(end))
+
+
+def check_sampler(sampler: Any) -> None:
+    """Raise HostError for a sampler whose state cannot be reached."""
+    name = sampler_name(sampler)
+    if name is None or name in TEMPORARY:
+        raise unreachable(name or type(sampler).__name__)
+
+
+def _rectified(function: Callable, method: AntiBiasPrompt, run: Run, calls: Calls) -> Callable:
+    """Return a sampler function that samples as `function` does, from rectified states."""
+
+    @functools.wraps(function)
+    def sample(model, x, sigmas, extra_args=None, callback=None, disable=None, **options):
+        more, states = {}, _States(function.__name__)
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            return model(x, sigma, **more)
+
+        def answer(x: Tensor, sigma: Tensor, own: dict) -> Tensor:
+            more.clear()
+            more.update(own)
+            states.asked_with(x)
+            return rectified(x, sigma)
+
+        def watch(step: dict) -> None:
+            states.shown(step.get("x"))
+            if callback is not None:
+                callback(step)
+
+        def alone(denoise, x, sigmas):
+            """The sampler on any denoiser, for finding which calls start a step."""
+            levels = torch.tensor(sigmas, dtype=torch.float32, device=x.device)
+            stand_in = Shown(model, lambda x, sigma, own: _told(denoise(x, sigma), x, sigma, own))
+            return function(stand_in, x, levels, dict(extra_args or {}), None, True, **options)
+
+        acting = method
+        if calls == "step starts":
+            starts = step_calls(alone, torch.zeros_like(x[:1]), run)
+            acting = replace(method, calls=starts[1:])
+        rectified = acting.wrap(denoise, run)
+        try:
+            # A first state may be the user's own latent, and stays as it is.
+            return function(
+                Shown(model, answer),
+                x.clone(),
+                sigmas,
+                extra_args=extra_args,
+                callback=watch,
+                disable=disable,
+                **options,
+            )
+        finally:
+            logger.info("SteadyDiff: anti-bias prompt, strength %g: %s", method.strength, rectified)
+
+    return sample
+
+
+class _States:
+    """Checks that a sampler asks with its own state: with the very tensor it shows before or afterwards."""
+
+    def __init__(self, name: str):
+        self._name, self._asked = name.removeprefix("sample_"), []
+        self._first: Tensor | None = None
+        self._due: Tensor | None = None
+
+    def asked_with(self, x: Tensor) -> None:
+        """Note a tensor that the model is asked with.
+
+        Raises:  HostError if another one is due.
+        """
+        if self._due is not None and x is not self._due:
+            raise unreachable(self._name)
+        self._due = None
+        self._asked.append(x)
+        if self._first is None:
+            self._first = x
+
+    def shown(self, x: Tensor | None) -> None:
+        """Note the state that the sampler shows: asked with since the last one, or due next.
+
+        Some (deis, ipndm) always show their first.
+        """
+        known = x is None or x is self._first or any(x is asked for asked in self._asked)
+        self._due = None if known else x
+        self._asked.clear()
+
+
+def unreachable(name: str) -> HostError:
+    """Return the error for a sampler whose own state cannot be written to."""
+    return HostError(
+        f"the sampler {name} does not ask the model with its own state, so an anti-bias prompt cannot "
+        f"correct it; choose euler, heun, dpmpp_2m or another sampler"
+    )
+
+
+def _told(denoised: Tensor, x: Tensor, sigma: Tensor, own: dict) -> Tensor:
+    """Show a CFG++ sampler the branches it waits for, when no host is asked."""
+    for function in own.get("model_options", {}).get("sampler_post_cfg_function", ()):
+        branches = {f"{name}denoised": denoised for name in ("", "cond_", "uncond_")}
+        function({**branches, "input": x, "sigma": sigma})
+    return denoised

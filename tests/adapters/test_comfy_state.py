@@ -1,0 +1,186 @@
+"""The adapter for state methods without ComfyUI: what it refuses, writes and leaves alone."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from steadydiff.antibias_files import Card
+from steadydiff.errors import HostError, SettingsError
+from steadydiff.hosts.comfy import ComfyHost
+from steadydiff.hosts.comfy_state import ANTIBIAS_KEY, LoadedPrompt, attach_prompt, window_sigmas
+from steadydiff.hosts.mock import gaussian_denoiser
+
+SIGMAS = torch.tensor([10.0, 4.0, 1.0, 0.0])
+
+
+class VE:
+    def percent_to_sigma(self, percent):
+        return 10.0 * (1 - percent)
+
+
+class SD15:
+    latent_channels = 4
+
+
+training = SimpleNamespace(now=False)
+HOST = ComfyHost("outer", "predict", ve=(VE,), flow=(), in_training=lambda: training.now)
+
+
+class Patcher:
+    """What the adapter uses of a ModelPatcher."""
+
+    def __init__(self, model=None):
+        self.model = model or SimpleNamespace(model_config=SD15())
+        self.wrappers, self.additional = [], {}
+
+    def get_model_object(self, name):
+        return {"model_sampling": VE(), "latent_format": SD15()}[name]
+
+    def get_additional_models_with_key(self, key):
+        return self.additional.get(key, [])
+
+    def set_additional_models(self, key, models):
+        self.additional[key] = models
+
+    def add_wrapper_with_key(self, level, key, wrapper):
+        assert (level, key) == ("sampler", ANTIBIAS_KEY)
+        self.wrappers.append(wrapper)
+
+    def clone(self):
+        twin = Patcher(self.model)
+        twin.wrappers, twin.additional = list(self.wrappers), dict(self.additional)
+        return twin
+
+
+class Sampler:
+    """What the adapter uses of a KSAMPLER."""
+
+    def __init__(self, function):
+        self.sampler_function = function
+
+    def sample(self, guider, sigmas, extra_args, callback, noise):
+        shown = callback and (lambda step: callback(step["i"], step["denoised"], step["x"], len(sigmas) - 1))
+        return self.sampler_function(guider, noise, sigmas, extra_args, shown)
+
+
+class Executor:
+    def __init__(self, sampler):
+        self.original, self.class_obj = sampler.sample, sampler
+
+    def __call__(self, *args):
+        return self.original(*args)
+
+
+class Guider:
+    """Around an exact denoiser; notes the states it is asked with."""
+
+    def __init__(self, patcher):
+        self.model_patcher, self.asked = patcher, []
+
+    def __call__(self, x, sigma, seed=None):
+        assert seed == 5
+        self.asked.append(x.clone())
+        return gaussian_denoiser()(x, sigma)
+
+
+def sample_euler(model, x, sigmas, extra_args, callback=None, disable=None):
+    """As hosts write it: the state that is asked with is the one gone on with."""
+    for i, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
+        denoised = model(x, sigma.expand(len(x)), **extra_args)
+        if callback:
+            callback({"x": x, "i": i, "denoised": denoised})
+        x = x + (x - denoised) / sigma * (sigma_next - sigma)
+    return x
+
+
+def sample_temporary(model, x, sigmas, extra_args, callback=None, disable=None):
+    def ask(x, sigma, **more):
+        return model(x * 1.0, sigma, **more)
+
+    return sample_euler(ask, x, sigmas, extra_args, callback)
+
+
+def prompt(function=torch.ones_like, **card):
+    network = lambda x: function(x)  # noqa: E731  # a function object that can carry a config
+    network.config = SimpleNamespace(latent_channels=card.pop("channels", 4))
+    card = {"target": "phi", "space": "ve", **card}
+    return LoadedPrompt(SimpleNamespace(model=network), Card(**card), name="net.safetensors")
+
+
+def attached(loaded=None, **settings):
+    return attach_prompt(Patcher(), loaded or prompt(), HOST, "sampler", **settings)
+
+
+def sampled(model, function=sample_euler, noise=None):
+    guider, start = Guider(model), torch.ones(2, 4, 3, 3) if noise is None else noise
+    executor = Executor(Sampler(function))
+    arguments = (guider, SIGMAS, {"seed": 5}, lambda *shown: None, start)
+    [wrapper] = model.wrappers
+    return wrapper(executor, *arguments), guider.asked
+
+
+def test_every_state_but_the_first_is_corrected_and_the_users_noise_is_not_touched():
+    noise = torch.ones(2, 4, 3, 3)
+    _, asked = sampled(attached(strength=0.5), noise=noise)
+    plain = sampled(attached(strength=0.0))[1]
+    assert torch.equal(asked[0], plain[0]) and torch.equal(noise, torch.ones_like(noise))
+    torch.testing.assert_close(asked[1], plain[1] + 0.5 * 17**0.5)
+
+
+def test_step_starts_are_the_same_calls_for_a_sampler_that_asks_once_a_step():
+    every, starts = (sampled(attached(calls=calls))[0] for calls in ("every", "step starts"))
+    assert torch.equal(every, starts)
+
+
+def test_the_model_is_left_alone_and_the_network_is_the_clones():
+    model, loaded = Patcher(), prompt()
+    clone = attach_prompt(model, loaded, HOST, "sampler")
+    assert not model.wrappers and not model.additional
+    clone.additional[ANTIBIAS_KEY] = [prompt(torch.zeros_like).patcher]  # as hosts clone it
+    assert torch.equal(sampled(clone)[0], sampled(attached(strength=0.0))[0])
+
+
+def test_training_samples_plainly(monkeypatch):
+    monkeypatch.setattr(training, "now", True)
+    assert torch.equal(sampled(attached())[0], sampled(attached(strength=0.0))[0])
+
+
+def test_a_sampler_that_asks_with_a_temporary_is_refused():
+    with pytest.raises(HostError, match="sampler temporary does not ask .* choose euler, heun"):
+        sampled(attached(), sample_temporary)
+
+
+def test_packed_latents_are_refused():
+    with pytest.raises(HostError, match="takes latents of 4 channels and this run's have 1"):
+        sampled(attached(), noise=torch.ones(2, 1, 30))
+
+
+@pytest.mark.parametrize(
+    ("card", "sentence"),
+    [
+        ({"space": "flow"}, "trained for states of the kind flow, and this model has ve"),
+        ({"latent_format": "Flux"}, "latents of the format Flux, and this model has SD15"),
+        ({"channels": 16}, "latent channels: 16, and this model has 4"),
+        ({"family": "SDXL"}, "models of the family SDXL, and this model has SD15"),
+        ({"sigma_data": 0.5}, "sigma_data 0.5, and this model has 1.0"),
+    ],
+)
+def test_networks_for_other_models_are_refused_when_attached(card, sentence):
+    with pytest.raises(HostError, match=sentence):
+        attached(prompt(**card))
+
+
+def test_settings_without_sense_are_refused_when_attached():
+    with pytest.raises(SettingsError, match="two would correct twice"):
+        attach_prompt(attached(), prompt(), HOST, "sampler")
+    with pytest.raises(SettingsError, match="calls is one of every, step starts; got 'never'"):
+        attached(calls="never")
+    with pytest.raises(SettingsError, match="in this order; got 0.8, 0.2"):
+        attached(window=(0.8, 0.2))
+
+
+def test_the_window_is_in_the_hosts_units():
+    assert window_sigmas(VE(), 0.25, 0.75) == (7.5, 2.5)
+    assert window_sigmas(VE(), 0.0, 1.0) == (float("inf"), 0.0)
+    assert window_sigmas(VE(), 0.4, 0.4) == (0.0, 0.0)
