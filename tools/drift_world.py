@@ -43,6 +43,8 @@ from steadydiff.tinyworld.train import HELD_OUT, SCALE_FACTOR
 PARTS = (683, 683, 682)  # samples with seed 0, 1, 2
 BATCH, DECODE_BATCH = 128, 8  # the fastest on a CPU
 REAL_SEED, TRAINING_SEED, CALIBRATION_SEED = HELD_OUT + 90, HELD_OUT + 91, HELD_OUT + 92
+# Root mean square of the judges' features, so that distances in both spaces are of one size.
+UNITS = {"reader": 5.9, "clip": 96**-0.5}
 KEPT = Path(os.environ.get("STEADYDIFF_DRIFT_WORK", "output/drift"))
 
 Correct = Callable[[Denoise, Run], Denoise]
@@ -202,8 +204,10 @@ def judged(condition: Condition, made: Samples, part: int) -> dict[str, float]:
     scenes, pictures = scenes_of(part, n), decoded(made.latents)
     asked, read = attributes(scenes), _reader().read(pictures)
     figures = {"found": float(found(read, asked).float().mean())}
-    real = real_features()
-    for space, features in features_of(pictures).items():
+    real, own = real_features(), features_of(pictures)
+    texts = _clip().text_features(captions(scenes))
+    figures["clip_text"] = float((own["clip"] * UNITS["clip"] * texts).sum(1).mean())
+    for space, features in own.items():
         figures[f"frechet_{space}"] = frechet_distance(*moments(features), *moments(real[space]))
         figures[f"kid_{space}"] = kernel_distance(features, real[space])
         precision, recall = precision_recall(real[space][:n], features)
@@ -219,8 +223,12 @@ def judged(condition: Condition, made: Samples, part: int) -> dict[str, float]:
 
 @torch.no_grad()
 def features_of(pictures: Tensor) -> dict[str, Tensor]:
-    """Features of pictures [N, 3, 64, 64] in 0..1, per judge."""
-    return {"reader": torch.cat([_reader().features(x) for x in pictures.split(64)])}
+    """Features of pictures [N, 3, 64, 64] in 0..1, per judge; their mean square is about 1."""
+    judges = {"reader": _reader().features, "clip": _clip().picture_features}
+    return {
+        space: torch.cat([judge(x) for x in pictures.split(64)]) / UNITS[space]
+        for space, judge in judges.items()
+    }
 
 
 @cache
@@ -247,7 +255,9 @@ def weights() -> str:
 @cache
 def judges() -> str:
     """A digest of the shipped models that judge."""
-    return hashlib.sha256((files.FOLDER / "reader.safetensors").read_bytes()).hexdigest()[:12]
+    names = ("reader.safetensors", "clip/open_clip_model.safetensors")
+    data = b"".join((files.FOLDER / name).read_bytes() for name in names)
+    return hashlib.sha256(data).hexdigest()[:12]
 
 
 @cache
@@ -271,3 +281,8 @@ def _autoencoder():
 @cache
 def _reader():
     return files.load_reader()
+
+
+@cache
+def _clip():
+    return files.load_clip()

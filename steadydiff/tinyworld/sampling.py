@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -10,7 +11,9 @@ from torch import Tensor
 from ..denoiser import Denoise, Run, denoised_from_eps
 from .files import check_variant
 from .text import TextEncoder, tokenize
-from .unet import UNet
+
+Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(x [B, 4, H, W], timestep [B], context [B, T, D]) -> raw output, as a `UNet` gives it."""
 
 
 def alphas_cumprod() -> Tensor:
@@ -34,7 +37,7 @@ def sigmas(variant: str, steps: int) -> tuple[float, ...]:
     return (*between.exp().tolist(), 0.0)
 
 
-def denoiser(variant: str, unet: UNet, context: Tensor, uncond: Tensor, cfg: float) -> Denoise:
+def denoiser(variant: str, unet: Network, context: Tensor, uncond: Tensor, cfg: float) -> Denoise:
     """The guided clean estimate as a Denoise function; latents times 0.18215, as inside hosts' samplers.
 
     It shows its branches, see `Guided`; at cfg 1 there are none.
@@ -46,7 +49,7 @@ def denoiser(variant: str, unet: UNet, context: Tensor, uncond: Tensor, cfg: flo
 
 
 class _TinyDenoiser:
-    def __init__(self, unet: UNet, context: Tensor, cfg: float) -> None:
+    def __init__(self, unet: Network, context: Tensor, cfg: float) -> None:
         self._unet, self._context, self._cfg = unet, context, cfg
         self._latest: tuple[Tensor, Tensor, tuple[Tensor, Tensor]] | None = None
 
@@ -76,7 +79,7 @@ class _TinyDenoiser:
 
 
 class _EpsilonDenoiser(_TinyDenoiser):
-    def __init__(self, unet: UNet, context: Tensor, cfg: float) -> None:
+    def __init__(self, unet: Network, context: Tensor, cfg: float) -> None:
         super().__init__(unet, context, cfg)
         abar = alphas_cumprod()
         self._log_sigmas = (((1 - abar) / abar).log() / 2).float()

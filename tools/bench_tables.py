@@ -1,0 +1,129 @@
+"""Write the tables of README.md and docs/ from benchmarks/*.json; measures nothing.
+
+A table stands between `<!-- NAME -->` and `<!-- end of NAME -->`, and a test compares it with the results.
+"""
+
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tools.bench import RESULTS
+from tools.environment import ROOT
+
+Cells = dict[str, dict]
+PARTS = range(3)
+STEPS = (10, 20, 50)
+LABELS = {
+    "none": "no correction",
+    "core 1.005": "ComfyUI's own node, 1.005",
+    "uniform": "uniform, best of a grid",
+    "linear": "linear fit of `norm`",
+    "snr": "snr (TSR 0.95)",
+    "dcw": "dcw 0.005",
+    "norm": "calibrated, norm",
+    "variance": "calibrated, variance",
+    "bands": "per band (DCW's port)",
+}
+COLUMNS = {
+    "frechet_reader": "FD reader", "frechet_clip": "FD CLIP",
+    "kid_reader": "KID reader", "kid_clip": "KID CLIP", "precision_reader": "precision", "recall_reader": "recall", "found": "found", "clip_text": "CLIP-T",
+    "norm_drift": "norm error", "variance": "variance error", "delta": "δ", "seconds": "seconds",
+}  # fmt: skip
+DIGITS = {"frechet_reader": 3, "frechet_clip": 3, "kid_reader": 4, "kid_clip": 4, "seconds": 0}
+
+
+def drift_summary(cells: Cells) -> str:
+    """Per variant: both Fréchet distances at 10, 20 and 50 Euler steps, and three more figures at 20."""
+    return "\n\n".join(f"**{variant}**\n\n{_summary(cells, variant)}" for variant in ("epsilon", "flow"))
+
+
+def _summary(cells: Cells, variant: str) -> str:
+    head = [f"FD {space}, {steps}" for space in ("reader", "CLIP") for steps in STEPS]
+    lines = [["schedule", *head, "found, 20", "norm error, 20"]]
+    for name, label in LABELS.items():
+        line = [label]
+        for figure, steps in [(f"frechet_{space}", s) for space in ("reader", "clip") for s in STEPS]:
+            line.append(_mean(cells, f"{variant} euler {steps} cfg 1", name, figure))
+        line += [_mean(cells, f"{variant} euler 20 cfg 1", name, f) for f in ("found", "norm_drift")]
+        lines.append(line)
+    return markdown(lines)
+
+
+def drift_full(cells: Cells) -> str:
+    """Per condition: every figure of every schedule, mean ± spread over the three parts."""
+    conditions = dict.fromkeys(re.sub(r" grid$", "", key) for key in cells if key.endswith(" grid"))
+    return "\n\n".join(f"### {condition}\n\n{_condition(cells, condition)}" for condition in conditions)
+
+
+def _condition(cells: Cells, condition: str) -> str:
+    lines = [["schedule", *COLUMNS.values(), "FD reader, difference", "FD CLIP, difference"]]
+    for name, label in LABELS.items():
+        if name == "uniform":
+            label = f"uniform {cells[f'{condition} grid']['figures']['best']:g}, best of the grid"
+        figures = [_mean(cells, condition, name, figure, spread=True) for figure in COLUMNS]
+        changes = [_mean(cells, condition, name, f"frechet_{s}", True, "none") for s in ("reader", "clip")]
+        lines.append([label, *figures, *changes])
+    return markdown(lines)
+
+
+def _mean(
+    cells: Cells, condition: str, name: str, figure: str, spread: bool = False, beside: str | None = None
+) -> str:
+    """Mean over the parts, with `beside` of the difference from another schedule's on the same part."""
+    found = [cells.get(f"{condition} {name} {part}") for part in PARTS]
+    other = [cells.get(f"{condition} {beside} {part}") for part in PARTS] if beside else None
+    if not all(found) or (other and not all(other)):
+        return "not run"
+    values = [cell["figures"][figure] for cell in found if cell]
+    if other:
+        values = [a - cell["figures"][figure] for a, cell in zip(values, other, strict=True) if cell]
+    digits, sign = DIGITS.get(figure, 3), "+" if beside else ""
+    text = f"{statistics.mean(values):{sign}.{digits}f}"
+    return f"{text} ± {statistics.stdev(values):.{digits}f}" if spread else text
+
+
+def markdown(lines: list[list[str]]) -> str:
+    """Lines as a Markdown table, the first one its head."""
+    rule = ["---"] + ["---:"] * (len(lines[0]) - 1)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
+
+
+# table -> (file it stands in, bench it is of, how it is made)
+TABLES: dict[str, tuple[str, str, Callable[[Cells], str]]] = {
+    "drift summary": ("README.md", "drift", drift_summary),
+    "drift": ("docs/drift.md", "drift", drift_full),
+}
+
+
+def tables(root: Path = ROOT, results: Path = RESULTS) -> Iterator[tuple[Path, str, str]]:
+    """(file, its text, its text with the tables as they should be), for every table."""
+    for name, (file, bench, make) in TABLES.items():
+        path = root / file
+        text = path.read_text(encoding="utf-8")
+        cells = json.loads((results / f"{bench}.json").read_text(encoding="utf-8"))["cells"]
+        yield path, text, put(text, name, make(cells))
+
+
+def put(text: str, name: str, table: str) -> str:
+    """Replace what stands between a table's marks."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise SystemExit(f"no place for the table: {begin.strip()} and {end} mark one")
+    return f"{before}{begin}\n{table}\n\n{end}{after}"
+
+
+def main() -> int:
+    for path, text, wanted in tables():
+        if text != wanted:
+            path.write_text(wanted, encoding="utf-8")
+            print(f"{path.relative_to(ROOT)}: rewritten")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
