@@ -8,7 +8,6 @@ import comfy.model_patcher
 import comfy.ops
 import folder_paths
 import torch
-from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 
 from ..steadydiff.antibias_files import load_prompt
@@ -124,7 +123,7 @@ class SteadyDiffAntiBiasPrompt(io.ComfyNode):
     @classmethod
     def execute(cls, model, antibias, strength, start_percent, end_percent, calls) -> io.NodeOutput:
         corrected = attach_prompt(
-            model, antibias, HOST, WrappersMP.SAMPLER_SAMPLE,
+            model, antibias, HOST,
             strength=strength, window=(start_percent, end_percent), calls=calls,
         )  # fmt: skip
         return io.NodeOutput(corrected)

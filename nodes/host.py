@@ -20,4 +20,5 @@ HOST = ComfyHost(
     ),
     in_training=lambda: bool(getattr(model_management, "in_training", False)),
     check_interrupted=model_management.throw_exception_if_processing_interrupted,
+    sampler_sample=WrappersMP.SAMPLER_SAMPLE,
 )

@@ -24,6 +24,9 @@ from ..methods.epsilon_scaling import EpsilonScaling
 KEY = "steadydiff"
 """Under this name our wrappers hang on a model, and the session on a run's model options."""
 
+ANTIBIAS_KEY = "steadydiff_antibias"
+"""Under this name an anti-bias network and its wrapper hang on a model."""
+
 POST_CFG = "sampler_post_cfg_function"
 
 logger = logging.getLogger("steadydiff")
@@ -40,6 +43,7 @@ class ComfyHost:
     neither:       those that descend from one of the above and yet build x in their own way
     in_training:   whether the host is training right now
     check_interrupted: raises if the user cancelled
+    sampler_sample: its name for wrappers around a sampler
     """
 
     outer_sample: str
@@ -49,6 +53,7 @@ class ComfyHost:
     neither: tuple[type, ...] = ()
     in_training: Callable[[], bool] = lambda: False
     check_interrupted: Callable[[], None] = lambda: None
+    sampler_sample: str = "sampler_sample"
 
     def space(self, model_sampling: Any) -> Space:
         """Return how a model builds its states; HostError if it does so in a way we do not know."""

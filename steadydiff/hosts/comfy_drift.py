@@ -20,7 +20,7 @@ from ..errors import HostError, SettingsError
 from ..measurement import Measurement, Recorder, check_reference, noise_for, refine, unit_noise
 from ..schedules import MadeFor
 from ..stepping import step_calls
-from .comfy import KEY, POST_CFG, ComfyHost, patches_of, sampler_name
+from .comfy import ANTIBIAS_KEY, KEY, POST_CFG, ComfyHost, patches_of, sampler_name
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def _measure_batch(setup: Setup, recorder: Recorder, seeds: Sequence[int], clean
 
     def work(inner: _Inner, x: Tensor) -> None:
         recorder.sample(inner.sample, inner.ask, x)
-        recorder.train(inner.ask, inner_clean.to(x), noise_for(inner_clean, seeds).to(x))
+        recorder.train(inner.ask_plainly, inner_clean.to(x), noise_for(inner_clean, seeds).to(x))
 
     _inside(setup, listened, unit_noise(clean.shape[1:], seeds), seeds[0], work)
 
@@ -226,9 +226,11 @@ def _inside(
 
 
 def _without_ours(setup: Setup) -> Any:
-    clone = setup.model.clone()
-    for kind in (setup.host.outer_sample, setup.host.predict_noise):
+    """The model without our corrections."""
+    clone, host = setup.model.clone(), setup.host
+    for kind in (host.outer_sample, host.predict_noise):
         clone.remove_wrappers_with_key(kind, KEY)
+    clone.remove_wrappers_with_key(host.sampler_sample, ANTIBIAS_KEY)
     return clone
 
 
@@ -245,6 +247,14 @@ class _Inner:
         denoised = self._model(x, sigma.to(x), **self._more)
         self._setup.on_call(denoised)
         return denoised
+
+    def ask_plainly(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Ask as `ask` does, with a state that is no sampler's and that nothing may rectify."""
+        own, self._model = self._model, getattr(self._model, "own", self._model)
+        try:
+            return self.ask(x, sigma)
+        finally:
+            self._model = own
 
     def sample(self, denoise: Denoise, x: Tensor, sigmas: tuple[float, ...]) -> Tensor:
         """Run the user's sampler function on any denoiser."""
@@ -280,13 +290,13 @@ class Shown:
     """What a sampler function sees as its model: our denoiser, and for the rest the host's own object."""
 
     def __init__(self, model: Any, answer: Callable[[Tensor, Tensor, dict], Tensor]) -> None:
-        self.__dict__.update(_own=model, _answer=answer)
+        self.__dict__.update(own=model, _answer=answer)
 
     def __call__(self, x: Tensor, sigma: Tensor, **more: Any) -> Tensor:
         return self._answer(x, sigma, more)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._own, name)
+        return getattr(self.own, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._own, name, value)
+        setattr(self.own, name, value)

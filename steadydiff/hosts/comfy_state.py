@@ -23,11 +23,8 @@ from ..denoiser import Run
 from ..errors import HostError, SettingsError
 from ..methods.antibias_prompt import AntiBiasPrompt
 from ..stepping import step_calls
-from .comfy import ComfyHost, sampler_name
+from .comfy import ANTIBIAS_KEY, ComfyHost, sampler_name
 from .comfy_drift import Shown
-
-ANTIBIAS_KEY = "steadydiff_antibias"
-"""Under this name the network and our wrapper hang on a model."""
 
 Calls = Literal["every", "step starts"]
 CALLS: tuple[Calls, ...] = get_args(Calls)
@@ -57,7 +54,6 @@ def attach_prompt(
     model: Any,
     prompt: LoadedPrompt,
     host: ComfyHost,
-    level: str,
     *,
     strength: float = 1.0,
     window: tuple[float, float] = (0.0, 1.0),
@@ -65,7 +61,6 @@ def attach_prompt(
 ) -> Any:
     """Return a clone of `model` whose samplers' states are rectified by the network.
 
-    level:  the host's name for wrappers around a sampler
     window: part of the run in which it acts, in per cent / 100 as the host counts
     calls:  "every" model call but the first, or only those that start a step
     Raises: HostError or SettingsError if the network was trained for something else, the model has one
@@ -86,7 +81,7 @@ def attach_prompt(
     attachment = StateAttachment(method, window, prompt, calls, host)
     clone = model.clone()
     clone.set_additional_models(ANTIBIAS_KEY, [prompt.patcher])
-    clone.add_wrapper_with_key(level, ANTIBIAS_KEY, attachment.sampler_sample)
+    clone.add_wrapper_with_key(host.sampler_sample, ANTIBIAS_KEY, attachment.sampler_sample)
     logger.info("SteadyDiff: anti-bias prompt %s attached (strength %g, %s)", prompt.name, strength, calls)
     return clone
 

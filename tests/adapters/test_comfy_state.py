@@ -7,8 +7,8 @@ import torch
 
 from steadydiff.antibias_files import Card
 from steadydiff.errors import HostError, SettingsError
-from steadydiff.hosts.comfy import ComfyHost
-from steadydiff.hosts.comfy_state import ANTIBIAS_KEY, LoadedPrompt, attach_prompt, window_sigmas
+from steadydiff.hosts.comfy import ANTIBIAS_KEY, ComfyHost
+from steadydiff.hosts.comfy_state import LoadedPrompt, attach_prompt, window_sigmas
 from steadydiff.hosts.mock import gaussian_denoiser
 
 SIGMAS = torch.tensor([10.0, 4.0, 1.0, 0.0])
@@ -24,7 +24,9 @@ class SD15:
 
 
 training = SimpleNamespace(now=False)
-HOST = ComfyHost("outer", "predict", ve=(VE,), flow=(), in_training=lambda: training.now)
+HOST = ComfyHost(
+    "outer", "predict", ve=(VE,), flow=(), in_training=lambda: training.now, sampler_sample="sampler"
+)
 
 
 class Patcher:
@@ -109,7 +111,7 @@ def prompt(function=torch.ones_like, **card):
 
 
 def attached(loaded=None, **settings):
-    return attach_prompt(Patcher(), loaded or prompt(), HOST, "sampler", **settings)
+    return attach_prompt(Patcher(), loaded or prompt(), HOST, **settings)
 
 
 def sampled(model, function=sample_euler, noise=None):
@@ -135,7 +137,7 @@ def test_step_starts_are_the_same_calls_for_a_sampler_that_asks_once_a_step():
 
 def test_the_model_is_left_alone_and_the_network_is_the_clones():
     model, loaded = Patcher(), prompt()
-    clone = attach_prompt(model, loaded, HOST, "sampler")
+    clone = attach_prompt(model, loaded, HOST)
     assert not model.wrappers and not model.additional
     clone.additional[ANTIBIAS_KEY] = [prompt(torch.zeros_like).patcher]  # as hosts clone it
     assert torch.equal(sampled(clone)[0], sampled(attached(strength=0.0))[0])
@@ -173,7 +175,7 @@ def test_networks_for_other_models_are_refused_when_attached(card, sentence):
 
 def test_settings_without_sense_are_refused_when_attached():
     with pytest.raises(SettingsError, match="two would correct twice"):
-        attach_prompt(attached(), prompt(), HOST, "sampler")
+        attach_prompt(attached(), prompt(), HOST)
     with pytest.raises(SettingsError, match="calls is one of every, step starts; got 'never'"):
         attached(calls="never")
     with pytest.raises(SettingsError, match="in this order; got 0.8, 0.2"):
