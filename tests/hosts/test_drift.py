@@ -170,6 +170,22 @@ def test_calibration_costs_at_most_three_runs(calls, measure, calibrate, name):
     assert schedule.made_for.sampler == name and all(0.8 <= value <= 1.25 for value in schedule.values)
 
 
+def test_the_states_are_brought_to_the_spectrum_of_clean_pictures(calls, measure, calibrate, patched):
+    """One run suffices, and the corrected states' variance is nearer to what it should be."""
+    model, counted = calls
+    *_, measurement, reference = measure(model, steps=10)
+    counted.clear()
+    text = calibrate(model, measurement, method="variance")[0]
+    assert len(counted) == 10
+    corrected = patched(model, schedule=text)
+    after = Measurement.from_json(measure(corrected, steps=10, reference=reference)[2])
+    errors = [
+        sum(map(abs, measured.variance_error[1:-1]))
+        for measured in (Measurement.from_json(measurement), after)
+    ]
+    assert errors[1] < 0.5 * errors[0]
+
+
 def test_fits_are_of_the_papers_form(model, measure, calibrate):
     measurement = measure(model)[2]
     norm, linear, uniform = (
@@ -233,6 +249,10 @@ def test_what_cannot_be_calibrated_is_refused(calls, measure, calibrate):
     other["made_for"]["model"] = "Flux"
     with pytest.raises(ValueError, match="made on a Flux, this is a BaseModel"):
         calibrate(model, json.dumps(other))
+    old = json.loads(measurement)
+    del old["clean_spectrum"]
+    with pytest.raises(ValueError, match="holds no spectrum; measure again"):
+        calibrate(model, json.dumps(old), method="variance")
     assert not counted
 
 

@@ -191,6 +191,7 @@ def test_it_survives_its_json():
     found = measured(gaussian_denoiser(0, STD), run_of("ve"), label="scale 1.01", made_for=facts)
     text = found.to_json()
     assert Measurement.from_json(text) == found
+    assert len(found.clean_spectrum) == 4 and found.clean_spectrum[0][3] == pytest.approx(STD**2, rel=0.5)
     data = json.loads(text)
     assert (data["format"], data["version"]) == ("steadydiff.measurement", 1)
     assert Measurement.from_json({**data, "later": 1, "made_for": {**data["made_for"], "later": 2}}) == found
@@ -205,6 +206,10 @@ def test_it_survives_its_json():
         ({"curves": None}, "damaged"),
         ({"space": "vp"}, "damaged: space is one of ve, flow"),
         ({"sigmas": "none"}, "damaged"),
+        ({"clean_spectrum": [[1.0] * 7]}, "has 4 rows of 7 values"),
+        ({"clean_spectrum": [[1.0] * 3] * 4}, "has 4 rows of 7 values"),
+        ({"clean_spectrum": [[-1.0] * 7] * 4}, "finite values, none negative"),
+        ({"clean_spectrum": 3}, "damaged"),
     ],
 )
 def test_damaged_json_is_refused(change, message):
