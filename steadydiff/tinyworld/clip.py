@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import SteadyDiffError
+from .reader import HEADS, answers_loss
 from .scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -63,11 +64,6 @@ def import_open_clip():
     return open_clip
 
 
-def new_clip() -> nn.Module:
-    """An untrained model."""
-    return import_open_clip().CLIP(**CONFIG["model_cfg"])
-
-
 def normalised(pictures: Tensor) -> Tensor:
     """Pictures [B, 3, 64, 64] in 0..1 as the picture tower wants them."""
     mean, std = (torch.tensor(CONFIG["preprocess_cfg"][k])[:, None, None] for k in ("mean", "std"))
@@ -102,23 +98,40 @@ def partial_caption(scenes: Scenes, i: int, rng: np.random.Generator) -> str:
     return ", ".join([caption(scenes, i, rng), *kept[:2]] if rng.random() < 0.25 else kept)
 
 
-def contrastive_loss(model: Any, pictures: Tensor, tokens: Tensor) -> Tensor:
+class Trainee(nn.Module):
+    """The model and, only while it trains, the reader's questions asked of its picture features.
+
+    Captions alone leave the shapes unlearned: colours, places and backgrounds already tell most pictures of a
+    batch apart, so that little is to be gained from the feature that is hardest to see.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.clip = import_open_clip().CLIP(**CONFIG["model_cfg"])
+        self.heads = nn.ModuleDict(
+            {k: nn.Linear(CONFIG["model_cfg"]["embed_dim"], n) for k, n in HEADS.items()}
+        )
+
+    def loss(self, pictures: Tensor, tokens: Tensor, answers: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Shapes:  pictures [B, 3, 64, 64] in 0..1; tokens [B, K, 24], K captions each; answers [B]."""
+        seen = self.clip.encode_image(normalised(pictures))
+        read = self.clip.encode_text(tokens.flatten(0, 1), normalize=True).unflatten(0, tokens.shape[:2])
+        logits = {k: head(seen) for k, head in self.heads.items()}
+        match = contrastive_loss(F.normalize(seen, dim=-1), read, self.clip.logit_scale)
+        answer = answers_loss(logits, answers)
+        return {"loss": match + answer, "match": match, "answer": answer}
+
+
+def contrastive_loss(pictures: Tensor, texts: Tensor, log_scale: Tensor) -> Tensor:
     """Each picture must know its caption among all, and each caption its picture.
 
-    Shapes:  pictures [B, 3, 64, 64] in 0..1; tokens [B, K, 24], K captions of each picture.
+    Shapes:  pictures [B, D], texts [B, K, D] of length 1, K captions of each picture; log_scale a number.
     At its optimum a similarity is, up to scale and offset, the log of how much likelier the caption becomes
     by seeing the picture: every right phrase raises it by what it tells, every wrong one lowers it.
     """
-    seen = model.encode_image(normalised(pictures), normalize=True)
-    scale = model.logit_scale.clamp(max=math.log(LARGEST_SCALE)).exp()
-    own = torch.arange(len(pictures))
-    losses = []
-    for texts in (
-        model.encode_text(tokens.flatten(0, 1), normalize=True).unflatten(0, tokens.shape[:2]).unbind(1)
-    ):
-        logits = scale * seen @ texts.T
-        losses += [F.cross_entropy(logits, own), F.cross_entropy(logits.T, own)]
-    return torch.stack(losses).mean()
+    scale, own = log_scale.clamp(max=math.log(LARGEST_SCALE)).exp(), torch.arange(len(pictures))
+    logits = [scale * pictures @ captions.T for captions in texts.unbind(1)]
+    return torch.stack([F.cross_entropy(x, own) for table in logits for x in (table, table.T)]).mean()
 
 
 # --- files and face ---------------------------------------------------------------------------------------

@@ -67,11 +67,10 @@ class Reader(nn.Module):
         return {name: logits.argmax(-1) for name, logits in self(pictures).items()}
 
 
-def reader_loss(model: Reader, pictures: Tensor, answers: dict[str, Tensor]) -> Tensor:
+def answers_loss(logits: dict[str, Tensor], answers: dict[str, Tensor]) -> Tensor:
     """Cross-entropy of all questions that have an answer, summed over questions, averaged over pictures."""
-    logits = model(pictures)
     losses = [F.cross_entropy(logits[k], answers[k], ignore_index=IGNORED, reduction="sum") for k in HEADS]
-    return torch.stack(losses).sum() / len(pictures)
+    return torch.stack(losses).sum() / len(answers["pair"])
 
 
 def found(read: dict[str, Tensor], asked: dict[str, Tensor]) -> Tensor:

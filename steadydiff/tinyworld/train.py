@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from ..training.loop import Plan, average, fit, steps_of
 from . import files
 from .autoencoder import Autoencoder
-from .clip import contrastive_loss, new_clip, partial_caption
-from .reader import Reader, attributes, reader_loss
+from .clip import Trainee, partial_caption
+from .reader import Reader, answers_loss, attributes
 from .sampling import alphas_cumprod
 from .scenes import SIZE_PX, Scenes, caption, render, sample_scenes
 from .text import MAX_TOKENS, TextEncoder, tokenize
@@ -39,14 +39,14 @@ PLANS = {
     "flow": Plan(steps=9000, lr=8e-4, ema=0.9995, seed=2, keep_every=1000),
     "decoder": Plan(steps=4000, lr=8e-4, decay=0.6, ema=0.998, seed=3),
     "reader": Plan(steps=3000, lr=2e-3, decay=0.6, ema=0.995, seed=4),
-    "clip": Plan(steps=2500, lr=2e-3, decay=0.7, ema=0.995, seed=5),
+    "clip": Plan(steps=3000, lr=2e-3, decay=0.7, ema=0.995, seed=5),
 }
 KL_WEIGHT = 3e-3  #       against the squared error, per pixel value: small, but the latents stay smooth
 SCALE_FACTOR = 0.18215  # SD1's: the diffusion models see latents times this, with unit variance
 LATENTS = 49_152
 READER_POOL = 24_576
 CLIP_POOL = 4096
-BATCH = {"autoencoder": 8, "diffusion": 32, "reader": 64, "clip": 128}
+BATCH = {"autoencoder": 8, "diffusion": 32, "reader": 64, "clip": 64}
 # Seeds of the data sets, far from the steps' own; held-out drawings (benches, tests) start at HELD_OUT.
 LATENT_SEED, READER_SEED, CLIP_SEED, HELD_OUT = 10**8, 2 * 10**8, 25 * 10**7, 3 * 10**8
 
@@ -184,7 +184,7 @@ def train_reader(work: Path) -> None:
         blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
         x = x.lerp(blurred, torch.rand(len(x), 1, 1, 1, generator=rng))
         x = x + 0.04 * torch.rand(len(x), 1, 1, 1, generator=rng) * torch.randn(x.shape, generator=rng)
-        return reader_loss(model, x, {k: v[index] for k, v in answers.items()})
+        return answers_loss(model(x), {k: v[index] for k, v in answers.items()})
 
     fit(model, loss, PLANS["reader"], work / "reader.safetensors")
 
@@ -211,22 +211,23 @@ def train_clip(work: Path) -> None:
     pool = sample_scenes(CLIP_SEED, CLIP_POOL)
     decoded, half = decoded_pictures(work, pool), BATCH["clip"] // 2
     torch.manual_seed(PLANS["clip"].seed)
-    model = new_clip()
+    model, asked = Trainee(), attributes(pool)
 
     def captions(scenes: Scenes, rng: np.random.Generator) -> list[str]:
         """Two of each scene, a whole and a partial one, in either order."""
         pairs = [[caption(scenes, i, rng), partial_caption(scenes, i, rng)] for i in range(len(scenes))]
         return [text for pair in pairs for text in rng.permutation(pair)]
 
-    def loss(rng: torch.Generator, seed: int) -> Tensor:
+    def loss(rng: torch.Generator, seed: int) -> dict[str, Tensor]:
         index, choice = torch.randint(CLIP_POOL, (half,), generator=rng), np.random.default_rng(seed)
         drawn = sample_scenes(seed, half)
         x = torch.cat([render(drawn), decoded[index].float() / 255])
         texts = captions(drawn, choice) + captions(pool[index.numpy()], choice)
-        return contrastive_loss(model, x, tokenize(texts).view(2 * half, 2, MAX_TOKENS))
+        answers = {k: torch.cat([v, asked[k][index]]) for k, v in attributes(drawn).items()}
+        return model.loss(x, tokenize(texts).view(2 * half, 2, MAX_TOKENS), answers)
 
     trained = fit(model, loss, PLANS["clip"], work / "clip.safetensors")
-    log.info("wrote %s", files.save_clip(trained, steps=PLANS["clip"].steps).name)
+    log.info("wrote %s", files.save_clip(trained.clip, steps=PLANS["clip"].steps).name)
     files.write_manifest()
 
 
