@@ -40,6 +40,11 @@ class SteadyDiffDiffIER(io.ComfyNode):
                     "The share of the found error that is corrected: twice the paper's eta. 0 is off. More "
                     "brings more contrast and detail, in the end grain and hard edges.",
                 ),
+                io.Boolean.Input(
+                    "divide_by_cfg", default=True,
+                    tooltip="renoise divides strength by the sampler's cfg. Guidance multiplies the errors a "
+                    "model makes by about as much; without this, high cfg needs a strength of 0.1 or less.",
+                ),
                 io.Int.Input(
                     "iterations", default=1, min=0, max=100,
                     tooltip="How often per step, at most; in mode renoise each costs a model call. 0 is off. "
@@ -87,12 +92,14 @@ class SteadyDiffDiffIER(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, mode, strength, iterations, threshold, antithetic, start_percent, end_percent, values,
-        measurement=None,
+        cls, model, mode, strength, divide_by_cfg, iterations, threshold, antithetic, start_percent,
+        end_percent, values, measurement=None,
     ) -> io.NodeOutput:  # fmt: skip
-        own = {"strength": strength, "iterations": iterations, "threshold": threshold}
-        if values == "paper":
-            own = PAPER
+        own = {
+            "strength": strength, "divide_by_cfg": divide_by_cfg, "iterations": iterations,
+            "threshold": threshold,
+        }  # fmt: skip
         measured = None if measurement is None else Measurement.from_json(measurement)
-        settings = DiffIER(mode, antithetic=antithetic, measurement=measured, **own)
+        chosen = PAPER if values == "paper" else own
+        settings = DiffIER(mode, antithetic=antithetic, measurement=measured, **chosen)
         return io.NodeOutput(attach(model, Patch(settings, start_percent, end_percent), HOST))

@@ -32,8 +32,10 @@ SPACES: tuple[Space, ...] = ("ve", "flow")
 class Guided:
     """Guide a denoiser away from another, uncond + cfg * (cond - uncond), and show both branches.
 
-    branches: the conditional and the unconditional clean estimate of the latest call; None before the first.
-              A denoiser that has them under this name may be given to methods that look at them.
+    branches: the conditional and the unconditional clean estimate of the latest call; None before the first
+    cfg:      the weight
+
+    Any denoiser that has these under these names may be given to methods that look at them.
 
     Source: Ho and Salimans, 2022, arXiv 2207.12598, with cfg = 1 for no guidance.
     """

@@ -251,7 +251,7 @@ class Recorder:
 
 
 class _Heard:
-    """A denoiser a recorder listens to; it shows the branches of the one within, if that has them."""
+    """A denoiser a recorder listens to; it shows what the one within does, see `Guided`."""
 
     def __init__(self, denoise: Denoise, recorder: Recorder) -> None:
         self._denoise: Any = denoise
@@ -264,9 +264,8 @@ class _Heard:
             hear(x, denoised)
         return denoised
 
-    @property
-    def branches(self) -> Any:
-        return self._denoise.branches
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._denoise, name)
 
 
 def unit_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:

@@ -239,16 +239,19 @@ class GuidedModel:
 
     branches: if wanted, the conditional and the unconditional clean estimate of the latest call, None where
               the host showed none; the second is None where only the first was asked for
+    cfg:      the guider's weight now, the larger of two
     """
 
     def __init__(self, host: ComfyHost, wants_branches: bool) -> None:
         self._host, self._noted, self._extra = host, [self._note] if wants_branches else [], 0
         self._call: Any = ()
         self.branches: Any = None
+        self.cfg = 1.0
 
     def begin(self, executor: Any, model_options: dict, seed: int | None, patched: int) -> None:
         """Take in what the sampler sent along with its call."""
         self._call, self._own = (executor, model_options, seed, patched), True
+        self.cfg = cfg_of(executor.class_obj)
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         executor, options, seed, patched = self._call
@@ -270,6 +273,12 @@ class GuidedModel:
         """Let go of the host's objects; return how many calls were a method's."""
         self._call, self.branches, self._noted = (), None, []
         return self._extra
+
+
+def cfg_of(guider: Any) -> float:
+    """Return a guider's weight, the larger one of guiders with two, 1 of those without."""
+    names = ("cfg1", "cfg2") if hasattr(guider, "cfg1") else ("cfg",)
+    return max(float(getattr(guider, name, 1.0)) for name in names)
 
 
 def inner_options(model_options: dict, patched: int) -> dict:

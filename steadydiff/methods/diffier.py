@@ -34,7 +34,7 @@ from .epsilon_scaling import EDGE_TOLERANCE, MAX_NOISE_RATIO, scale_at, scale_ep
 Mode = Literal["renoise", "norm", "previous", "literal"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
-PAPER = {"strength": 0.1, "iterations": 10, "threshold": 1e-3}
+PAPER = {"strength": 0.1, "divide_by_cfg": False, "iterations": 10, "threshold": 1e-3}
 """The paper's eta = 0.05, of which strength is the double, and its threshold. It names no bound for the
 iterations; this one is ours."""
 
@@ -124,6 +124,8 @@ class DiffIER:
                  "previous" pulls it to the previous step's and "literal" towards plain noise, as the paper
                  prints it: both for research, both harm
     strength:    f, the share of the error that is carried over, twice the paper's eta; 0 changes nothing
+    divide_by_cfg: "renoise" divides it by the guidance weight, if the denoiser shows one as `cfg`: guidance
+                 multiplies the error of an answer, and how strongly it answers to a change, by about as much
     iterations:  at most this many steps of descent; 0 changes nothing
     threshold:   "renoise" ends for a sample once its mean loss changes by less from one iteration to the
                  next, "norm" once it is below; 0 = never. Above 0 "renoise" reads one value back from the
@@ -143,6 +145,7 @@ class DiffIER:
 
     mode: Mode = "renoise"
     strength: float = 0.5
+    divide_by_cfg: bool = True
     iterations: int = 1
     threshold: float = 0.0
     antithetic: bool = False
@@ -166,9 +169,11 @@ class DiffIER:
             )
 
     def __str__(self) -> str:
-        more = ", antithetic" if self.antithetic and self.mode == "renoise" else ""
+        renoise = self.mode == "renoise"
+        divided = " / cfg" if renoise and self.divide_by_cfg else ""
+        more = ", antithetic" if renoise and self.antithetic else ""
         return (
-            f"{self.mode}, strength {self.strength:g}, iterations {self.iterations}, "
+            f"{self.mode}, strength {self.strength:g}{divided}, iterations {self.iterations}, "
             f"threshold {self.threshold:g}{more}"
         )
 
@@ -276,12 +281,14 @@ class _Renoised(_Corrected):
 
     def correct(self, x: Tensor, denoised: Tensor, sigma: Tensor) -> Tensor:
         own = self.settings
+        cfg = getattr(self._denoise, "cfg", 1.0) if own.divide_by_cfg else 1.0
+        strength = own.strength / max(1.0, cfg)
         going = before = None  # which samples still move, and their losses one iteration earlier
         for iteration in range(own.iterations):
             answers = self._ask_again(x, denoised, sigma, iteration)
             estimate, again = denoised, sum(answers[1:], answers[0]) / len(answers)
             loss = residual_loss(estimate, again, sigma, self.run.space)
-            believed = own.strength * (loss / MAX_ERROR**2).clamp(min=1).rsqrt()
+            believed = strength * (loss / MAX_ERROR**2).clamp(min=1).rsqrt()
             denoised = _chosen(going, carry_error(estimate, again, believed), estimate)
             if own.threshold == 0 or iteration + 1 == own.iterations:
                 continue

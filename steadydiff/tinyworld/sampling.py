@@ -40,7 +40,7 @@ def sigmas(variant: str, steps: int) -> tuple[float, ...]:
 def denoiser(variant: str, unet: Network, context: Tensor, uncond: Tensor, cfg: float) -> Denoise:
     """The guided clean estimate as a Denoise function; latents times 0.18215, as inside hosts' samplers.
 
-    It shows its branches, see `Guided`; at cfg 1 there are none.
+    It shows its branches and cfg, see `Guided`; at cfg 1 there are no branches.
 
     Shapes:  context, uncond [B, T, D], one row per sample of x.
     """
@@ -50,16 +50,16 @@ def denoiser(variant: str, unet: Network, context: Tensor, uncond: Tensor, cfg: 
 
 class _TinyDenoiser:
     def __init__(self, unet: Network, context: Tensor, cfg: float) -> None:
-        self._unet, self._context, self._cfg = unet, context, cfg
+        self._unet, self._context, self.cfg = unet, context, cfg
         self._latest: tuple[Tensor, Tensor, tuple[Tensor, Tensor]] | None = None
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         scaled, t = self.asked(x, sigma)
-        if self._cfg == 1:
+        if self.cfg == 1:
             return self.clean(x, sigma, self._unet(scaled, t, self._context))
         cond, uncond = self._unet(torch.cat([scaled] * 2), torch.cat([t] * 2), self._context).chunk(2)
         self._latest = x, sigma, (cond, uncond)
-        return self.clean(x, sigma, uncond + self._cfg * (cond - uncond))
+        return self.clean(x, sigma, uncond + self.cfg * (cond - uncond))
 
     @property
     def branches(self) -> tuple[Tensor, Tensor] | None:

@@ -1,15 +1,17 @@
 """The ComfyUI adapter without ComfyUI: a host of stand-ins with the attributes the adapter relies on."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from steadydiff.denoiser import Run
 from steadydiff.errors import HostError, SettingsError
-from steadydiff.hosts.comfy import KEY, POST_CFG, ComfyHost, Patch, attach, sampler_name
+from steadydiff.hosts.comfy import KEY, POST_CFG, ComfyHost, Patch, attach, cfg_of, sampler_name
 from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
+from steadydiff.methods.diffier import DiffIER
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.schedules import MadeFor, Schedule
 
@@ -270,3 +272,39 @@ def test_what_was_done_is_logged(caplog):
         "SteadyDiff: Epsilon Scaling attached (table schedule of 3 steps, space auto, 0 to 100 % of the run)",
         "SteadyDiff: Epsilon Scaling lambda 1.25 to 1.5 at 2 of 3 steps; 3 model calls",
     ]
+
+
+def test_diffier_runs_inside_epsilon_scaling_with_the_runs_seed():
+    """Attached outside it, yet its own calls are not scaled: by hand, the core's methods in that order."""
+    x, run = torch.full((2, 4, 3, 3), 10.0), Run("ve", tuple(SIGMAS.tolist()), 3)
+    method = DiffIER(sigma_high=math.inf, divide_by_cfg=False)
+    inside = method.wrap(gaussian_denoiser(), run)
+    expected = sample_euler(EpsilonScaling(1.02).wrap(inside, run), x, SIGMAS.tolist())
+    model = attach(patched(scale=1.02), Patch(method), HOST)
+    torch.testing.assert_close(Guider(model).sample(seed=3), expected)
+
+
+def test_calls_of_ours_are_checked_for_cancel_counted_and_unseen_by_the_sampler(caplog):
+    seen, checks = [], []
+    host = replace(HOST, check_interrupted=lambda: checks.append(1))
+    guider = Guider(attach(Patcher(), Patch(DiffIER(iterations=2)), host))
+    options = {POST_CFG: [lambda args: seen.append(args["input"]) or args["denoised"]]}
+    x = torch.ones(1, 4, 3, 3)
+    guider.outer_sample = lambda *_, **__: guider(x, torch.ones(1), options)
+    with caplog.at_level("INFO", "steadydiff"):
+        guider.sample()
+    assert len(seen) == 1 and torch.equal(seen[0], x)
+    assert len(checks) == 2
+    assert caplog.messages[-1].endswith("renoise at 3 of 3 steps; 3 model calls, 2 of them extra")
+
+
+def test_a_second_diffier_is_refused():
+    once = attach(Patcher(), Patch(DiffIER()), HOST)
+    with pytest.raises(SettingsError, match="has a DiffIER node already"):
+        attach(once, Patch(DiffIER("norm")), HOST)
+
+
+def test_the_weight_of_a_guider():
+    assert cfg_of(SimpleNamespace(cfg=7.5)) == 7.5
+    assert cfg_of(SimpleNamespace(cfg=1.0, cfg1=2.0, cfg2=3.0)) == 3.0
+    assert cfg_of(object()) == 1.0

@@ -100,7 +100,7 @@ CASES = {
             (DiffIER(iterations=3, threshold=0.01, sigma_high=float("inf")), tuple(RUNS)),
             (DiffIER(antithetic=True, sigma_high=0.9, sigma_low=0.1), tuple(RUNS)),
             (DiffIER("norm", measurement=measured("ve")), ("ve", "zsnr")),
-            (DiffIER("norm", 0.1, 9, 1e-3, measurement=measured("flow")), ("flow",)),
+            (DiffIER("norm", 0.1, iterations=9, threshold=1e-3, measurement=measured("flow")), ("flow",)),
             (DiffIER("previous", 0.1, sigma_high=float("inf")), tuple(RUNS)),
             (DiffIER("literal", 0.1), tuple(RUNS)),
         ),

@@ -50,7 +50,8 @@ def test_a_run_is_the_cores_run(model, comfy, conds, diffier, sample, sigmas_of,
     """By hand: the host's own guided model between the core's DiffIER and Euler steps."""
     sigmas, steps = sigmas_of(model, 4), []
     flow = isinstance(model.get_model_object("model_sampling"), comfy.sampling.CONST)
-    settings = DiffIER(strength=0.3, iterations=2, antithetic=True, sigma_high=float("inf"))
+    widgets = {"strength": 0.3, "divide_by_cfg": False, "iterations": 2, "antithetic": True}
+    settings = DiffIER(sigma_high=float("inf"), **widgets)
 
     def euler(model, x, sigmas, extra_args, callback=None, disable=None):
         run = Run("flow" if flow else "ve", tuple(sigmas.tolist()), 7)
@@ -61,8 +62,10 @@ def test_a_run_is_the_cores_run(model, comfy, conds, diffier, sample, sigmas_of,
         return x
 
     expected = sample(model, comfy.samplers.KSAMPLER(euler), sigmas=sigmas)
-    ours = sample(diffier(model, strength=0.3, iterations=2, antithetic=True), sigmas=sigmas)
-    assert len(steps) == 4 and distance(ours, expected) < 1e-5
+    assert distance(sample(diffier(model, **widgets), sigmas=sigmas), expected) < 1e-5
+    divided = diffier(model, **(widgets | {"strength": 0.9, "divide_by_cfg": True}))
+    assert distance(sample(divided, sigmas=sigmas, cfg=3.0), expected) < 1e-5
+    assert len(steps) == 4
 
 
 @pytest.mark.parametrize(
@@ -342,7 +345,10 @@ def test_a_patched_model_leaves_others_alone(model, diffier, sample):
 def test_the_papers_values_are_one_click(model, diffier, sample, caplog):
     with caplog.at_level("INFO", "steadydiff"):
         ours = diffier(model, values="paper", strength=0.9)
-    assert "renoise, strength 0.1, iterations 10, threshold 0.001" in caplog.messages[-1]
+    assert (
+        "(renoise, strength 0.1, iterations 10, threshold 0.001, 0 to 100 % of the run)"
+        in caplog.messages[-1]
+    )
     assert sample(ours).isfinite().all()
 
 

@@ -186,7 +186,7 @@ def test_a_planted_error_shrinks_by_the_derived_factor(space, iterations, latent
 def test_previous_pulls_to_the_prediction_before(latents):
     first, second = latents((2, 4, 5)), latents((2, 4, 5))
     denoise, run = gaussian_denoiser(0.3, 0.5), run_of("ve")
-    wrapped = DiffIER("previous", 0.1, 2, **ALL).wrap(denoise, run)
+    wrapped = DiffIER("previous", 0.1, iterations=2, **ALL).wrap(denoise, run)
     plain = denoise(first, at(3.0, first))
     assert torch.equal(wrapped(first, at(3.0, first)), plain)
     before = eps_from_denoised(first, plain, 3.0)
@@ -201,7 +201,7 @@ def test_previous_pulls_to_the_prediction_before(latents):
 def test_literal_shrinks_the_prediction_and_adds_noise(space, latents):
     """As printed, with the sign of descent: 0.9^n e, and noise of variance f² (1 - c^2n) / (1 - c²)."""
     x, sigma = latents((1, 1)).expand(1, 200_000), 0.5
-    method = DiffIER("literal", 0.1, 30)
+    method = DiffIER("literal", 0.1, iterations=30)
     found = corrected(method, space, sigma, x, gaussian_denoiser(0.0, 0.8, space))
     eps = eps_from_denoised(x, found, sigma, space)
     before = eps_from_denoised(x, gaussian_denoiser(0.0, 0.8, space)(x, at(sigma, x)), sigma, space)
@@ -210,6 +210,18 @@ def test_literal_shrinks_the_prediction_and_adds_noise(space, latents):
     assert eps.mean().item() == pytest.approx(
         0.9**30 * before[0, 0].item(), abs=4 * math.sqrt(variance / 2e5)
     )
+
+
+@pytest.mark.parametrize(
+    ("cfg", "divide", "expected"), [(4.0, True, 0.125), (4.0, False, 0.5), (0.5, True, 0.5)]
+)
+def test_strength_is_divided_by_the_guidance_weight(cfg, divide, expected, latents):
+    model, x = branches(cfg=cfg), latents((2, 3, 4, 5))
+    ours, other = (
+        corrected(DiffIER(strength=strength, divide_by_cfg=on), "ve", 0.6, x, model)
+        for strength, on in ((0.5, divide), (expected, False))
+    )
+    assert torch.equal(ours, other)
 
 
 # --- exact answers: whole runs
@@ -388,7 +400,7 @@ def rms(x, denoised, sigma, space):
 @pytest.mark.parametrize(("strength", "iterations"), [(1.0, 1), (0.1, 11)])
 def test_norm_brings_the_guided_noise_to_the_conditional_norm(space, strength, iterations, latents):
     x, sigma, model = latents((2, 3, 4, 5)), 0.6, branches(space)
-    found = corrected(DiffIER("norm", strength, iterations), space, sigma, x, model)
+    found = corrected(DiffIER("norm", strength, iterations=iterations), space, sigma, x, model)
     before = rms(x, model(x, at(sigma, x)), sigma, space)
     target = rms(x, model.branches[0], sigma, space)
     expected = target + (1 - strength) ** iterations * (before - target)
@@ -446,7 +458,7 @@ def test_norm_takes_its_target_from_a_measurement(latents):
 @pytest.mark.parametrize("mode", ["renoise", "norm", "previous", "literal"])
 def test_half_precision_holds_at_guidance_30(mode, space, dtype, latents):
     run, model, exact = run_of(space), branches(space, 30.0, dtype), branches(space, 30.0)
-    method = DiffIER(mode, 0.5, 2, antithetic=True, **ALL)
+    method = DiffIER(mode, 0.5, iterations=2, antithetic=True, **ALL)
     x = latents((2, 3, 4, 5), dtype) * run.sigmas[0]
     found = sample_euler(method.wrap(model, run), x, run.sigmas)
     assert found.dtype == dtype and found.isfinite().all()
@@ -497,5 +509,5 @@ def test_norm_without_anything_to_compare_with_is_refused():
 
 
 def test_it_says_what_it_does():
-    assert str(DiffIER()) == "renoise, strength 0.5, iterations 1, threshold 0"
+    assert str(DiffIER()) == "renoise, strength 0.5 / cfg, iterations 1, threshold 0"
     assert str(DiffIER(antithetic=True)).endswith(", antithetic")
