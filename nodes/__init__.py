@@ -10,6 +10,7 @@ from .epsilon_scaling import SteadyDiffEpsilonScaling
 from .measure import SteadyDiffMeasure
 from .schedule import SteadyDiffSchedule
 from .tinyworld import SteadyDiffTinyWorld
+from .train_antibias import SteadyDiffTrainAntiBias
 
 NODES: list[type[io.ComfyNode]] = [
     SteadyDiffEpsilonScaling,
@@ -20,6 +21,7 @@ NODES: list[type[io.ComfyNode]] = [
     SteadyDiffDiffIERReport,
     SteadyDiffLoadAntiBias,
     SteadyDiffAntiBiasPrompt,
+    SteadyDiffTrainAntiBias,
     SteadyDiffTinyWorld,
 ]
 

@@ -36,17 +36,17 @@ def path_of(name: str) -> Path:
     return shipped().get(name) or Path(folder_paths.get_full_path_or_raise(FOLDER, name))
 
 
-def load(name: str) -> LoadedPrompt:
+def from_file(path: Path) -> LoadedPrompt:
     """Read a network and put it into the host's keeping."""
-    network, card = load_prompt(path_of(name), comfy.ops.manual_cast)
+    network, card = load_prompt(path, comfy.ops.manual_cast)
     device = comfy.model_management.get_torch_device()
     patcher = comfy.model_patcher.CoreModelPatcher(
         network, load_device=device, offload_device=comfy.model_management.unet_offload_device()
     )
     # Core's multi-GPU nodes rebuild a model from this.
-    patcher.cached_patcher_init = (lambda name: load(name).patcher, (name,))
+    patcher.cached_patcher_init = (lambda path: from_file(path).patcher, (path,))
     dtype = comfy.model_management.unet_dtype(device, supported_dtypes=[torch.bfloat16, torch.float32])
-    return LoadedPrompt(patcher, card, dtype, name)
+    return LoadedPrompt(patcher, card, dtype, path.name)
 
 
 class SteadyDiffLoadAntiBias(io.ComfyNode):
@@ -77,7 +77,7 @@ class SteadyDiffLoadAntiBias(io.ComfyNode):
 
     @classmethod
     def execute(cls, file) -> io.NodeOutput:
-        return io.NodeOutput(load(file))
+        return io.NodeOutput(from_file(path_of(file)))
 
 
 class SteadyDiffAntiBiasPrompt(io.ComfyNode):

@@ -169,7 +169,12 @@ def explained(prompt: Tensor, bias: Tensor, weight: Tensor) -> Tensor:
 
 
 def train_prompt(
-    network: PromptNetwork, base: Base, recipe: Recipe, plan: Plan, state: Path
+    network: PromptNetwork,
+    base: Base,
+    recipe: Recipe,
+    plan: Plan,
+    state: Path,
+    loss: PromptLoss | None = None,
 ) -> PromptNetwork:
     """Train in place, resuming from `state` if it exists; return the moving average.
 
@@ -177,7 +182,7 @@ def train_prompt(
              network, recipe or set of schedules.
     """
     identity = hashlib.sha256(repr((network.config, recipe, base.schedules)).encode()).hexdigest()
-    return fit(network, PromptLoss(network, base, recipe), plan, state, identity=identity)
+    return fit(network, loss or PromptLoss(network, base, recipe), plan, state, identity=identity)
 
 
 def karras_levels(steps: int, least: float, most: float, rho: float = 7.0) -> tuple[float, ...]:

@@ -13,7 +13,10 @@ from tools.host import Host
 from tools.server import running
 
 ROOT = Path(__file__).resolve().parents[2]
-NODES = ("SteadyDiffEpsilonScaling", "SteadyDiffSchedule", "SteadyDiffDiffIER", "SteadyDiffTinyWorld")
+NODES = (
+    *("SteadyDiffEpsilonScaling", "SteadyDiffSchedule", "SteadyDiffDiffIER", "SteadyDiffTinyWorld"),
+    *("SteadyDiffLoadAntiBias", "SteadyDiffAntiBiasPrompt", "SteadyDiffTrainAntiBias"),
+)
 NAN, INFINITY = float("nan"), float("inf")
 
 
