@@ -2,7 +2,8 @@
 
 The one convention a workflow follows: each SaveImage node's `filename_prefix` is "<workflow>/<column>". The
 columns become the columns of the sheet, "baseline" first, and must be sampled with the same seeds, which is
-checked. Standard library only (the sheet is drawn by the host's interpreter); called by run.py.
+checked. "rows" in a SaveImage's `_meta` names the pictures of a column. Standard library only (the sheet is
+drawn by the host's interpreter); called by run.py.
 """
 
 import hashlib
@@ -71,6 +72,12 @@ def columns(graph: Graph) -> dict[str, str]:
     return dict(sorted(found.items(), key=lambda item: item[0] != "baseline"))
 
 
+def rows(graph: Graph) -> list[str]:
+    """What the sheet's rows are called, if the workflow says so."""
+    named = [graph[node_id].get("_meta", {}).get("rows", []) for node_id in columns(graph).values()]
+    return max(named, key=len, default=[])
+
+
 def check_seeds(label: str, graph: Graph) -> None:
     """Refuse a workflow whose columns could not be compared: none at all, or sampled with different seeds."""
     seeds = {column: seeds_above(graph, node_id) for column, node_id in columns(graph).items()}
@@ -133,6 +140,7 @@ def run_workflow(server: Server, label: str, graph: Graph, output: Path) -> dict
         "settings": settings(graph),
         "seconds": round(time.monotonic() - begun, 2),
         "first_step": first_step,
+        "rows": rows(graph),
         "images": save_pictures(server, pictures, output, label),
     }
 
@@ -183,6 +191,7 @@ def draw_sheet(python: Path, label: str, run: dict, output: Path) -> None:
     order = {
         "title": f"{label}   seed {seeds}" if seeds else label,
         "columns": {name: [entry["file"] for entry in entries] for name, entries in run["images"].items()},
+        "rows": run["rows"],
         "sheet": run["sheet"],
     }
     command = [str(python), str(Path(__file__).with_name("sheet.py"))]

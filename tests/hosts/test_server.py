@@ -14,7 +14,13 @@ from tools.server import running
 
 ROOT = Path(__file__).resolve().parents[2]
 NODES = (
-    *("SteadyDiffEpsilonScaling", "SteadyDiffSchedule", "SteadyDiffDiffIER", "SteadyDiffTinyWorld"),
+    *(
+        "SteadyDiffEpsilonScaling",
+        "SteadyDiffSchedule",
+        "SteadyDiffDiffIER",
+        "SteadyDiffDiffIERReport",
+        "SteadyDiffTinyWorld",
+    ),
     *("SteadyDiffLoadAntiBias", "SteadyDiffAntiBiasPrompt", "SteadyDiffTrainAntiBias"),
 )
 NAN, INFINITY = float("nan"), float("inf")
