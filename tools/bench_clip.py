@@ -5,7 +5,7 @@
 whole        whole captions that are nearer to their own picture than to each of the other 63 of their group;
              a tie is a miss
 shortened    the same for captions that leave things out, as people do
-ceiling      the most that could be: a shortened caption that fits k of the 64, word for word, counts 1/k
+ceiling      what that could be at best: a shortened caption that fits k of the 64, word for word, counts 1/k
 shape ...    whole captions that are nearer to their picture than with this one fact altered
 true         phrases appended to a growing prompt that bring it nearer to the picture
 false        phrases with other facts in their place that move it away
@@ -131,7 +131,7 @@ def phrases(scenes: Scenes, i: int) -> list[str]:
 
 
 def cost() -> dict[str, float]:
-    """Milliseconds on one core in batches of 64, best of five, and the size of all files."""
+    """Milliseconds of one core in batches of 64, best of five, and the size of all files."""
     clip, (scenes, pictures) = files.load_clip(), held_out(GROUP, decoded=False)
     texts = [caption(scenes, i) for i in range(GROUP)]
     torch.set_num_threads(1)
@@ -144,9 +144,9 @@ def cost() -> dict[str, float]:
 
 def best(work: Callable) -> float:
     def once() -> float:
-        begun = time.perf_counter()
+        begun = time.process_time()
         work()
-        return (time.perf_counter() - begun) * 1000 / GROUP
+        return (time.process_time() - begun) * 1000 / GROUP
 
     return min(once() for _ in range(5))
 
