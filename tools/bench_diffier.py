@@ -14,7 +14,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -59,9 +59,14 @@ def plain(denoise, run):
 # --- equal calls ------------------------------------------------------------------------------------------
 
 
+@cache
+def run_of(variant: str, steps: int) -> Run:
+    return Condition(variant, "euler", steps, 1.0).run
+
+
 def calls_of(method: DiffIER, variant: str, steps: int) -> int:
     """Guided model calls of a run of so many steps; with a threshold, at most."""
-    run = Condition(variant, "euler", steps, 1.0).run
+    run = run_of(variant, steps)
     return steps + method.extra_calls * method.active_steps(run)
 
 

@@ -394,6 +394,13 @@ def test_the_baseline_is_the_left_column():
     assert list(demo.columns(graph()).items()) == [("baseline", "3"), ("corrected", "6")]
 
 
+def test_a_workflow_may_name_the_rows():
+    named = graph()
+    assert demo.rows(named) == []
+    named["6"]["_meta"] = {"rows": ["cfg 2", "cfg 4"]}
+    assert demo.rows(named) == ["cfg 2", "cfg 4"]
+
+
 def test_seeds_and_settings_are_read_from_the_graph():
     assert demo.seeds_above(graph(7, 8), "3") == [7]
     assert demo.settings(graph(7, 8))[0] == {"node": "5", "class_type": "KSampler", "seed": 8, "steps": 4}
