@@ -35,7 +35,7 @@ def load_checkpoint(path: Path, *, kind: str, version: int) -> tuple[dict[str, T
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
     except FileNotFoundError:
         raise CheckpointError(f"{path.name} is not there; expected it in {path.parent.name}/.") from None
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path.name} cannot be read as safetensors ({error}); get the file again."
         ) from None

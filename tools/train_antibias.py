@@ -14,13 +14,14 @@ from pathlib import Path
 import torch
 
 from steadydiff.antibias_files import Card, save_prompt
-from steadydiff.errors import SteadyDiffError
+from steadydiff.errors import SettingsError, SteadyDiffError
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork, attention_at
 from steadydiff.tinyworld import base as tinyworld
-from steadydiff.tinyworld.files import check_variant
+from steadydiff.tinyworld.files import VARIANTS
 from steadydiff.training.antibias import PLAN, Recipe, StepPairs, train_prompt
 from steadydiff.training.losses import LOSSES
 
+BASES = {f"tinyworld:{variant}": variant for variant in VARIANTS}
 LATENT_SIZE = 8  # of the tiny world
 
 
@@ -63,7 +64,12 @@ def main(arguments: list[str]) -> int:
 
 
 def train(options: argparse.Namespace, command: str) -> None:
-    variant = check_variant(options.base.removeprefix("tinyworld:"))
+    variant = BASES.get(options.base)
+    if variant is None:
+        raise SettingsError(
+            f"--base is one of {', '.join(BASES)}; got {options.base!r}. For other models use the node Train "
+            f"Anti-Bias Model in ComfyUI."
+        )
     mult = numbers(options.mult)
     config = PromptConfig(4, options.channels, mult, options.blocks, attention_at(LATENT_SIZE, len(mult)))
     recipe = Recipe(options.target, options.loss, options.snr_cap, options.batch)
@@ -108,7 +114,7 @@ def numbers(text: str) -> tuple[int, ...]:
             return tuple(range(first, last + 1))
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise SteadyDiffError(f"numbers are written like 8-50 or 10,20; got {text!r}") from None
+        raise SettingsError(f"numbers are written like 8-50 or 10,20; got {text!r}") from None
 
 
 if __name__ == "__main__":

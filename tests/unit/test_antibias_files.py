@@ -86,6 +86,9 @@ def test_damaged_and_foreign_files_are_refused(path):
     with_header(path, header | {"version": VERSION + 1})
     with pytest.raises(CheckpointError, match=f"'{KIND}' version {VERSION + 1}"):
         load_prompt(path)
+    save_file(load_file(path), path, {HEADER_KEY: "[" * 100_000})
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_prompt(path)
     with_header(path, [header])
     with pytest.raises(CheckpointError, match="no SteadyDiff header"):
         load_prompt(path)
