@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from steadydiff.errors import SettingsError, ShapeError
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork, _double, _halve, attention_at
@@ -28,18 +27,6 @@ def test_parameter_counts_are_the_papers(channels, size, millions):
     with torch.device("meta"):
         network = PromptNetwork(PromptConfig(3, channels, attention_levels=attention_at(size, 3)))
     assert round(sum(weight.numel() for weight in network.parameters()) / 1e6, 2) == millions
-
-
-def test_it_costs_less_than_two_per_cent_of_a_guided_call_of_sd15():
-    """1606.5 GFLOP for two branches of 64x64, counted alike on ComfyUI's network of 859.5 M parameters."""
-    with torch.device("meta"):
-        network, x = (
-            PromptNetwork(PromptConfig(attention_levels=attention_at(64, 3))),
-            torch.empty(1, 4, 64, 64),
-        )
-    with FlopCounterMode(display=False) as counter:
-        network(x)
-    assert 10.6e9 < counter.get_total_flops() < 0.01 * 1606.5e9
 
 
 def test_any_latents_keep_their_shape(network, shapes):
