@@ -126,6 +126,8 @@ def main() -> int:
         "grid_samples": GRID_SAMPLES, "calibration_samples": CALIBRATION_SAMPLES, "dcw": DCW, "bands": BANDS,
     }  # fmt: skip
     bench = Bench("drift", facts)
+    for part, n in enumerate(world.PARTS):
+        bench.cell(f"real drawings {part}", partial(world.drawings, part, n), quick=False)
     for condition in CONDITIONS:
         bench.cell(f"{condition} grid", partial(grid, condition), quick=False)
         for name in NAMES:

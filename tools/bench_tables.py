@@ -28,10 +28,19 @@ LABELS = {
     "bands": "per band (DCW's port)",
 }
 COLUMNS = {
-    "frechet_reader": "FD reader", "frechet_clip": "FD CLIP",
-    "kid_reader": "KID reader", "kid_clip": "KID CLIP", "precision_reader": "precision", "recall_reader": "recall", "found": "found", "clip_text": "CLIP-T",
-    "norm_drift": "norm error", "variance": "variance error", "delta": "δ", "seconds": "seconds",
-}  # fmt: skip
+    "frechet_reader": "FD reader",
+    "frechet_clip": "FD CLIP",
+    "kid_reader": "KID reader",
+    "kid_clip": "KID CLIP",
+    "precision_reader": "precision",
+    "recall_reader": "recall",
+    "found": "found",
+    "clip_text": "CLIP-T",
+    "norm_drift": "norm error",
+    "variance": "variance error",
+    "delta": "δ",
+    "seconds": "seconds",
+}
 DIGITS = {"frechet_reader": 3, "frechet_clip": 3, "kid_reader": 4, "kid_clip": 4, "seconds": 0}
 
 
@@ -42,7 +51,9 @@ def drift_summary(cells: Cells) -> str:
 
 def _summary(cells: Cells, variant: str) -> str:
     head = [f"FD {space}, {steps}" for space in ("reader", "CLIP") for steps in STEPS]
+    real = [_mean(cells, "real", "drawings", f) for f in ("frechet_reader", "frechet_clip", "found")]
     lines = [["schedule", *head, "found, 20", "norm error, 20"]]
+    lines.append(["*other drawings*", *[real[0]] * len(STEPS), *[real[1]] * len(STEPS), real[2], "–"])
     for name, label in LABELS.items():
         line = [label]
         for figure, steps in [(f"frechet_{space}", s) for space in ("reader", "clip") for s in STEPS]:
@@ -60,6 +71,8 @@ def drift_full(cells: Cells) -> str:
 
 def _condition(cells: Cells, condition: str) -> str:
     lines = [["schedule", *COLUMNS.values(), "FD reader, difference", "FD CLIP, difference"]]
+    real = [_mean(cells, "real", "drawings", figure, spread=True) for figure in COLUMNS]
+    lines.append(["*other drawings*", *real, "–", "–"])
     for name, label in LABELS.items():
         if name == "uniform":
             label = f"uniform {cells[f'{condition} grid']['figures']['best']:g}, best of the grid"
@@ -72,11 +85,15 @@ def _condition(cells: Cells, condition: str) -> str:
 def _mean(
     cells: Cells, condition: str, name: str, figure: str, spread: bool = False, beside: str | None = None
 ) -> str:
-    """Mean over the parts, with `beside` of the difference from another schedule's on the same part."""
+    """Mean over the parts, with `beside` of the difference from another schedule's on the same part; "–" for
+    a figure that makes no sense here.
+    """
     found = [cells.get(f"{condition} {name} {part}") for part in PARTS]
     other = [cells.get(f"{condition} {beside} {part}") for part in PARTS] if beside else None
     if not all(found) or (other and not all(other)):
         return "not run"
+    if any(cell and figure not in cell["figures"] for cell in found):
+        return "–"
     values = [cell["figures"][figure] for cell in found if cell]
     if other:
         values = [a - cell["figures"][figure] for a, cell in zip(values, other, strict=True) if cell]

@@ -39,10 +39,12 @@ from steadydiff.tinyworld.reader import attributes, found
 from steadydiff.tinyworld.scenes import Scenes, caption, render, sample_scenes
 from steadydiff.tinyworld.text import tokenize
 from steadydiff.tinyworld.train import HELD_OUT, SCALE_FACTOR
+from tools.bench import Figures
 
 PARTS = (683, 683, 682)  # samples with seed 0, 1, 2
 BATCH, DECODE_BATCH = 128, 8  # the fastest on a CPU
 REAL_SEED, TRAINING_SEED, CALIBRATION_SEED = HELD_OUT + 90, HELD_OUT + 91, HELD_OUT + 92
+DRAWING_SEED = HELD_OUT + 80  # and the following, one for each part
 # Root mean square of the judges' features, so that distances in both spaces are of one size.
 UNITS = {"reader": 5.9, "clip": 96**-0.5}
 KEPT = Path(os.environ.get("STEADYDIFF_DRIFT_WORK", "output/drift"))
@@ -199,19 +201,8 @@ def training_norms(condition: Condition, n: int = 512) -> tuple[float, ...]:
 
 
 def judged(condition: Condition, made: Samples, part: int) -> dict[str, float]:
-    """Figures of one part, see the bench's page for what each says."""
-    n = len(made.latents)
-    scenes, pictures = scenes_of(part, n), decoded(made.latents)
-    asked, read = attributes(scenes), _reader().read(pictures)
-    figures = {"found": float(found(read, asked).float().mean())}
-    real, own = real_features(), features_of(pictures)
-    texts = _clip().text_features(captions(scenes))
-    figures["clip_text"] = float((own["clip"] * UNITS["clip"] * texts).sum(1).mean())
-    for space, features in own.items():
-        figures[f"frechet_{space}"] = frechet_distance(*moments(features), *moments(real[space]))
-        figures[f"kid_{space}"] = kernel_distance(features, real[space])
-        precision, recall = precision_recall(real[space][:n], features)
-        figures |= {f"precision_{space}": precision, f"recall_{space}": recall}
+    """Figures of one part, see docs/drift.md for what each says."""
+    figures = looked_at(decoded(made.latents), scenes_of(part, len(made.latents)))
     wanted = training_norms(condition)
     drift = [norm / goal - 1 for norm, goal in zip(made.facts["norms"], wanted, strict=True)]
     figures["norm_drift"] = sum(map(abs, drift)) / len(drift)
@@ -219,6 +210,28 @@ def judged(condition: Condition, made: Samples, part: int) -> dict[str, float]:
     figures["delta"], figures["seconds"] = made.facts["delta"], made.facts["seconds"]
     figures["variance"] = made.facts["variances"][-1] / real_variance() - 1
     return figures
+
+
+def looked_at(pictures: Tensor, scenes: Scenes) -> dict[str, float]:
+    """What the judges make of pictures that should show these scenes."""
+    read, own, real = _reader().read(pictures), features_of(pictures), real_features()
+    texts = _clip().text_features(captions(scenes))
+    figures = {
+        "found": float(found(read, attributes(scenes)).float().mean()),
+        "clip_text": float((own["clip"] * UNITS["clip"] * texts).sum(1).mean()),
+    }
+    for space, features in own.items():
+        figures[f"frechet_{space}"] = frechet_distance(*moments(features), *moments(real[space]))
+        figures[f"kid_{space}"] = kernel_distance(features, real[space])
+        precision, recall = precision_recall(real[space][: len(pictures)], features)
+        figures |= {f"precision_{space}": precision, f"recall_{space}": recall}
+    return figures
+
+
+def drawings(part: int, n: int) -> Figures:
+    """What a perfect sampler would get: figures of real drawings, encoded and decoded as all others are."""
+    scenes = sample_scenes(DRAWING_SEED + part, n)
+    return {**looked_at(decoded(encoded(scenes)), scenes)}
 
 
 @torch.no_grad()

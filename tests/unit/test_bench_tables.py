@@ -1,0 +1,66 @@
+"""The tables of README and docs: what the kept results say, and nothing else."""
+
+import json
+import shutil
+
+import pytest
+
+from tools.bench_tables import TABLES, drift_full, drift_summary, put, tables
+from tools.environment import ROOT
+
+
+def test_the_documents_show_the_kept_results():
+    """If this fails: python3 run.py bench tables."""
+    for path, text, wanted in tables():
+        assert text == wanted, path
+
+
+def test_a_changed_result_is_noticed(tmp_path):
+    for file, bench, _ in TABLES.values():
+        for name in (file, f"benchmarks/{bench}.json"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / name)
+    results = tmp_path / "benchmarks" / "drift.json"
+    kept = json.loads(results.read_text())
+    kept["cells"]["epsilon euler 20 cfg 1 none 0"]["figures"]["frechet_reader"] += 1
+    results.write_text(json.dumps(kept))
+    assert all(text != wanted for _, text, wanted in tables(tmp_path, results.parent))
+
+
+def cells(condition, **schedules):
+    """Three parts of each schedule; the first figure is given, the others are 0.5."""
+    found = {f"{condition} grid": {"figures": {"best": 1.02}}}
+    names = ("frechet_clip", "kid_reader", "kid_clip", "precision_reader", "recall_reader", "found")
+    rest = dict.fromkeys((*names, "clip_text", "norm_drift", "variance", "delta", "seconds"), 0.5)
+    for name, values in schedules.items():
+        for part, value in enumerate(values):
+            found[f"{condition} {name} {part}"] = {"figures": {"frechet_reader": value, **rest}}
+    return found
+
+
+def test_a_row_is_mean_and_spread_and_the_difference_of_equal_parts():
+    """Means 2 and 1.9, spread 1 and 0.9; part by part they differ by 0, 0.1 and 0.2."""
+    lines = drift_full(cells("flow euler 20 cfg 1", none=[1, 2, 3], norm=[1, 1.9, 2.8])).splitlines()
+    assert lines[0] == "### flow euler 20 cfg 1"
+    none, norm, uniform = (
+        next(line for line in lines if line.startswith(f"| {label} "))
+        for label in ("no correction", "calibrated, norm", "uniform 1.02, best of the grid")
+    )
+    assert none.split(" | ")[1] == "2.000 ± 1.000"
+    assert norm.split(" | ")[1] == "1.900 ± 0.900"
+    assert norm.split(" | ")[-2] == "-0.100 ± 0.100"
+    assert uniform.count("not run") == 14
+
+
+def test_the_summary_says_what_was_not_run():
+    text = drift_summary(cells("epsilon euler 20 cfg 1", none=[1, 2, 3]))
+    line = next(line for line in text.splitlines() if line.startswith("| no correction"))
+    assert line == "| no correction | not run | 2.000 | not run | not run | 0.500 | not run | 0.500 | 0.500 |"
+
+
+def test_a_table_needs_its_place():
+    assert put("a\n<!-- x -->\nold\n<!-- end of x -->\nb", "x", "new") == (
+        "a\n<!-- x -->\n\nnew\n\n<!-- end of x -->\nb"
+    )
+    with pytest.raises(SystemExit, match="no place for the table"):
+        put("a", "x", "new")
