@@ -182,7 +182,7 @@ def white(std=STD):
 @pytest.mark.parametrize("space", ["ve", "flow"])
 @pytest.mark.parametrize("factor", [1.02, 1.005, 0.99])
 def test_the_scale_that_keeps_the_variance_is_found(space, factor, ledger):
-    run = run_of(space)
+    run = run_of(space, 20)
     denoise = ledger(overpredicting(factor, space))
     found = calibrate_variance(sample_euler, denoise, first(run), run, white())
     for scale, best in zip(found.scales, best_scales(factor, run), strict=False):
