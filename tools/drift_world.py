@@ -42,6 +42,7 @@ from steadydiff.tinyworld.train import HELD_OUT, SCALE_FACTOR
 from tools.bench import Figures
 
 PARTS = (683, 683, 682)  # samples with seed 0, 1, 2
+REAL = 2048
 BATCH, DECODE_BATCH = 128, 8  # the fastest on a CPU
 REAL_SEED, TRAINING_SEED, CALIBRATION_SEED = HELD_OUT + 90, HELD_OUT + 91, HELD_OUT + 92
 DRAWING_SEED = HELD_OUT + 80  # and the following, one for each part
@@ -142,18 +143,32 @@ def samples(condition: Condition, part: int, n: int, correct: Correct, name: str
 
     name: says everything about the correction; samples of another correction must have another
     """
-    facts = {"condition": asdict(condition), "part": part, "n": n, "name": name, "weights": weights()}
-    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-    file = KEPT / f"{condition.variant}-{condition.sampler}-{condition.steps}-{digest}.safetensors"
+    identity = {"condition": asdict(condition), "part": part, "n": n, "name": name, "weights": weights()}
+
+    def make() -> tuple[dict[str, Tensor], dict]:
+        made = sample(condition, part, n, correct)
+        return {"latents": made.latents.half()}, made.facts
+
+    tensors, facts = kept(f"{condition.variant}-{condition.sampler}-{condition.steps}", identity, make)
+    return Samples(tensors["latents"].float(), facts)
+
+
+def kept(
+    stem: str, identity: dict, make: Callable[[], tuple[dict[str, Tensor], dict]]
+) -> tuple[dict[str, Tensor], dict]:
+    """What an earlier run made and kept under this identity, or else what `make` makes: tensors and facts."""
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    file = KEPT / f"{stem}-{digest}.safetensors"
     if file.is_file():
-        with safe_open(file, "pt") as kept:
-            return Samples(kept.get_tensor("latents").float(), json.loads(kept.metadata()["facts"]))
-    made = sample(condition, part, n, correct)
+        with safe_open(file, "pt") as stored:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            return tensors, json.loads(stored.metadata()["facts"])
+    tensors, facts = make()
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(".tmp")
-    save_file({"latents": made.latents.half()}, draft, {"facts": json.dumps(made.facts)})
+    draft = file.with_suffix(f".{os.getpid()}.tmp")
+    save_file(tensors, draft, {"facts": json.dumps(facts)})
     os.replace(draft, file)
-    return made
+    return tensors, facts
 
 
 @torch.no_grad()
@@ -245,17 +260,23 @@ def features_of(pictures: Tensor) -> dict[str, Tensor]:
 
 
 @cache
-def real_features(n: int = 2048) -> dict[str, Tensor]:
+def _real() -> tuple[dict[str, Tensor], dict]:
+    def make() -> tuple[dict[str, Tensor], dict]:
+        latents, moments = encoded(sample_scenes(REAL_SEED, REAL)), RunningMoments()
+        moments.add(latents)
+        return features_of(decoded(latents)), {"variance": float(moments.variance.mean())}
+
+    return kept("real", {"weights": weights(), "judges": judges(), "n": REAL, "units": UNITS}, make)
+
+
+def real_features() -> dict[str, Tensor]:
     """Of real drawings, encoded and decoded: what a perfect sampler would draw through this autoencoder."""
-    return features_of(decoded(encoded(sample_scenes(REAL_SEED, n))))
+    return _real()[0]
 
 
-@cache
-def real_variance(n: int = 2048) -> float:
-    """Variance of clean latents, mean over elements."""
-    moments = RunningMoments()
-    moments.add(encoded(sample_scenes(REAL_SEED, n)))
-    return float(moments.variance.mean())
+def real_variance() -> float:
+    """Variance of their clean latents, mean over elements."""
+    return _real()[1]["variance"]
 
 
 @cache
