@@ -43,8 +43,8 @@ class SteadyDiffCalibrate(io.ComfyNode):
                     tooltip="norm: a scale of its own for every step, which follows the model closest. "
                     "linear, uniform: the straight line, or the one number, nearest to that; smoother, and "
                     "forgiving with few samples. variance: a scale for every step that keeps the variance of "
-                    "noised clean pictures, coarse and fine; more varied pictures, less faithful ones. Take "
-                    "64 samples or more.",
+                    "noised clean pictures, coarse and fine; for flow models, and to be compared with norm. "
+                    "Take 64 samples or more.",
                 ),
                 io.Int.Input(
                     "count", default=8, min=1, max=256,
