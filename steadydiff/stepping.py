@@ -89,7 +89,11 @@ def next_question(
 def same_luck(x: Tensor) -> Iterator[None]:
     """Give code the same random numbers each time it runs, and leave the rest of the world its own."""
     with torch.random.fork_rng([x.device] if x.is_cuda else []):
-        torch.manual_seed(0)
+        # Not torch.manual_seed, which notes the whole call stack for every accelerator that sleeps.
+        torch.default_generator.manual_seed(0)
+        if x.is_cuda:
+            with torch.cuda.device(x.device):
+                torch.cuda.manual_seed(0)
         yield
 
 

@@ -11,7 +11,7 @@ AWKWARD_SHAPES = ((3, 8, 11), (2, 4, 5, 7), (1, 16, 3, 8, 6))
 @pytest.fixture(autouse=True)
 def steady():
     """The same random numbers on every machine and in every order of tests."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     torch.set_num_threads(1)
 
 
