@@ -13,6 +13,7 @@ from functools import cache, partial
 import torch
 
 from steadydiff.calibration import calibrate, calibrate_variance, fit_linear
+from steadydiff.denoiser import add_noise
 from steadydiff.measurement import Recorder, noise_for, unit_noise
 from steadydiff.methods.band_scaling import BandScaling
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
@@ -117,6 +118,23 @@ def part_of(bench: Bench, condition: Condition, name: str, part: int) -> Figures
     return {**world.judged(condition, world.samples(condition, part, n, correct, label), part)}
 
 
+@torch.no_grad()
+def start(variant: str) -> Figures:
+    """Variance error of the final latents, and what a run that begins in noised drawings makes of it."""
+    condition = Condition(variant, "euler", 20, 1.0)
+    run, scenes = condition.run, world.scenes_of(GRID_PART, GRID_SAMPLES)
+    clean, model = world.encoded(scenes), world.guided(condition, world.captions(scenes))
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(GRID_PART))
+    firsts = {
+        "from noise": sampling.first_state(variant, noise, run.sigmas[0]),
+        "from noised drawings": add_noise(clean, noise, run.sigmas[0], run.space),
+    }
+    wanted = clean.var(0).mean()
+    return {
+        k: float(condition.sample(model, x, run.sigmas).var(0).mean() / wanted) - 1 for k, x in firsts.items()
+    }
+
+
 NAMES = ("none", "core 1.005", "uniform", "linear", "snr", "dcw", "norm", "variance", "bands")
 
 
@@ -128,6 +146,8 @@ def main() -> int:
     bench = Bench("drift", facts)
     for part, n in enumerate(world.PARTS):
         bench.cell(f"real drawings {part}", partial(world.drawings, part, n), quick=False)
+    for variant in files.VARIANTS:
+        bench.cell(f"start {variant}", partial(start, variant), quick=False)
     for condition in CONDITIONS:
         bench.cell(f"{condition} grid", partial(grid, condition), quick=False)
         for name in NAMES:
