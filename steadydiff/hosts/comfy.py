@@ -83,19 +83,26 @@ class Patch:
             raise SettingsError(
                 f"start_percent is not above end_percent; got {self.start_percent:g} and {self.end_percent:g}"
             )
-        if self.start_percent == self.end_percent:
-            return replace(self.settings, sigma_high=0.0, sigma_low=0.0)  # off
-        # Some samplers ask above the model's largest sigma, so the whole run has no upper bound.
-        high, low = self.start_percent, self.end_percent
-        return replace(
-            self.settings,
-            sigma_high=math.inf if high <= 0 else float(model_sampling.percent_to_sigma(high)),
-            sigma_low=0.0 if low >= 1 else float(model_sampling.percent_to_sigma(low)),
-        )
+        high, low = window_sigmas(model_sampling, self.start_percent, self.end_percent)
+        return replace(self.settings, sigma_high=high, sigma_low=low)
 
     def __str__(self) -> str:
         part = f"{100 * self.start_percent:g} to {100 * self.end_percent:g} %"
         return f"{self.settings}, {part} of the run"
+
+
+def window_sigmas(model_sampling: Any, start: float, end: float) -> tuple[float, float]:
+    """Return the highest and lowest noise level of a part of the run, as the host counts; 0, 0 for none."""
+    if start == end:
+        return 0.0, 0.0
+    # Some samplers ask above the model's largest sigma, so the whole run has no upper bound.
+    high = math.inf if start <= 0 else float(model_sampling.percent_to_sigma(start))
+    return high, 0.0 if end >= 1 else float(model_sampling.percent_to_sigma(end))
+
+
+def sigma_data_of(model_sampling: Any, space: Space) -> float:
+    """Return the standard deviation of the data that a model's input scaling assumes; 1 in flow."""
+    return float(getattr(model_sampling, "sigma_data", 1.0)) if space == "ve" else 1.0
 
 
 def attach(model: Any, patch: Patch, host: ComfyHost) -> Any:

@@ -20,7 +20,7 @@ from ..errors import HostError, SettingsError
 from ..measurement import Measurement, Recorder, check_reference, noise_for, refine, unit_noise
 from ..schedules import MadeFor
 from ..stepping import step_calls
-from .comfy import ANTIBIAS_KEY, KEY, POST_CFG, ComfyHost, patches_of, sampler_name
+from .comfy import ANTIBIAS_KEY, KEY, POST_CFG, ComfyHost, patches_of, sampler_name, sigma_data_of
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,10 @@ class Setup:
         return self.host.space(self.model.get_model_object("model_sampling"))
 
     @property
+    def sigma_data(self) -> float:
+        return sigma_data_of(self.model.get_model_object("model_sampling"), self.space)
+
+    @property
     def made_for(self) -> MadeFor:
         """What a measurement or schedule of this set-up is for."""
         return MadeFor(
@@ -86,7 +90,7 @@ def measure_model(
 
     Raises:  SettingsError, ShapeError or HostError before the first model call; SteadyDiffError for NaN.
     """
-    starts, _ = _steps(setup, shape)
+    starts, _ = step_starts(setup, shape)
     if reference is not None:
         check_reference(reference, shape)
     recorder, used = Recorder(setup.run, starts), []
@@ -116,7 +120,7 @@ def calibrate_model(
     made_on, model = measurement.made_for.model, type(setup.model.model).__name__
     if made_on not in (None, model):
         raise SettingsError(f"the measurement was made on a {made_on}, this is a {model}; measure it")
-    if _steps(setup, measurement.shape)[1]:
+    if step_starts(setup, measurement.shape)[1]:
         raise SettingsError(
             "this sampler steps along the unconditional estimate as well, so that no single scale meets the "
             "norms; calibrate with euler, or another that is not of the CFG++ kind"
@@ -126,27 +130,27 @@ def calibrate_model(
     seeds = [measurement.seed + j for j in range(min(count, measurement.count))]
     found: list[Calibration] = []
 
-    def work(inner: _Inner, x: Tensor) -> None:
+    def work(inner: Inner, x: Tensor) -> None:
         if target == "norm":
             found.append(calibrate(inner.sample, inner.ask, x, setup.run, measurement.training_rms))
             return
         clean = torch.tensor(measurement.clean_spectrum, dtype=torch.float64)
         found.append(calibrate_variance(inner.sample, inner.ask, x, setup.run, clean))
 
-    _inside(setup, _without_ours(setup), unit_noise(measurement.shape, seeds), seeds[0], work)
+    inside_run(setup, without_ours(setup), unit_noise(measurement.shape, seeds), seeds[0], work)
     return found[0]
 
 
-def _steps(setup: Setup, shape: Sequence[int]) -> tuple[tuple[int, ...], bool]:
+def step_starts(setup: Setup, shape: Sequence[int]) -> tuple[tuple[int, ...], bool]:
     """Which model calls begin the run's steps, and whether the sampler wants the branches. No model call."""
     _check(setup, shape)
     found = []
 
-    def work(inner: _Inner, x: Tensor) -> None:
+    def work(inner: Inner, x: Tensor) -> None:
         inner.without_model = True
         found.append((step_calls(inner.sample, x, setup.run), inner.wants_branches))
 
-    _inside(setup, _without_ours(setup), unit_noise(shape, [0]), 0, work)
+    inside_run(setup, without_ours(setup), unit_noise(shape, [0]), 0, work)
     return found[0]
 
 
@@ -169,7 +173,7 @@ def _sample_finely(setup: Setup, shape: Sequence[int], seeds: Sequence[int], tim
     """The model's own clean samples [B, C, *S] in the host's units, by a run of many small steps."""
     fine = torch.tensor(refine(setup.run.sigmas, times), dtype=torch.float32)
     noise = unit_noise(shape, seeds)
-    guider = setup.guide(_without_ours(setup))
+    guider = setup.guide(without_ours(setup))
 
     def callback(step, denoised, x, total):
         setup.on_call(denoised)
@@ -197,20 +201,20 @@ def _measure_batch(setup: Setup, recorder: Recorder, seeds: Sequence[int], clean
     listened.add_wrapper_with_key(setup.host.predict_noise, KEY, hear)
     inner_clean = setup.model.model.process_latent_in(clean)
 
-    def work(inner: _Inner, x: Tensor) -> None:
+    def work(inner: Inner, x: Tensor) -> None:
         recorder.sample(inner.sample, inner.ask, x)
         recorder.train(inner.ask_plainly, inner_clean.to(x), noise_for(inner_clean, seeds).to(x))
 
-    _inside(setup, listened, unit_noise(clean.shape[1:], seeds), seeds[0], work)
+    inside_run(setup, listened, unit_noise(clean.shape[1:], seeds), seeds[0], work)
 
 
-def _inside(
-    setup: Setup, model: Any, noise: Tensor, seed: int, work: Callable[[_Inner, Tensor], None]
+def inside_run(
+    setup: Setup, model: Any, noise: Tensor, seed: int, work: Callable[[Inner, Tensor], None]
 ) -> None:
     """Open a run of the host over the set-up's sigmas, and let `work` do as it likes with its first state."""
 
     def function(model, x, sigmas, extra_args=None, callback=None, disable=None):
-        work(_Inner(setup, model, extra_args or {}), x)
+        work(Inner(setup, model, extra_args or {}), x)
         return x
 
     function.__name__ = setup.sampler.sampler_function.__name__  # schedules look at it
@@ -225,7 +229,7 @@ def _inside(
     )
 
 
-def _without_ours(setup: Setup) -> Any:
+def without_ours(setup: Setup) -> Any:
     """The model without our corrections."""
     clone, host = setup.model.clone(), setup.host
     for kind in (host.outer_sample, host.predict_noise):
@@ -234,7 +238,7 @@ def _without_ours(setup: Setup) -> Any:
     return clone
 
 
-class _Inner:
+class Inner:
     """The user's sampler as the core knows samplers, and the host's model as the core knows denoisers."""
 
     def __init__(self, setup: Setup, model: Any, extra_args: dict) -> None:
@@ -275,15 +279,27 @@ class _Inner:
 
     def _answer(self, denoise: Denoise, x: Tensor, sigma: Tensor, more: dict) -> Tensor:
         self._more = more
-        own = len(self._extra.get("model_options", {}).get(POST_CFG, ()))
-        added = more.get("model_options", {}).get(POST_CFG, ())[own:]
+        added = added_functions(more, self._extra)
         self.wants_branches |= bool(added)
         denoised = denoise(x, sigma)
-        if self.without_model:  # CFG++ samplers wait for the branches that the host would show them
-            branches = {f"{name}denoised": denoised for name in ("", "cond_", "uncond_")}
-            for function in added:
-                function({**branches, "input": x, "sigma": sigma})
+        if self.without_model:
+            show_branches(added, denoised, x, sigma)
         return denoised
+
+
+def added_functions(more: dict, extra: dict) -> Sequence[Callable[[dict], Any]]:
+    """Return the post-CFG functions that a sampler adds to its call's arguments, beside the run's own."""
+    own = len(extra.get("model_options", {}).get(POST_CFG, ()))
+    return more.get("model_options", {}).get(POST_CFG, ())[own:]
+
+
+def show_branches(
+    functions: Sequence[Callable[[dict], Any]], denoised: Tensor, x: Tensor, sigma: Tensor
+) -> None:
+    """Show CFG++ samplers the branches they wait for, where no host is asked: all are the clean estimate."""
+    branches = {f"{name}denoised": denoised for name in ("", "cond_", "uncond_")}
+    for function in functions:
+        function({**branches, "input": x, "sigma": sigma})
 
 
 class Shown:

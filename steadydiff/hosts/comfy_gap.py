@@ -14,7 +14,7 @@ from torch import Tensor
 from ..gap import Gap, GapRecorder
 from ..measurement import unit_noise
 from .comfy import KEY, POST_CFG, GuidedModel
-from .comfy_drift import Setup, _Inner, _inside, _steps, _without_ours
+from .comfy_drift import Inner, Setup, inside_run, step_starts, without_ours
 
 
 def measure_gap(setup: Setup, shape: Sequence[int], seeds: Sequence[int], batch: int) -> tuple[Gap, Gap]:
@@ -26,8 +26,8 @@ def measure_gap(setup: Setup, shape: Sequence[int], seeds: Sequence[int], batch:
 
     Raises:  SettingsError, ShapeError or HostError before the first model call; SteadyDiffError for NaN.
     """
-    starts, _ = _steps(setup, shape)
-    bare = replace(setup, model=_without_ours(setup))
+    starts, _ = step_starts(setup, shape)
+    bare = replace(setup, model=without_ours(setup))
     plain, corrected = (
         _measure(one, GapRecorder(setup.run, starts), shape, seeds, batch) for one in (bare, setup)
     )
@@ -40,13 +40,13 @@ def _measure(
     for at in range(0, len(seeds), batch):
         part, model = seeds[at : at + batch], GuidedModel(setup.host, wants_branches=True)
 
-        def work(inner: _Inner, x: Tensor) -> None:
+        def work(inner: Inner, x: Tensor) -> None:
             recorder.sample(inner.sample, inner.ask, x)
 
         try:
             listened = _listened(setup, model, recorder)
             # The first seed of all: what DiffIER draws then does not depend on the batch size.
-            _inside(setup, listened, unit_noise(shape, part), seeds[0], work)
+            inside_run(setup, listened, unit_noise(shape, part), seeds[0], work)
         finally:
             model.close()
     return recorder.gap()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -23,8 +22,8 @@ from ..denoiser import Run
 from ..errors import HostError, SettingsError
 from ..methods.antibias_prompt import AntiBiasPrompt
 from ..stepping import step_calls
-from .comfy import ANTIBIAS_KEY, ComfyHost, sampler_name
-from .comfy_drift import Shown
+from .comfy import ANTIBIAS_KEY, ComfyHost, sampler_name, sigma_data_of, window_sigmas
+from .comfy_drift import Shown, added_functions, show_branches
 
 Calls = Literal["every", "step starts"]
 CALLS: tuple[Calls, ...] = get_args(Calls)
@@ -103,7 +102,7 @@ def check_fits(model: Any, prompt: LoadedPrompt, host: ComfyHost) -> None:
         "latents of the format": type(latent_format).__name__,
         "latent channels:": latent_format.latent_channels,
         "models of the family": type(model.model.model_config).__name__,
-        "sigma_data": float(getattr(model_sampling, "sigma_data", 1.0)) if space == "ve" else 1.0,
+        "sigma_data": sigma_data_of(model_sampling, space),
     }
     for what, need in needed.items():
         if need not in ("", found[what]):
@@ -153,15 +152,6 @@ class StateAttachment:
             )
 
 
-def window_sigmas(model_sampling: Any, start: float, end: float) -> tuple[float, float]:
-    """Return the highest and lowest noise level of a part of the run, as the host counts; 0, 0 for none."""
-    if start == end:
-        return 0.0, 0.0
-    # Some samplers ask above the model's largest sigma, so the whole run has no upper bound.
-    high = math.inf if start <= 0 else float(model_sampling.percent_to_sigma(start))
-    return high, 0.0 if end >= 1 else float(model_sampling.percent_to_sigma(end))
-
-
 def check_sampler(sampler: Any) -> None:
     """Raise HostError for a sampler whose state cannot be reached."""
     name = sampler_name(sampler)
@@ -193,7 +183,13 @@ def _rectified(function: Callable, method: AntiBiasPrompt, run: Run, calls: Call
         def alone(denoise, x, sigmas):
             """The sampler on any denoiser, for finding which calls start a step."""
             levels = torch.tensor(sigmas, dtype=torch.float32, device=x.device)
-            stand_in = Shown(model, lambda x, sigma, own: _told(denoise(x, sigma), x, sigma, own))
+
+            def shown(x: Tensor, sigma: Tensor, own: dict) -> Tensor:
+                denoised = denoise(x, sigma)
+                show_branches(added_functions(own, extra_args or {}), denoised, x, sigma)
+                return denoised
+
+            stand_in = Shown(model, shown)
             return function(stand_in, x, levels, dict(extra_args or {}), None, True, **options)
 
         acting = method
@@ -254,11 +250,3 @@ def unreachable(name: str) -> HostError:
         f"the sampler {name} does not ask the model with its own state, so an anti-bias prompt cannot "
         f"correct it; choose euler, heun, dpmpp_2m or another sampler"
     )
-
-
-def _told(denoised: Tensor, x: Tensor, sigma: Tensor, own: dict) -> Tensor:
-    """Show a CFG++ sampler the branches it waits for, when no host is asked."""
-    for function in own.get("model_options", {}).get("sampler_post_cfg_function", ()):
-        branches = {f"{name}denoised": denoised for name in ("", "cond_", "uncond_")}
-        function({**branches, "input": x, "sigma": sigma})
-    return denoised

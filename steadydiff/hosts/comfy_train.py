@@ -18,7 +18,7 @@ from ..errors import SettingsError, SteadyDiffError
 from ..networks.antibias_prompt import PromptNetwork
 from ..training.antibias import Base, PromptLoss, Recipe, StepPairs, train_prompt
 from ..training.loop import Plan
-from .comfy_drift import Setup, _Inner, _inside, _without_ours
+from .comfy_drift import Inner, Setup, inside_run, without_ours
 
 LEAST_SAMPLES = 8
 """With fewer the network would learn the samples, not the model's error."""
@@ -48,17 +48,17 @@ def train_on_model(
     check_latents(setup, clean)
     trained: list[PromptNetwork] = []
 
-    def work(inner: _Inner, x: Tensor) -> None:
+    def work(inner: Inner, x: Tensor) -> None:
         # The host runs nodes in inference mode, whose tensors training must not touch.
         with torch.inference_mode(False), torch.enable_grad():
             data = setup.model.model.process_latent_in(clean.clone()).to("cpu", torch.float32)
-            base = Base(setup.space, schedules, _draw(data), _denoise(inner), _sigma_data(setup))
+            base = Base(setup.space, schedules, _draw(data), _denoise(inner), setup.sigma_data)
             network.to(x.device)
             trained.append(
                 train_prompt(network, base, recipe, plan, state, _Heard(network, base, recipe, on_step))
             )
 
-    _inside(setup, _without_ours(setup), torch.zeros_like(clean[:1]), plan.seed, work)
+    inside_run(setup, without_ours(setup), torch.zeros_like(clean[:1]), plan.seed, work)
     return trained[0].cpu()
 
 
@@ -82,7 +82,7 @@ def card_for(setup: Setup, recipe: Recipe, schedules: tuple[tuple[float, ...], .
     return Card(
         target=recipe.target,
         space=setup.space,
-        sigma_data=_sigma_data(setup),
+        sigma_data=setup.sigma_data,
         sigma_range=StepPairs.of(schedules).sigma_range,
         base=type(setup.model.model).__name__,
         family=type(setup.model.model.model_config).__name__,
@@ -114,16 +114,10 @@ def _draw(data: Tensor) -> Callable[[int, torch.Generator], tuple[Tensor, Any]]:
     return lambda n, rng: (data[torch.randint(len(data), (n,), generator=rng)], None)
 
 
-def _denoise(inner: _Inner) -> Callable[[Tensor, Tensor, Any], Tensor]:
+def _denoise(inner: Inner) -> Callable[[Tensor, Tensor, Any], Tensor]:
     def denoise(x: Tensor, sigma: Tensor, conditioning: Any) -> Tensor:
         with torch.inference_mode():
             denoised = inner.ask_plainly(x, sigma)
         return denoised.clone()
 
     return denoise
-
-
-def _sigma_data(setup: Setup) -> float:
-    """Of the base model, for its input scaling; flow has none."""
-    model_sampling = setup.model.get_model_object("model_sampling")
-    return float(getattr(model_sampling, "sigma_data", 1.0)) if setup.space == "ve" else 1.0
