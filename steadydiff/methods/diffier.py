@@ -29,7 +29,7 @@ from ..denoiser import (
 from ..errors import SettingsError
 from ..measurement import Measurement
 from ..noise import MemberNoise
-from .epsilon_scaling import EDGE_TOLERANCE, MAX_NOISE_RATIO, scale_at, scale_epsilon, scale_table
+from .epsilon_scaling import EDGE_TOLERANCE, scale_at, scale_epsilon, scale_table, sigma_limit
 
 Mode = Literal["renoise", "norm", "previous", "literal"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -201,10 +201,9 @@ class DiffIER:
         if high is None:
             steps = sorted(run.sigmas[:-1], reverse=True)
             high = steps[len(steps) // 2] if steps else math.inf
-        limit = MAX_NOISE_RATIO if run.space == "ve" else MAX_NOISE_RATIO / (1 + MAX_NOISE_RATIO)
         if high >= max(run.sigmas, default=0.0):
             high = math.inf  # the first step counts as inside wherever within it the model is called
-        return self.sigma_low * (1 - EDGE_TOLERANCE), min(high * (1 + EDGE_TOLERANCE), limit)
+        return self.sigma_low * (1 - EDGE_TOLERANCE), min(high * (1 + EDGE_TOLERANCE), sigma_limit(run.space))
 
     def active_steps(self, run: Run) -> int:
         """Return at how many of the run's steps it acts."""

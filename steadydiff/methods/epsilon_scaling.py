@@ -94,7 +94,7 @@ def scale_epsilon(
             return denoised
     weight, target = 1 - 1 / scale, x
     if space != "velocity" and sigma is not None:
-        inside = sigma <= _sigma_limit(space)
+        inside = sigma <= sigma_limit(space)
         weight = weight * (inside.to(x.dtype) if isinstance(inside, Tensor) else inside)
     if space == "flow" and sigma is not None:
         target = (x / per_sample(_safe_signal(sigma), x)).to(x.dtype)
@@ -216,7 +216,7 @@ class EpsilonScaling:
         """Return the λ in effect at each step: 1 outside the window and where it is left out."""
         if self._is_off():
             return (1.0,) * run.steps
-        limit = math.inf if self.form(run.space) == "velocity" else _sigma_limit(run.space)
+        limit = math.inf if self.form(run.space) == "velocity" else sigma_limit(run.space)
         low, high = self._low(), min(self._high(), limit)
         steps = zip(self.scales(run), _descending(run)[:-1], strict=True)
         return tuple(scale if low <= sigma <= high else 1.0 for scale, sigma in steps)
@@ -295,7 +295,7 @@ def _descending(run: Run) -> tuple[float, ...]:
     return tuple(sorted(run.sigmas, reverse=True))
 
 
-def _sigma_limit(space: Form) -> float:
+def sigma_limit(space: Form) -> float:
     """Return the sigma at which sigma / alpha is MAX_NOISE_RATIO."""
     return MAX_NOISE_RATIO if space == "ve" else MAX_NOISE_RATIO / (1 + MAX_NOISE_RATIO)
 
