@@ -6,10 +6,11 @@ from comfy_api.latest import io
 from ..steadydiff.calibration import TRIALS, fit_linear
 from ..steadydiff.hosts.comfy_drift import calibrate_model
 from ..steadydiff.measurement import Measurement
-from ..steadydiff.plots import pixels, schedule_figure
+from ..steadydiff.plots import schedule_figure
 from ..steadydiff.schedules import Schedule, linear_schedule
 from . import schema
 from .drift import make_setup
+from .plot import image
 
 METHODS = ("norm", "linear", "uniform", "variance")
 
@@ -71,7 +72,7 @@ class SteadyDiffCalibrate(io.ComfyNode):
         target = "variance" if method == "variance" else "norm"
         found = calibrate_model(setup, measured, count, target)
         made = Schedule(*as_method(method, found.scales), setup.made_for)
-        plot = torch.from_numpy(pixels(schedule_figure(made)))[None] / 255
+        plot = image(schedule_figure(made))
         text = made.to_json()
         return io.NodeOutput(text, plot, text)
 

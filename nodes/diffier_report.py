@@ -4,14 +4,14 @@ import json
 import math
 
 import comfy.sample
-import torch
 from comfy_api.latest import io
 
 from ..steadydiff.gap import Gap
 from ..steadydiff.hosts.comfy_gap import measure_gap
-from ..steadydiff.plots import gap_figure, pixels
+from ..steadydiff.plots import gap_figure
 from . import schema
 from .drift import make_setup
+from .plot import image
 
 
 class SteadyDiffDiffIERReport(io.ComfyNode):
@@ -64,7 +64,7 @@ class SteadyDiffDiffIERReport(io.ComfyNode):
         setup = make_setup(model, positive, negative, sampler, sigmas, cfg, calls)
         shape = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"]).shape[1:]
         plain, corrected = measure_gap(setup, tuple(shape), range(seed, seed + count), batch_size)
-        plot = torch.from_numpy(pixels(gap_figure(plain, corrected, cfg)))[None] / 255
+        plot = image(gap_figure(plain, corrected, cfg))
         return io.NodeOutput(plot, report(plain, corrected))
 
 

@@ -4,14 +4,14 @@ import json
 import math
 
 import comfy.sample
-import torch
 from comfy_api.latest import io
 
 from ..steadydiff.hosts.comfy_drift import measure_model
 from ..steadydiff.measurement import Measurement
-from ..steadydiff.plots import drift_figure, pixels
+from ..steadydiff.plots import drift_figure
 from . import schema
 from .drift import make_setup
+from .plot import image
 
 
 class SteadyDiffMeasure(io.ComfyNode):
@@ -91,7 +91,7 @@ class SteadyDiffMeasure(io.ComfyNode):
         clean = None if reference is None else reference["samples"]
         seeds = range(seed, seed + count)
         found, used = measure_model(setup, tuple(shape), seeds, clean, refine, batch_size)
-        plot = torch.from_numpy(pixels(drift_figure(found, other)))[None] / 255
+        plot = image(drift_figure(found, other))
         return io.NodeOutput(plot, report(found, other), found.to_json(), {"samples": used})
 
 

@@ -2,15 +2,15 @@
 
 from dataclasses import replace
 
-import torch
 from comfy_api.latest import io
 
 from ..steadydiff import schedules
 from ..steadydiff.errors import SettingsError
-from ..steadydiff.plots import pixels, schedule_figure
+from ..steadydiff.plots import schedule_figure
 from ..steadydiff.schedules import MadeFor, Schedule
 from . import schema
 from .host import HOST
+from .plot import image
 
 
 class SteadyDiffSchedule(io.ComfyNode):
@@ -103,7 +103,7 @@ class SteadyDiffSchedule(io.ComfyNode):
     def execute(cls, mode, steps, sigmas=None, model=None, **settings) -> io.NodeOutput:
         levels = None if sigmas is None else tuple(sigmas.tolist())
         made = make(mode, steps, levels, model, settings)
-        plot = torch.from_numpy(pixels(schedule_figure(made)))[None] / 255
+        plot = image(schedule_figure(made))
         text = made.to_json()
         return io.NodeOutput(text, plot, text)
 
