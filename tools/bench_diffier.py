@@ -5,8 +5,10 @@ the prompts under one way to spend a number of guided model calls: plain steps, 
 show what its gain is not, and what a user would take instead (the host's own guidance nodes, run on the same
 branches, and one restart). Nothing is left out of the table for having lost.
 
-The grid over guidance weights and calls takes one part of the prompts; the comparison at CFG 2 and 4 with 30
-calls takes all three.
+A part has 256 prompts. At CFG 2 and 4 with 30 calls plain sampling, `renoise` and `norm` take three parts,
+everything else takes one, as does the grid over guidance weights and calls; settings and samplers are varied
+at CFG 2. Fréchet distances of so few samples lie well above those of `run.py bench drift`: the row of real
+drawings says how far.
 """
 
 import math
@@ -15,7 +17,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import torch
@@ -34,10 +36,10 @@ from tools.drift_world import Condition, Correct
 from tools.inprocess import load, load_pack, prepare_host
 
 CALLS, CFGS = (20, 30, 40, 80), (1.0, 2.0, 4.0, 8.0, 16.0)
-DEFAULT, UNDIVIDED = DiffIER(), DiffIER(divide_by_cfg=False)
+DEFAULT = DiffIER()
 SWEEP = {
     **{f"f {f:g}": replace(DEFAULT, strength=f) for f in (0.1, 0.3, 0.8, 1.0)},
-    **{f"f {f:g} undivided": replace(UNDIVIDED, strength=f) for f in (0.1, 0.3, 0.5, 0.8)},
+    "undivided": replace(DEFAULT, divide_by_cfg=False),
     "K 3, f 0.17": replace(DEFAULT, strength=0.17, iterations=3),
     "antithetic": replace(DEFAULT, antithetic=True),
     "whole run": replace(DEFAULT, sigma_high=math.inf),
@@ -45,11 +47,11 @@ SWEEP = {
     "previous": DiffIER("previous", 0.1, sigma_high=math.inf),
     "literal": DiffIER("literal", 0.1, sigma_high=math.inf),
 }
-NORMS = {
-    "norm": DiffIER("norm", 1.0, sigma_high=math.inf),
-    "norm 0.5": DiffIER("norm", 0.5, sigma_high=math.inf),
-}
+NORM = DiffIER("norm", 1.0, sigma_high=math.inf)
 RESTART_STEPS = 4
+PART, PARTS = 256, 3
+NOISED = 128  # drawings that the norms of a comparison's cells are compared with
+MAIN, QUICK = ("plain", "renoise", "norm"), ("plain", "renoise", "APG")
 
 
 def plain(denoise, run):
@@ -221,14 +223,17 @@ world.SAMPLERS["restart"] = lambda space: partial(sample_restart, space)
 # --- cells ------------------------------------------------------------------------------------------------
 
 
-def judged(bench: Bench, condition: Condition, name: str, correct: Correct, part: int) -> Figures:
-    """Figures of one part, and the saturation of its pictures; a quick run takes 16 samples."""
-    n = 16 if bench.quick else world.PARTS[part]
-    made = world.samples(condition, part, n, correct, name)
-    figures: Figures = {**world.judged(condition, made, part)}
+def judged(
+    bench: Bench, condition: Condition, name: str, correct: Correct, part: int, noised: int
+) -> Figures:
+    """Figures of one part, and the saturation of its pictures; a quick run takes 16 samples.
+
+    noised: drawings that the norms are compared with; 0 for none
+    """
+    made = world.samples(condition, part, 16 if bench.quick else PART, correct, name)
     if condition.sampler == "restart":  # its steps are not those of the norms in training
-        figures |= {"norm_drift": None, "norm_last": None}
-    return figures | {"saturation": saturation(made.latents[:128])}
+        noised = 0
+    return {**world.judged(condition, made, part, noised), "saturation": saturation(made.latents[:128])}
 
 
 def saturation(latents: Tensor) -> float:
@@ -238,58 +243,83 @@ def saturation(latents: Tensor) -> float:
     return float(((high - low) / high.clamp(min=1e-3)).mean())
 
 
-def ways(variant: str, cfg: float, calls: int) -> dict[str, tuple[Condition, str, Correct]]:
-    """Every way to spend so many calls at one guidance weight: name -> condition, label and correction."""
+Way = tuple[Condition, str, Correct]
 
-    def condition(steps: int, sampler: str = "euler") -> Condition:
-        return Condition(variant, sampler, steps, cfg)
 
-    found: dict[str, tuple[Condition, str, Correct]] = {"plain": (condition(calls), "plain", plain)}
-    for name, method in {"renoise": DEFAULT, "undivided": UNDIVIDED, **SWEEP}.items():
-        steps = steps_for(method, variant, calls)
-        found[name] = (condition(steps), f"diffier {method} {method.sigma_high}", method.wrap)
-    if cfg != 1:
-        for name, method in NORMS.items():
-            found[name] = (condition(calls), f"diffier {method}", method.wrap)
-        for name, node in peers().items():
-            found[name] = (condition(calls), f"host {name}", as_host(node))
+def compared(variant: str, cfg: float, calls: int) -> dict[str, Way]:
+    """Ways to spend so many calls at one guidance weight: name -> condition, label and correction."""
+    condition = Condition(variant, "euler", calls, cfg)
+    found: dict[str, Way] = {
+        "plain": (condition, "plain", plain),
+        "renoise": diffier(condition, DEFAULT),
+        "norm": diffier(condition, NORM),
+    }
     for name, (label, correct) in controls(cfg).items():
-        found[name] = (condition(calls), label, correct)
-    found["restart"] = (condition(calls - RESTART_STEPS, "restart"), f"restart {RESTART_STEPS}", plain)
-    for sampler in ("dpmpp_2m", "ddpm"):
-        found[f"{sampler} plain"] = (condition(calls, sampler), "plain", plain)
-        steps = steps_for(DEFAULT, variant, calls)
-        found[f"{sampler} renoise"] = (condition(steps, sampler), f"diffier {DEFAULT} None", DEFAULT.wrap)
+        found[name] = (condition, label, correct)
+    for name, node in peers().items():
+        found[name] = (condition, f"host {name}", as_host(node))
+    restart = replace(condition, sampler="restart", steps=calls - RESTART_STEPS)
+    found["restart"] = (restart, f"restart {RESTART_STEPS}", plain)
     return found
+
+
+def varied(variant: str, cfg: float, calls: int) -> dict[str, Way]:
+    """Other settings of DiffIER, and other samplers, at one number of calls."""
+    condition = Condition(variant, "euler", calls, cfg)
+    found = {name: diffier(condition, method) for name, method in SWEEP.items()}
+    for sampler in ("dpmpp_2m", "ddpm"):
+        other = replace(condition, sampler=sampler)
+        found[f"{sampler} plain"] = (other, "plain", plain)
+        found[f"{sampler} renoise"] = diffier(other, DEFAULT)
+    return found
+
+
+def diffier(condition: Condition, method: DiffIER) -> Way:
+    """The most steps of the condition's sampler that with this method need no more calls than its steps."""
+    steps = steps_for(method, condition.variant, condition.steps)
+    return replace(condition, steps=steps), f"diffier {method} {method.sigma_high}", method.wrap
 
 
 def main() -> int:
     prepare_host(cpu=not torch.cuda.is_available())
-    facts = {"weights": world.weights(), "judges": world.judges(), "parts": world.PARTS,
+    facts = {"weights": world.weights(), "judges": world.judges(), "part": PART, "noised": NOISED,
              "default": str(DEFAULT), "device": timing.platform.machine()}  # fmt: skip
     bench = Bench("diffier", facts)
     rounds = 100 if bench.quick else 1000
     bench.cell("own time", lambda: own_time(rounds))
     bench.cell("guided SD1.5 call", lambda: timing.unet_call(3), quick=False)
+    for part in range(PARTS):
+        bench.cell(f"real drawings {part}", partial(drawings, part), quick=False)
+
+    def cells(ways: dict[str, Way], cfg: float, calls: int, part: int, noised: int) -> None:
+        for name, way in ways.items():
+            quick = (way[0].variant, cfg, calls, part) == ("epsilon", 2.0, 30, 0)
+            key = f"{way[0].variant} cfg {cfg:g} calls {calls} {name} {part}"
+            bench.cell(key, partial(judged, bench, *way, part, noised), quick and name in QUICK)
+
+    for cfg in (2.0, 4.0):
+        for variant in files.VARIANTS:
+            cells(compared(variant, cfg, 30), cfg, 30, 0, NOISED)
     for variant in files.VARIANTS:
-        for cfg in (2.0, 4.0):
-            for name, way in ways(variant, cfg, 30).items():
-                for part in range(len(world.PARTS)):
-                    quick = (variant, cfg, part) == ("epsilon", 2.0, 0) and name in (
-                        "plain",
-                        "renoise",
-                        "APG",
-                    )
-                    key = f"{variant} cfg {cfg:g} calls 30 {name} {part}"
-                    bench.cell(key, partial(judged, bench, *way, part), quick)
-        for cfg in CFGS:
-            for calls in CALLS:
-                some = ways(variant, cfg, calls)
-                for name in ("plain", "renoise", "undivided", "norm"):
-                    key = f"{variant} cfg {cfg:g} calls {calls} {name} 0"
-                    if name in some and all(cell.key != key for cell in bench.cells):
-                        bench.cell(key, partial(judged, bench, *some[name], 0), quick=False)
+        cells(varied(variant, 2.0, 30), 2.0, 30, 0, NOISED)
+    for cfg, calls in product(CFGS, CALLS):
+        for variant in files.VARIANTS:
+            names = ("plain", "renoise") if calls != 30 or cfg == 1 else MAIN
+            if calls != 30 or cfg not in (2.0, 4.0):
+                some = compared(variant, cfg, calls)
+                cells({name: some[name] for name in names}, cfg, calls, 0, 0)
+    for cfg, part in product((2.0, 4.0), range(1, PARTS)):
+        for variant in files.VARIANTS:
+            some = compared(variant, cfg, 30)
+            cells({name: some[name] for name in MAIN}, cfg, 30, part, NOISED)
     return bench.run(summary)
+
+
+def drawings(part: int) -> Figures:
+    """Real drawings, as many as a part has samples."""
+    scenes = world.sample_scenes(world.DRAWING_SEED + part, PART)
+    pictures = world.encoded(scenes)
+    return {**world.looked_at(world.decoded(pictures), scenes), "saturation": saturation(pictures[:128])}
 
 
 def own_time(rounds: int) -> Figures:
@@ -310,7 +340,7 @@ def summary(cells: dict[str, Figures]) -> Figures:
     figures: Figures = {}
 
     def mean(variant: str, cfg: float, calls: int, name: str, space: str) -> float | None:
-        keys = [f"{variant} cfg {cfg:g} calls {calls} {name} {part}" for part in range(len(world.PARTS))]
+        keys = [f"{variant} cfg {cfg:g} calls {calls} {name} {part}" for part in range(PARTS)]
         values = [float(cells[key][f"frechet_{space}"] or 0) for key in keys if key in cells]
         return statistics.mean(values) if values else None
 

@@ -200,7 +200,7 @@ def sample(condition: Condition, part: int, n: int, correct: Correct) -> Samples
 
 @cache
 @torch.no_grad()
-def training_norms(condition: Condition, n: int = 512) -> tuple[float, ...]:
+def training_norms(condition: Condition, n: int) -> tuple[float, ...]:
     """Root mean squared norm that the guided model predicts on noised drawings, with their own captions."""
     scenes = sample_scenes(TRAINING_SEED, n)
     prompts, clean = captions(scenes), encoded(scenes)
@@ -215,13 +215,17 @@ def training_norms(condition: Condition, n: int = 512) -> tuple[float, ...]:
 # --- judging ----------------------------------------------------------------------------------------------
 
 
-def judged(condition: Condition, made: Samples, part: int) -> dict[str, float]:
-    """Figures of one part, see docs/drift.md for what each says."""
+def judged(condition: Condition, made: Samples, part: int, noised: int = 512) -> dict[str, float]:
+    """Figures of one part, see docs/drift.md for what each says.
+
+    noised: drawings that the norms are compared with; 0 for none
+    """
     figures = looked_at(decoded(made.latents), scenes_of(part, len(made.latents)))
-    wanted = training_norms(condition)
-    drift = [norm / goal - 1 for norm, goal in zip(made.facts["norms"], wanted, strict=True)]
-    figures["norm_drift"] = sum(map(abs, drift)) / len(drift)
-    figures["norm_last"] = drift[-1]
+    if noised:
+        wanted = training_norms(condition, noised)
+        drift = [norm / goal - 1 for norm, goal in zip(made.facts["norms"], wanted, strict=True)]
+        figures["norm_drift"] = sum(map(abs, drift)) / len(drift)
+        figures["norm_last"] = drift[-1]
     figures["delta"], figures["seconds"] = made.facts["delta"], made.facts["seconds"]
     figures["variance"] = made.facts["variances"][-1] / real_variance() - 1
     return figures
