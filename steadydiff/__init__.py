@@ -1,7 +1,7 @@
 """SteadyDiff: corrections of exposure bias in diffusion models. This package knows no host."""
 
 from .denoiser import Denoise, Guided, Run, Space
-from .errors import CheckpointError, HostError, SettingsError, ShapeError, SteadyDiffError
+from .errors import CheckpointError, HostError, ProposerError, SettingsError, ShapeError, SteadyDiffError
 from .methods import SAMPLING_METHODS
 from .methods.antibias_prompt import AntiBiasPrompt
 from .methods.band_scaling import BandScaling
@@ -30,6 +30,7 @@ __all__ = [
     "Guided",
     "HostError",
     "MadeFor",
+    "ProposerError",
     "Run",
     "Schedule",
     "SettingsError",

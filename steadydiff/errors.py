@@ -4,7 +4,8 @@
     ├── SettingsError (ValueError)    a setting or a combination of settings that cannot work
     ├── ShapeError (ValueError)       tensors that do not fit together
     ├── CheckpointError               a weight file that is missing, damaged or made for something else
-    └── HostError                     a host that lacks, or changed, what an adapter needs
+    ├── HostError                     a host that lacks, or changed, what an adapter needs
+    └── ProposerError                 a proposer of phrases that could not answer; ARPO ends and keeps its log
 
 A message says what came, what is allowed and what to do.
 """
@@ -28,3 +29,7 @@ class CheckpointError(SteadyDiffError):
 
 class HostError(SteadyDiffError):
     """The host does not offer what the adapter needs, or was changed by someone else."""
+
+
+class ProposerError(SteadyDiffError):
+    """Nobody answered what a picture shows or a drawing lacks, or the answer could not be read."""
