@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..denoiser import Denoise, Run, Space, check_same_shape, check_space, per_sample
 from ..errors import SettingsError
+from .state import SAME_SIGMA, StateEditor, check_settings, input_scale, inside
 
 __all__ = [
     "AntiBiasPrompt",
@@ -34,9 +35,6 @@ Target = Literal["phi", "residual"]
 "residual" the same per unit of step, to be multiplied by the step's 1 - sigma_next / sigma."""
 
 TARGETS: tuple[Target, ...] = get_args(Target)
-
-# Levels within this of each other are one: samplers compute the sigma they ask at in float32.
-SAME_SIGMA = 1e-4
 
 
 def exposure_bias(x0: Tensor, denoised: Tensor, sigma: Tensor | float, sigma_next: Tensor | float) -> Tensor:
@@ -61,15 +59,6 @@ def exposure_bias_vp(x0: Tensor, denoised: Tensor, abar: Tensor | float, abar_ne
     check_same_shape(x0, denoised)
     kept = ((1 - abar_next) / (1 - abar)) ** 0.5  # of the noise
     return per_sample(abar_next**0.5 - abar**0.5 * kept, x0) * (x0 - denoised)
-
-
-def input_scale(sigma: Tensor | float, space: Space, sigma_data: float = 1.0) -> Tensor | float:
-    """Return how much larger a state is than what the base model's network is shown of it.
-
-    Shapes:  sigma, result a number or any shape.
-    Source:  Karras et al., 2022, arXiv 2206.00364, table 1: c_in = 1 / sqrt(sigma² + sigma_data²); 1 in flow.
-    """
-    return (sigma**2 + sigma_data**2) ** 0.5 if space == "ve" else 1.0
 
 
 def step_fraction(sigma: Tensor, sigmas: tuple[float, ...]) -> Tensor:
@@ -148,13 +137,7 @@ class AntiBiasPrompt:
     sigma_low: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.strength) and self.strength >= 0):
-            raise SettingsError(f"strength is a number of 0 or more; got {self.strength}")
-        if not 0 <= self.sigma_low <= self.sigma_high:
-            raise SettingsError(
-                f"sigma_high and sigma_low are noise levels, the high one first; got {self.sigma_high} and "
-                f"{self.sigma_low}"
-            )
+        check_settings(self.strength, self.sigma_high, self.sigma_low)
 
     @property
     def is_off(self) -> bool:
@@ -176,32 +159,24 @@ class AntiBiasPrompt:
         return _Rectified(self, denoise, run)
 
 
-class _Rectified:
-    """One run's wrapped denoiser; it counts its calls and corrects a state only once."""
-
-    edits_state = True
+class _Rectified(StateEditor):
+    """One run's wrapped denoiser."""
 
     def __init__(self, method: AntiBiasPrompt, denoise: Denoise, run: Run):
-        self._method, self._denoise, self._run, self._calls = method, denoise, run, 0
-        self._last: tuple[Tensor, Tensor] | None = None
-        self.applied = 0
+        super().__init__(denoise)
+        self._method, self._run = method, run
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        if self._acts(self._calls) and not self._is_corrected(x, sigma):
+        if self._acts(self._calls) and self._is_new(x, sigma):
             model = self._method.model
             scale = input_scale(sigma, model.space, model.sigma_data)
             x.copy_(rectify(x, model.network, scale, self._gain(sigma)))
-            self._last = x, sigma
-            self.applied += 1
+            self._note(x, sigma)
         self._calls += 1
         return self._denoise(x, sigma)
 
     def _acts(self, call: int) -> bool:
         return call > 0 if self._method.calls is None else call in self._method.calls
-
-    def _is_corrected(self, x: Tensor, sigma: Tensor) -> bool:
-        """Whether this is the tensor that was last written to, at the same level: a step taken again."""
-        return self._last is not None and x is self._last[0] and torch.equal(sigma, self._last[1])
 
     def __str__(self) -> str:
         """For a host's log."""
@@ -210,9 +185,7 @@ class _Rectified:
     def _gain(self, sigma: Tensor) -> Tensor:
         """Strength, times the step's fraction where that is asked for, and 0 outside the bounds."""
         method, model = self._method, self._method.model
-        low = max(method.sigma_low, model.sigma_range[0]) * (1 - SAME_SIGMA)
-        high = min(method.sigma_high, model.sigma_range[1]) * (1 + SAME_SIGMA)
-        inside = ((sigma >= low) & (sigma <= high)).to(sigma.dtype)
+        gain = inside(sigma, (method.sigma_low, method.sigma_high), model.sigma_range)
         if model.target == "residual":
-            inside = inside * step_fraction(sigma, self._run.sigmas)
-        return method.strength * inside
+            gain = gain * step_fraction(sigma, self._run.sigmas)
+        return method.strength * gain

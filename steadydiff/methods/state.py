@@ -1,0 +1,63 @@
+"""What methods share that rectify the sampler's own state: bounds, and one run's count of corrections."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Denoise, Space
+from ..errors import SettingsError
+
+# Levels within this of each other are one: samplers compute the sigma they ask at in float32.
+SAME_SIGMA = 1e-4
+
+
+def check_settings(strength: float, sigma_high: float, sigma_low: float) -> None:
+    """Raise SettingsError for a strength or bounds without sense."""
+    if not (math.isfinite(strength) and strength >= 0):
+        raise SettingsError(f"strength is a number of 0 or more; got {strength}")
+    if not 0 <= sigma_low <= sigma_high:
+        raise SettingsError(
+            f"sigma_high and sigma_low are noise levels, the high one first; got {sigma_high} and {sigma_low}"
+        )
+
+
+def input_scale(sigma: Tensor | float, space: Space, sigma_data: float = 1.0) -> Tensor | float:
+    """Return how much larger a state is than what the base model's network is shown of it.
+
+    Shapes:  sigma, result a number or any shape.
+    Source:  Karras et al., 2022, arXiv 2206.00364, table 1: c_in = 1 / sqrt(sigma² + sigma_data²); 1 in flow.
+    """
+    return (sigma**2 + sigma_data**2) ** 0.5 if space == "ve" else 1.0
+
+
+def inside(sigma: Tensor, *ranges: tuple[float, float]) -> Tensor:
+    """Return 1 where sigma lies in all of these (low, high), both included, else 0.
+
+    Shapes:  sigma, result [B].
+    """
+    low = max(low for low, _ in ranges) * (1 - SAME_SIGMA)
+    high = min(high for _, high in ranges) * (1 + SAME_SIGMA)
+    return ((sigma >= low) & (sigma <= high)).to(sigma.dtype)
+
+
+class StateEditor:
+    """One run's wrapped denoiser that writes into the sampler's state; it corrects a state only once."""
+
+    edits_state = True
+
+    def __init__(self, denoise: Denoise) -> None:
+        self._denoise = denoise
+        self._calls = self.applied = 0
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    def _is_new(self, x: Tensor, sigma: Tensor) -> bool:
+        """Whether this is not the tensor last written to, at the same level: a step taken again."""
+        return self._last is None or x is not self._last[0] or not torch.equal(sigma, self._last[1])
+
+    def _note(self, x: Tensor, sigma: Tensor) -> None:
+        """Remember that this state has been corrected."""
+        self._last = x, sigma
+        self.applied += 1
