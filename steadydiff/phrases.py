@@ -1,0 +1,67 @@
+"""The parts of a prompt, in two lists. ARPO, its proposers and its nodes speak in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Phrases:
+    """The parts of a prompt in order, in two lists: what is shown, and how it is shown.
+
+    Each phrase stands once, whatever its case: later ones like it are dropped, and so are commas and spaces
+    at their ends. A prompt whose parts are unknown is all content.
+    """
+
+    content: tuple[str, ...] = ()
+    style: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        object.__setattr__(self, "content", _unseen(self.content, seen))
+        object.__setattr__(self, "style", _unseen(self.style, seen))
+
+    @classmethod
+    def of(cls, prompt: str) -> Phrases:
+        """The parts of a prompt between its commas; commas within brackets part nothing."""
+        parts, depth = [""], 0
+        for letter in prompt:
+            depth += (letter in "([{") - (letter in ")]}")
+            if letter == "," and depth <= 0:
+                parts.append("")
+            else:
+                parts[-1] += letter
+        return cls(tuple(parts))
+
+    @property
+    def prompt(self) -> str:
+        return ", ".join(self.content + self.style)
+
+    def each(self) -> tuple[Phrases, ...]:
+        """Every phrase by itself, still of its kind."""
+        return (*(Phrases((p,)) for p in self.content), *(Phrases((), (p,)) for p in self.style))
+
+    def __add__(self, other: Phrases) -> Phrases:
+        return Phrases(self.content + other.content, self.style + other.style)
+
+    def __sub__(self, other: Phrases) -> Phrases:
+        """Without the phrases of another, whichever list they stand in there."""
+        gone = {p.casefold() for p in other.content + other.style}
+        content, style = (
+            [p for p in kind if p.casefold() not in gone] for kind in (self.content, self.style)
+        )
+        return Phrases(tuple(content), tuple(style))
+
+    def __len__(self) -> int:
+        return len(self.content) + len(self.style)
+
+
+def _unseen(phrases: Sequence[str], seen: set[str]) -> tuple[str, ...]:
+    """Tidy phrases that are not empty and not `seen` yet; notes them there."""
+    kept = []
+    for phrase in (" ".join(p.split()).strip(", ") for p in phrases):
+        if phrase and phrase.casefold() not in seen:
+            seen.add(phrase.casefold())
+            kept.append(phrase)
+    return tuple(kept)
