@@ -1,0 +1,1 @@
+"""Language models as proposers: what they are asked, how their answers are read, where they are reached."""
