@@ -7,6 +7,7 @@ from .methods.antibias_prompt import AntiBiasPrompt
 from .methods.band_scaling import BandScaling
 from .methods.diffier import DiffIER
 from .methods.epsilon_scaling import EpsilonScaling, scale_epsilon
+from .methods.mdss import MDSS
 from .schedules import (
     MadeFor,
     Schedule,
@@ -20,6 +21,7 @@ from .schedules import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "MDSS",
     "SAMPLING_METHODS",
     "AntiBiasPrompt",
     "BandScaling",

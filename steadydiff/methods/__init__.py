@@ -4,6 +4,7 @@ from .antibias_prompt import AntiBiasPrompt
 from .band_scaling import BandScaling
 from .diffier import DiffIER
 from .epsilon_scaling import EpsilonScaling
+from .mdss import MDSS
 
-SAMPLING_METHODS = (EpsilonScaling, BandScaling, DiffIER, AntiBiasPrompt)
+SAMPLING_METHODS = (EpsilonScaling, BandScaling, DiffIER, AntiBiasPrompt, MDSS)
 """Every method that wraps a denoiser: frozen settings with `wrap(denoise, run) -> Denoise`."""

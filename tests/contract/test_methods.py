@@ -14,6 +14,7 @@ from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel
 from steadydiff.methods.band_scaling import BandScaling
 from steadydiff.methods.diffier import DiffIER
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
+from steadydiff.methods.mdss import MDSS, XiModel
 from steadydiff.schedules import Schedule
 
 RUNS = {
@@ -26,6 +27,11 @@ RUNS = {
 def prompt_model(space, target="phi"):
     """A stand-in for a trained network: one that pulls large values in a little."""
     return PromptModel(lambda x: -0.1 * torch.tanh(x), target, space)
+
+
+def xi_model(space):
+    """A stand-in for a second output."""
+    return XiModel(lambda x, sigma: 0.1 * torch.tanh(x), space)
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,15 @@ CASES = {
             (AntiBiasPrompt(prompt_model("ve")), RUNS["flow"]),
             (AntiBiasPrompt(prompt_model("flow")), RUNS["ve"]),
         ),
+    ),
+    MDSS: Cases(
+        neutral=(MDSS(xi_model("ve"), 0.0), MDSS(xi_model("flow"), sigma_high=2.0, sigma_low=2.0)),
+        active=(
+            (MDSS(xi_model("ve")), ("ve", "zsnr")),
+            (MDSS(xi_model("flow"), 0.5), ("flow",)),
+            (MDSS(xi_model("ve"), sigma_high=0.9, sigma_low=0.1), ("ve",)),
+        ),
+        refused=((MDSS(xi_model("ve")), RUNS["flow"]), (MDSS(xi_model("flow")), RUNS["ve"])),
     ),
 }
 
@@ -229,11 +244,11 @@ def test_5_the_order_in_the_batch_does_not_matter(method, run_name, shape):
     run = RUNS[run_name]
     x = start(run, (5, *shape[1:]))
     order, sigma = torch.tensor([3, 0, 4, 1, 2]), levels(run, 5)
-    found = method.wrap(denoiser(run), run)(x, sigma)
+    found = method.wrap(denoiser(run), run)(x.clone(), sigma)
     shuffled = method.wrap(denoiser(run), run)(x[order], sigma[order])
     torch.testing.assert_close(shuffled, found[order])
     for i in range(5):
-        alone = method.wrap(denoiser(run), run)(x[i : i + 1], sigma[i : i + 1])
+        alone = method.wrap(denoiser(run), run)(x[i : i + 1].clone(), sigma[i : i + 1])
         torch.testing.assert_close(alone, found[i : i + 1])
 
 
