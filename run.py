@@ -63,10 +63,12 @@ def ui(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def train(options: argparse.Namespace, rest: list[str]) -> int:
-    """Train something that ships with the repository; further arguments go to its trainer."""
+    """Train; further arguments go to the trainer. With --images the base model is loaded by ComfyUI."""
     if options.name not in TRAINERS:
         raise Stop(f"There is no training '{options.name}'; there are: {', '.join(TRAINERS)}.")
-    return python_in_root(interpreter(options.python), ["-m", TRAINERS[options.name], *rest])
+    host = ensure_host(options.python) if any(a.startswith("--images") for a in rest) else None
+    python = host.python if host else interpreter(options.python)
+    return python_in_root(python, ["-m", TRAINERS[options.name], *rest], host)
 
 
 def bench(options: argparse.Namespace, rest: list[str]) -> int:
@@ -115,7 +117,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--fast", action="store_true", help="leave the host suite out")
     sub = command(ui, "the same ComfyUI left running, for the browser")
     sub.add_argument("--port", type=int, default=8188)
-    sub = command(train, "train what ships with the repository: " + ", ".join(TRAINERS))
+    sub = command(
+        train, "train what ships with the repository, or on a model of yours: " + ", ".join(TRAINERS)
+    )
     sub.add_argument("name", metavar="NAME")
     sub = command(bench, "measure; --quick for a short run, further arguments go to the bench")
     sub.add_argument("name", metavar="NAME")

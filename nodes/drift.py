@@ -1,6 +1,7 @@
 """What the measuring and the calibrating node share: the host's parts of a set-up, progress and cancel."""
 
 import comfy.model_management
+import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
 import latent_preview
@@ -29,7 +30,14 @@ def make_setup(model, positive, negative, sampler, sigmas, cfg, calls: int) -> S
         host=HOST,
         scheduler=scheduler_name(model, sigmas),
         on_call=progress(model, calls),
+        prepare=lambda conditioning, x: prepare(model, conditioning, x),
     )
+
+
+def prepare(model, conditioning, x: torch.Tensor) -> list[dict]:
+    """Return conditioning as a running guider holds it."""
+    conds = {"positive": comfy.sampler_helpers.convert_cond(conditioning)}
+    return comfy.samplers.process_conds(model.model, x, conds, x.device)["positive"]
 
 
 def scheduler_name(model, sigmas) -> str | None:

@@ -1,5 +1,6 @@
 """SteadyDiffTrainAntiBias: trains a small network that knows what one base model leaves wrong."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from comfy_api.latest import io
 
 from ..steadydiff.antibias_files import save_prompt
 from ..steadydiff.errors import SettingsError
-from ..steadydiff.hosts.comfy_train import card_for, train_on_model
+from ..steadydiff.hosts.comfy_train import Samples, card_for, train_on_model
 from ..steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork, attention_at
 from ..steadydiff.training.antibias import PLAN, Recipe
-from ..steadydiff.training.losses import GROUP, LOSSES
+from ..steadydiff.training.loop import Plan
+from ..steadydiff.training.losses import LOSSES
 from . import schema
 from .antibias_prompt import FOLDER, from_file
 from .drift import make_setup
@@ -36,12 +38,12 @@ class SteadyDiffTrainAntiBias(io.ComfyNode):
             "itself stays as it is. Cancel keeps what was learnt: run it again to go on. (Zhang et al., "
             "Anti-Exposure Bias in Diffusion Models, ICLR 2025.)",
             search_aliases=["exposure bias", "train antibias", "anti-bias prompt"],
+            is_input_list=True,  # so that ComfyUI's own data set nodes fit
             inputs=[
                 io.Model.Input("model", tooltip="The model to correct; it is not changed."),
-                io.Conditioning.Input("positive", tooltip="Prompt of all samples; an empty one is fine."),
-                io.Latent.Input(
-                    "samples", tooltip="Clean latents, from VAE Encode: pictures like those the model was "
-                    "trained on. Hundreds at the least, better many thousands.",
+                io.Conditioning.Input(
+                    "positive", tooltip="The samples' captions, a list of as many as there are samples (Make "
+                    "Training Dataset); or one prompt for all of them.",
                 ),
                 io.String.Input(
                     "name", default="my_antibias",
@@ -91,6 +93,20 @@ class SteadyDiffTrainAntiBias(io.ComfyNode):
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFF, control_after_generate=False,
                     tooltip="Of the noise, the draws and the network's first weights.",
                 ),
+                io.Latent.Input(
+                    "samples", optional=True,
+                    tooltip="Clean latents, a batch or a list: pictures like those the model was trained on. "
+                    "Hundreds at the least, better many thousands.",
+                ),
+                io.Image.Input(
+                    "images", optional=True, tooltip="Pictures instead of samples; needs vae.",
+                ),
+                io.Vae.Input("vae", optional=True, tooltip="Encodes the images."),
+                io.Conditioning.Input(
+                    "empty", optional=True,
+                    tooltip="Conditioning of an empty prompt: it stands in for a tenth of the captions, as "
+                    "when most models were trained.",
+                ),
             ],
             outputs=[
                 schema.AntiBias.Output(display_name="antibias", tooltip="For Anti-Bias Prompt (SteadyDiff)."),
@@ -102,46 +118,68 @@ class SteadyDiffTrainAntiBias(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, positive, samples, name, steps, batch_size, channels, learning_rate, target, loss,
-        snr_cap, fewest_steps, most_steps, seed,
+        cls, model, positive, name, steps, batch_size, channels, learning_rate, target, loss, snr_cap,
+        fewest_steps, most_steps, seed, samples=None, images=None, vae=None, empty=None,
     ) -> io.NodeOutput:  # fmt: skip
-        file, state = paths(name)
-        if fewest_steps > most_steps:
-            raise SettingsError(f"fewest_steps is not above most_steps; got {fewest_steps} and {most_steps}")
-        if loss == "contrastive" and batch_size % GROUP:
-            raise SettingsError(
-                f"batch_size is a multiple of {GROUP} for the contrastive loss; got {batch_size}"
-            )
-        recipe = Recipe(target, loss, snr_cap, batch_size)
-        plan = replace(PLAN, steps=steps, lr=learning_rate, seed=seed)
-        clean, euler = samples["samples"], comfy.samplers.sampler_object("euler")
-        sigmas = levels(model, "normal", most_steps)
-        setup = make_setup(model, positive, positive, euler, sigmas, 1.0, steps)
-        setup = replace(
-            setup, on_call=lambda denoised: None
-        )  # a preview of every step would cost more than it
-        numbers = range(fewest_steps, most_steps + 1)
-        schedules = tuple(
-            tuple(levels(model, scheduler, n).tolist())
-            for scheduler in SCHEDULERS[setup.space]
-            for n in numbers
-        )
-        config = PromptConfig(
-            clean.shape[1], channels, attention_levels=attention_at(max(clean.shape[-2:]), 3)
-        )
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            with torch.inference_mode(False):
-                network = PromptNetwork(config)
-        losses, on_step = progress(steps)
-        trained = train_on_model(setup, clean, network, schedules, recipe, plan, state, on_step)
-        training = {
-            "made_by": "node SteadyDiffTrainAntiBias", "steps": steps, "ema": plan.ema, "samples": len(clean),
-            "sample_steps": f"{fewest_steps}-{most_steps}", "schedulers": SCHEDULERS[setup.space],
-            "recipe": vars(recipe),
-        }  # fmt: skip
-        save_prompt(file, trained, card_for(setup, recipe, schedules, training))
+        file, state = paths(name[0])
+        fewest, most = fewest_steps[0], most_steps[0]
+        if fewest > most:
+            raise SettingsError(f"fewest_steps is not above most_steps; got {fewest} and {most}")
+        recipe = Recipe(target[0], loss[0], snr_cap[0], batch_size[0])
+        plan = replace(PLAN, steps=steps[0], lr=learning_rate[0], seed=seed[0])
+        clean = latents(samples, images, vae)
+        config = config_for(clean, channels[0])
+        chosen = Samples(clean, positive, empty[0] if empty else None)
+        about = {"made_by": "node SteadyDiffTrainAntiBias", "sample_steps": f"{fewest}-{most}"}
+        numbers = range(fewest, most + 1)
+        losses = train(model[0], chosen, config, recipe, plan, numbers, file, state, about)
         return io.NodeOutput(from_file(file), {"loss": losses})
+
+
+def train(
+    model, samples: Samples, config: PromptConfig, recipe: Recipe, plan: Plan, numbers: Sequence[int],
+    file: Path, state: Path, about: dict, **of_base: str,
+) -> list[float]:  # fmt: skip
+    """Train on a model of the host for runs of so many steps, and write the file; return this run's losses.
+
+    about:   for people who read the file
+    of_base: what the file's card shall say of the model
+    """
+    euler, sigmas = comfy.samplers.sampler_object("euler"), levels(model, "normal", max(numbers))
+    setup = make_setup(model, samples.captions[0], samples.captions[0], euler, sigmas, 1.0, plan.steps)
+    # A preview of every step would cost more than the step.
+    setup = replace(setup, on_call=lambda denoised: None)
+    schedulers = SCHEDULERS[setup.space]
+    schedules = tuple(tuple(levels(model, name, n).tolist()) for name in schedulers for n in numbers)
+    with torch.random.fork_rng(), torch.inference_mode(False):
+        torch.manual_seed(plan.seed)
+        network = PromptNetwork(config)
+    losses, on_step = progress(plan.steps)
+    trained = train_on_model(setup, samples, network, schedules, recipe, plan, state, on_step)
+    about = {
+        **about, "steps": plan.steps, "ema": plan.ema, "samples": len(samples.clean),
+        "schedulers": schedulers, "recipe": vars(recipe),
+    }  # fmt: skip
+    save_prompt(file, trained, replace(card_for(setup, recipe, schedules, about), **of_base))
+    return losses
+
+
+def config_for(clean: torch.Tensor, channels: int, mult: tuple[int, ...] = PromptConfig.channel_mult, **more):
+    """Return the network for these latents."""
+    attention = attention_at(max(clean.shape[-2:]), len(mult))
+    return PromptConfig(clean.shape[1], channels, mult, attention_levels=attention, **more)
+
+
+def latents(samples: list | None, images: list | None, vae: list | None) -> torch.Tensor:
+    """Clean latents [N, C, *S] of what was connected: latents, or pictures with their VAE."""
+    if bool(samples) == bool(images):
+        raise SettingsError("connect either samples or images")
+    if images and not vae:
+        raise SettingsError("images need the vae that encodes them; connect it")
+    parts = [latent["samples"] for latent in samples] if samples else [vae[0].encode(x) for x in images]
+    if len({part.shape[1:] for part in parts}) > 1:
+        raise SettingsError("the samples differ in size; give them one size")
+    return torch.cat(parts)
 
 
 def paths(name: str) -> tuple[Path, Path]:

@@ -10,10 +10,16 @@ import importlib.util
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 
+from steadydiff.errors import SteadyDiffError
 from tools.environment import ROOT
+
+PACK = "custom_nodes_x_SteadyDiff"
+"""Package that our nodes are loaded as: no name that an import would use."""
 
 
 def host_path() -> str | None:
@@ -37,8 +43,8 @@ def load(name: str) -> ModuleType:
         return importlib.import_module(name)
 
 
-def load_pack(name: str = "custom_nodes_x_SteadyDiff") -> dict[str, type]:
-    """Our nodes by id, loaded as the host loads a custom node: from a folder, under a name no import uses."""
+def load_pack(name: str = PACK) -> dict[str, type]:
+    """Our nodes by id, loaded as the host loads a custom node: from a folder."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -46,3 +52,14 @@ def load_pack(name: str = "custom_nodes_x_SteadyDiff") -> dict[str, type]:
     spec.loader.exec_module(module)
     extension = asyncio.run(module.comfy_entrypoint())
     return {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
+
+
+@contextmanager
+def pack_errors() -> Iterator[None]:
+    """Turn the errors of the loaded pack, which has modules of its own, into ours."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.startswith(PACK):
+            raise SteadyDiffError(str(error)) from error
+        raise

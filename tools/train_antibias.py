@@ -1,10 +1,12 @@
-"""Train an anti-bias prompt model: `python3 run.py train antibias --base tinyworld:epsilon --out FILE`.
+"""Train an anti-bias prompt model: `python3 run.py train antibias --base tinyworld:epsilon --out FILE`, or
+`--base CHECKPOINT --images FOLDER --out FILE` for any checkpoint that ComfyUI loads.
 
 Ctrl+C keeps the state in --work; the same command goes on from there, to the bit. --work holds the cached
 latents as well.
 """
 
 import argparse
+import importlib
 import logging
 import shlex
 import sys
@@ -19,7 +21,9 @@ from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork, att
 from steadydiff.tinyworld import base as tinyworld
 from steadydiff.tinyworld.files import VARIANTS
 from steadydiff.training.antibias import PLAN, Recipe, StepPairs, train_prompt
+from steadydiff.training.loop import Plan
 from steadydiff.training.losses import LOSSES
+from tools.inprocess import PACK, load_pack, pack_errors
 
 BASES = {f"tinyworld:{variant}": variant for variant in VARIANTS}
 LATENT_SIZE = 8  # of the tiny world
@@ -28,7 +32,11 @@ LATENT_SIZE = 8  # of the tiny world
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="run.py train antibias", description=__doc__, allow_abbrev=False)
     top.formatter_class = argparse.RawDescriptionHelpFormatter
-    top.add_argument("--base", required=True, help="tinyworld:epsilon or tinyworld:flow")
+    top.add_argument("--base", required=True, help=f"a checkpoint, or {' or '.join(BASES)}")
+    top.add_argument(
+        "--images", type=Path, metavar="FOLDER", help="pictures, each with its caption in a .txt beside it"
+    )
+    top.add_argument("--size", type=int, default=512, help="pixels a side that pictures are brought to")
     top.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors to write")
     top.add_argument("--work", type=Path, default=Path("output/antibias"), help="folder of state and cache")
     top.add_argument("--steps", type=int, default=PLAN.steps, help="optimiser steps in all")
@@ -64,18 +72,44 @@ def main(arguments: list[str]) -> int:
 
 
 def train(options: argparse.Namespace, command: str) -> None:
-    variant = BASES.get(options.base)
-    if variant is None:
-        raise SettingsError(
-            f"--base is one of {', '.join(BASES)}; got {options.base!r}. For other models use the node Train "
-            f"Anti-Bias Model in ComfyUI."
-        )
-    mult = numbers(options.mult)
-    config = PromptConfig(4, options.channels, mult, options.blocks, attention_at(LATENT_SIZE, len(mult)))
     recipe = Recipe(options.target, options.loss, options.snr_cap, options.batch)
     plan = replace(
         PLAN, steps=options.steps, lr=options.lr, ema=options.ema, seed=options.seed, keep_every=2000
     )
+    about = {"command": command, "sample_steps": options.sample_steps}
+    if options.base in BASES:
+        train_on_tinyworld(options, recipe, plan, about)
+    else:
+        train_on_checkpoint(options, recipe, plan, about)
+    logging.info("wrote %s", options.out)
+
+
+def train_on_checkpoint(options: argparse.Namespace, recipe: Recipe, plan: Plan, about: dict) -> None:
+    """Train on a checkpoint as the node does, in a ComfyUI inside this process."""
+    if options.images is None:
+        raise SettingsError(
+            f"--base is {' or '.join(BASES)}, or a checkpoint together with --images; got {options.base!r}"
+        )
+    from tools import host_base  # only here, as it needs the host's packages
+
+    pictures = host_base.pictures_in(options.images)
+    base = host_base.load_base(Path(options.base))
+    load_pack()
+    node = importlib.import_module(f"{PACK}.nodes.train_antibias")
+    with pack_errors(), torch.inference_mode():  # as the host runs nodes
+        clean = base.latents(pictures, options.size, options.work)
+        captions = base.captions([host_base.caption_of(picture) for picture in pictures])
+        config = node.config_for(clean, options.channels, numbers(options.mult), blocks=options.blocks)
+        state = options.work / f"{options.out.stem}.safetensors"
+        samples = node.Samples(clean, captions, base.captions([""])[0])
+        steps, card = numbers(options.sample_steps), {"base": base.path.name, "base_sha256": base.sha256}
+        node.train(base.model, samples, config, recipe, plan, steps, options.out, state, about, **card)
+
+
+def train_on_tinyworld(options: argparse.Namespace, recipe: Recipe, plan: Plan, about: dict) -> None:
+    """Train on a variant of the tiny world, without a host."""
+    variant, mult = BASES[options.base], numbers(options.mult)
+    config = PromptConfig(4, options.channels, mult, options.blocks, attention_at(LATENT_SIZE, len(mult)))
     base = tinyworld.load_base(variant, options.work, numbers(options.sample_steps))
     torch.manual_seed(plan.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -93,17 +127,15 @@ def train(options: argparse.Namespace, command: str) -> None:
         family=f"TinyWorld{variant.capitalize()}",
         latent_format="SD15",
         training={
-            "command": command,
+            **about,
             "data": "drawings of the tiny world, those its base model was trained on",
             "steps": plan.steps,
             "ema": plan.ema,
-            "sample_steps": options.sample_steps,
             "recipe": vars(recipe),
         },
         licence="MIT",
     )
     save_prompt(options.out, trained.cpu(), card)
-    logging.info("wrote %s", options.out)
 
 
 def numbers(text: str) -> tuple[int, ...]:

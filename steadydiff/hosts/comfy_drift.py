@@ -31,6 +31,7 @@ class Setup:
     as_sampler: sampler function -> SAMPLER of the host
     scheduler:  name of the scheduler whose sigmas these are, if known
     on_call:    called with the clean estimate after every model call; may raise to cancel
+    prepare:    (conditioning, a state) -> conditioning as the model's calls take it
     """
 
     model: Any
@@ -42,6 +43,7 @@ class Setup:
     host: ComfyHost
     scheduler: str | None = None
     on_call: Callable[[Tensor], None] = lambda denoised: None
+    prepare: Callable[[Any, Tensor], Any] | None = None
 
     def __post_init__(self) -> None:
         if getattr(self.sampler, "sampler_function", None) is None:
@@ -259,6 +261,11 @@ class Inner:
             return self.ask(x, sigma)
         finally:
             self._model = own
+
+    def condition(self, conditioning: Any, x: Tensor) -> None:
+        """From now on ask with this conditioning of the host's, one row per sample of x."""
+        assert self._setup.prepare is not None
+        self._model.inner_model.conds["positive"] = self._setup.prepare(conditioning, x)
 
     def sample(self, denoise: Denoise, x: Tensor, sigmas: tuple[float, ...]) -> Tensor:
         """Run the user's sampler function on any denoiser."""

@@ -6,7 +6,9 @@ other packs); our sampler function trains instead of sampling.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,95 @@ from torch import Tensor
 from ..antibias_files import Card
 from ..errors import SettingsError, SteadyDiffError
 from ..networks.antibias_prompt import PromptNetwork
-from ..training.antibias import Base, PromptLoss, Recipe, StepPairs, train_prompt
+from ..training.antibias import UNCONDITIONAL, Base, PromptLoss, Recipe, StepPairs, train_prompt
 from ..training.loop import Plan
 from .comfy_drift import Inner, Setup, inside_run, without_ours
 
 LEAST_SAMPLES = 8
 """With fewer the network would learn the samples, not the model's error."""
+
+Conditioning = list[tuple[Tensor, dict[str, Any]]]
+"""As the host hands it from node to node: texts [1, T, D] with what belongs to them."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a network is trained on.
+
+    clean:    latents [N, C, *S] in the host's units
+    captions: conditioning of each, or one for all
+    empty:    conditioning without a caption, for some of the samples; None: none is dropped
+
+    Raises:  SettingsError for latents and captions of different numbers, and where `check` does.
+    """
+
+    clean: Tensor
+    captions: Sequence[Conditioning]
+    empty: Conditioning | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.captions) not in (1, len(self.clean)):
+            raise SettingsError(
+                f"there are {len(self.captions)} captions for {len(self.clean)} samples; give one for each, "
+                f"or one for all"
+            )
+
+    def check(self, setup: Setup) -> None:
+        """Raise SettingsError for latents that the model or the training cannot use."""
+        clean, channels = self.clean, setup.model.get_model_object("latent_format").latent_channels
+        if clean.ndim < 3 or clean.shape[1] != channels:
+            raise SettingsError(
+                f"this model's latents have {channels} channels, got {tuple(clean.shape)}; encode with its "
+                f"VAE"
+            )
+        if len(clean) < LEAST_SAMPLES:
+            raise SettingsError(
+                f"{len(clean)} samples are too few to learn from; give {LEAST_SAMPLES} or more, better "
+                f"thousands"
+            )
+        if not clean.isfinite().all():
+            raise SettingsError(
+                "the latents hold values that are not finite numbers; encode the pictures again"
+            )
+
+    def draw(self, n: int, rng: torch.Generator) -> tuple[list[int], Conditioning]:
+        """Draw n samples, and join their captions."""
+        rows = torch.randint(len(self.clean), (n,), generator=rng).tolist()
+        captions = [self.captions[row % len(self.captions)] for row in rows]
+        if self.empty is not None:
+            dropped = (torch.rand(n, generator=rng) < UNCONDITIONAL).tolist()
+            captions = [self.empty if drop else own for own, drop in zip(captions, dropped, strict=True)]
+        return rows, joined(captions)
+
+
+def joined(captions: Sequence[Conditioning]) -> Conditioning:
+    """Return one conditioning with a row for each of these; shorter texts are repeated, as the host does it.
+
+    Raises:  SettingsError for texts whose lengths have no short common multiple.
+    """
+    rows = [caption[0] for caption in captions]
+    if all(row is rows[0] for row in rows):
+        return [rows[0]]
+    lengths = {text.shape[1] for text, _ in rows}
+    length = math.lcm(*lengths)
+    if length > 4 * max(lengths):
+        raise SettingsError(
+            f"captions have {', '.join(map(str, sorted(lengths)))} tokens, which do not fit into one batch; "
+            f"shorten the longest ones"
+        )
+
+    def stretched(value: Tensor, text: Tensor) -> Tensor:
+        per_token = value.ndim > 1 and value.shape[1] == text.shape[1]
+        return torch.cat([value] * (length // text.shape[1]), 1) if per_token else value
+
+    more = {
+        name: torch.cat([stretched(own[name], text) for text, own in rows])
+        if isinstance(value, Tensor)
+        else value
+        for name, value in rows[0][1].items()
+    }
+    return [(torch.cat([stretched(text, text) for text, _ in rows]), more)]
+
 
 OnStep = Callable[[int, float], None]
 """(step, loss), after every step; may raise to cancel, which keeps the state."""
@@ -29,7 +114,7 @@ OnStep = Callable[[int, float], None]
 
 def train_on_model(
     setup: Setup,
-    clean: Tensor,
+    samples: Samples,
     network: PromptNetwork,
     schedules: tuple[tuple[float, ...], ...],
     recipe: Recipe,
@@ -40,41 +125,24 @@ def train_on_model(
     """Train in place on a model without our corrections and without guidance; return the moving average.
 
     setup:     cfg 1; its sampler is not used
-    clean:     latents [N, C, *S] in the host's units
     schedules: noise levels of whole runs
 
     Raises:  SettingsError before the first step; HostError for a model whose states we do not know.
     """
-    check_latents(setup, clean)
+    samples.check(setup)
     trained: list[PromptNetwork] = []
 
     def work(inner: Inner, x: Tensor) -> None:
         # The host runs nodes in inference mode, whose tensors training must not touch.
         with torch.inference_mode(False), torch.enable_grad():
-            data = setup.model.model.process_latent_in(clean.clone()).to("cpu", torch.float32)
-            base = Base(setup.space, schedules, _draw(data), _denoise(inner), setup.sigma_data)
+            base = Base(setup.space, schedules, _draw(setup, samples), _denoise(inner), setup.sigma_data)
             network.to(x.device)
             trained.append(
                 train_prompt(network, base, recipe, plan, state, _Heard(network, base, recipe, on_step))
             )
 
-    inside_run(setup, without_ours(setup), torch.zeros_like(clean[:1]), plan.seed, work)
+    inside_run(setup, without_ours(setup), torch.zeros_like(samples.clean[:1]), plan.seed, work)
     return trained[0].cpu()
-
-
-def check_latents(setup: Setup, clean: Tensor) -> None:
-    """Raise SettingsError for latents that the model or the training cannot use."""
-    channels = setup.model.get_model_object("latent_format").latent_channels
-    if clean.ndim < 3 or clean.shape[1] != channels:
-        raise SettingsError(
-            f"this model's latents have {channels} channels, got {tuple(clean.shape)}; encode with its VAE"
-        )
-    if len(clean) < LEAST_SAMPLES:
-        raise SettingsError(
-            f"{len(clean)} samples are too few to learn from; give {LEAST_SAMPLES} or more, better thousands"
-        )
-    if not clean.isfinite().all():
-        raise SettingsError("the latents hold values that are not finite numbers; encode the pictures again")
 
 
 def card_for(setup: Setup, recipe: Recipe, schedules: tuple[tuple[float, ...], ...], training: dict) -> Card:
@@ -110,13 +178,20 @@ class _Heard(PromptLoss):
         return figures
 
 
-def _draw(data: Tensor) -> Callable[[int, torch.Generator], tuple[Tensor, Any]]:
-    return lambda n, rng: (data[torch.randint(len(data), (n,), generator=rng)], None)
+def _draw(setup: Setup, samples: Samples) -> Callable[[int, torch.Generator], tuple[Tensor, Any]]:
+    data = setup.model.model.process_latent_in(samples.clean.clone()).to("cpu", torch.float32)
+
+    def draw(n: int, rng: torch.Generator) -> tuple[Tensor, Conditioning]:
+        rows, caption = samples.draw(n, rng)
+        return data[rows], caption
+
+    return draw
 
 
 def _denoise(inner: Inner) -> Callable[[Tensor, Tensor, Any], Tensor]:
-    def denoise(x: Tensor, sigma: Tensor, conditioning: Any) -> Tensor:
+    def denoise(x: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         with torch.inference_mode():
+            inner.condition(conditioning, x)
             denoised = inner.ask_plainly(x, sigma)
         return denoised.clone()
 

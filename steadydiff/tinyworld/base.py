@@ -9,12 +9,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..training.antibias import Base, karras_levels
+from ..training.antibias import UNCONDITIONAL, Base, karras_levels
 from . import files, sampling
 from .text import tokenize
 from .train import cache_latents
-
-UNCONDITIONAL = 0.1  # share of samples without a caption, as in the base model's own training
 
 
 def load_base(variant: str, work: Path, steps: tuple[int, ...]) -> Base:

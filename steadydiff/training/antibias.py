@@ -26,6 +26,10 @@ SNR_CAP = 5.0
 """Recommended; the paper's printed weight has none (inf), which leaves all of it to the last steps."""
 
 
+UNCONDITIONAL = 0.1
+"""Share of samples without their caption, the rate at which most base models were trained without."""
+
+
 @dataclass(frozen=True)
 class Base:
     """A frozen model to correct, its data, and the schedules people sample it with.
@@ -34,7 +38,7 @@ class Base:
     sigma_data: for its input scaling in "ve"
     schedules:  noise levels of whole runs, final 0 included; each is drawn as often as the others
     draw:       (n, random numbers) -> clean latents [n, C, *S] in the sampler's units, and conditioning for
-                them, dropped at the rate at which the base model was trained without
+                them, of UNCONDITIONAL of them without a caption
     denoise:    (x, sigma [n], conditioning) -> clean estimate, without guidance
     """
 

@@ -26,11 +26,13 @@ def train(pack, comfy, models, conds, folders):
     widgets = {entry.id: entry.default for entry in node.GET_SCHEMA().inputs if hasattr(entry, "default")}
     widgets |= {"name": "made", "steps": 2, "batch_size": 4, "channels": 4, "most_steps": 9}
 
-    def run(kind="epsilon", count=8, **changes):
+    def run(kind="epsilon", count=8, lists=None, **changes):
         model = models[kind]
         model.model.model_config = comfy.supported.BASE({})
         clean = torch.randn((count, 4, 8, 8), generator=torch.Generator().manual_seed(0))
-        return node.execute(model, conds["positive"], {"samples": clean}, **(widgets | changes))
+        inputs = {"model": model, "positive": conds["positive"], "samples": {"samples": clean}}
+        wrapped = {name: [value] for name, value in (inputs | widgets | changes).items()}
+        return node.execute(**(wrapped | (lists or {})))
 
     return run
 
@@ -94,3 +96,57 @@ def test_a_state_of_other_settings_is_refused_and_kept(train):
     with pytest.raises(ValueError, match="other settings"):
         train(channels=8, steps=3)
     train(steps=3)
+
+
+def test_every_sample_is_asked_with_its_own_caption(pack, comfy, models, conds, sigmas_of):
+    drift = sys.modules[pack["SteadyDiffMeasure"].__module__.replace("measure", "drift")]
+    inside, training = (
+        sys.modules[f"custom_nodes_x_SteadyDiff.steadydiff.hosts.comfy_{name}"] for name in ("drift", "train")
+    )
+    model, euler = models["epsilon"], comfy.samplers.sampler_object("euler")
+    setup = drift.make_setup(
+        model, conds["positive"], conds["positive"], euler, sigmas_of(model), 1.0, calls=4
+    )
+    x, level, found = torch.randn(2, 4, 8, 8), torch.ones(2), []
+
+    def work(inner, _):
+        for captions in (["positive", "third"], ["positive"], ["third"]):
+            inner.condition(training.joined([conds[name] for name in captions]), x)
+            found.append(inner.ask_plainly(x, level))
+
+    inside.inside_run(setup, model, torch.randn(1, 4, 8, 8), 0, work)
+    both, first, second = found
+    torch.testing.assert_close(both, torch.stack((first[0], second[1])))
+    assert not torch.allclose(first, second)
+
+
+@pytest.mark.parametrize("given", ["list", "images"])
+def test_lists_and_pictures_are_samples_too(given, pack, train, conds, comfy):
+    clean = torch.randn((8, 4, 8, 8), generator=torch.Generator().manual_seed(0))
+    if given == "list":  # as ComfyUI's Make Training Dataset gives them
+        changes = {
+            "samples": [{"samples": one} for one in clean.split(1)],
+            "positive": [conds["positive"]] * 8,
+        }
+        _, losses = train(lists=changes)
+        assert losses == train(name="again")[1]
+        return
+    vae = pack["SteadyDiffTinyWorld"].execute("epsilon").args[2]
+    changes = {"images": [torch.rand(8, 64, 64, 3)], "vae": [vae], "empty": [conds["negative"]]}
+    _, losses = train(lists={"samples": None, **changes})
+    assert len(losses["loss"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"samples": None}, "connect either samples or images"),
+        ({"images": [torch.rand(8, 64, 64, 3)]}, "connect either samples or images"),
+        ({"samples": None, "images": [torch.rand(8, 64, 64, 3)]}, "images need the vae"),
+        ({"samples": [{"samples": torch.zeros(4, 4, 8, n)} for n in (8, 9)]}, "differ in size"),
+    ],
+    ids=["nothing", "both", "no vae", "sizes"],
+)
+def test_inputs_that_do_not_fit_are_refused(train, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        train(lists=changes)

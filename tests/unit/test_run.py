@@ -469,4 +469,4 @@ def test_further_arguments_reach_the_trainer(monkeypatch):
     monkeypatch.setattr(run, "ensure_venv", lambda: Path("python"))
     monkeypatch.setattr(run, "python_in_root", lambda *call: calls.append(call) or 0)
     assert run.main(["train", "tinyworld", "--steps", "5"]) == 0
-    assert calls == [(Path("python"), ["-m", "steadydiff.tinyworld.train", "--steps", "5"])]
+    assert calls == [(Path("python"), ["-m", "steadydiff.tinyworld.train", "--steps", "5"], None)]

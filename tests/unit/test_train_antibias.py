@@ -37,7 +37,7 @@ def test_a_command_line_becomes_a_file_that_says_what_it_is(variant, work):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--base", "sd15.safetensors"], "--base is one of tinyworld:epsilon, tinyworld:flow; got 'sd15"),
+        (["--base", "sd15.safetensors"], "or a checkpoint together with --images; got 'sd15"),
         (["--sample-steps", "many"], "numbers are written like 8-50 or 10,20; got 'many'"),
         (["--sample-steps", "1"], "no schedule has two steps"),
         (["--loss", "l3"], "loss is one of l2, l1, contrastive; got 'l3'"),
