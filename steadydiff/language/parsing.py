@@ -120,14 +120,15 @@ def _walk(value: Any, kind: Kind, found: dict[Kind, list[str]], depth: int) -> N
             _walk(item, kind, found, depth - 1)
     elif isinstance(value, dict) and depth:
         # {"phrase": "impasto", "kind": "style"} says its kind as a value, {"style": [...]} as a key.
-        said = [named for item in value.values() if isinstance(item, str) and (named := _exact_kind(item))]
+        said: Kind | None = next(filter(None, map(_exact_kind, value.values())), None)
         for key, item in value.items():
-            if key.lower() not in _ASIDE and not (isinstance(item, str) and _exact_kind(item)):
-                _walk(item, said[0] if said else _kind_in(key) or kind, found, depth - 1)
+            if key.lower() not in _ASIDE and not _exact_kind(item):
+                _walk(item, said or _kind_in(key) or kind, found, depth - 1)
 
 
-def _exact_kind(text: str) -> Kind | None:
-    return _kind_in(text) if text.strip().lower() in ("content", "style") else None
+def _exact_kind(value: Any) -> Kind | None:
+    is_kind = isinstance(value, str) and value.strip().lower() in ("content", "style")
+    return _kind_in(value) if is_kind else None
 
 
 def _kind_in(label: str) -> Kind | None:
