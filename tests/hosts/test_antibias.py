@@ -60,12 +60,17 @@ def in_families(models, comfy):
         models[kind].model.model_config = comfy.supported.BASE({})
 
 
-def test_neutral_settings_and_a_network_of_zeros_change_no_bit(sampler, model, patched, sample, bump):
+def test_neutral_settings_and_a_network_of_zeros_change_no_bit_of_masked_batches(sampler, model, patched, sample, bump):
     plain = sample(model, sampler)
-    assert torch.equal(sample(patched(model, bump, strength=0.0), sampler), plain)
     assert torch.equal(sample(patched(model, bump, start_percent=0.3, end_percent=0.3), sampler), plain)
+    generator, mask = torch.Generator().manual_seed(5), torch.zeros(1, 1, 8, 8)
+    mask[..., 3:] = 1
+    noise, latent = torch.randn((2, 2, 4, 8, 8), generator=generator)
+    options = {"noise": noise, "latent": latent, "mask": mask}
+    plain = sample(model, sampler, **options)
+    assert torch.equal(sample(patched(model, bump, strength=0.0), sampler, **options), plain)
     if sampler not in REFUSED:
-        assert torch.equal(sample(patched(model, Network(torch.zeros_like)), sampler), plain)
+        assert torch.equal(sample(patched(model, Network(torch.zeros_like)), sampler, **options), plain)
 
 
 @pytest.fixture
