@@ -120,10 +120,10 @@ def _walk(value: Any, kind: Kind, found: dict[Kind, list[str]], depth: int) -> N
             _walk(item, kind, found, depth - 1)
     elif isinstance(value, dict) and depth:
         # {"phrase": "impasto", "kind": "style"} says its kind as a value, {"style": [...]} as a key.
-        said: Kind | None = next(filter(None, map(_exact_kind, value.values())), None)
+        said: list[Kind] = [named for item in value.values() if (named := _exact_kind(item))]
         for key, item in value.items():
             if key.lower() not in _ASIDE and not _exact_kind(item):
-                _walk(item, said or _kind_in(key) or kind, found, depth - 1)
+                _walk(item, said[0] if said else _kind_in(key) or kind, found, depth - 1)
 
 
 def _exact_kind(value: Any) -> Kind | None:
