@@ -18,6 +18,7 @@ from ..steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork, a
 from ..steadydiff.training.antibias import PLAN, Recipe
 from ..steadydiff.training.loop import Plan
 from ..steadydiff.training.losses import LOSSES
+from ..steadydiff.training.team import team
 from . import schema
 from .antibias_prompt import FOLDER, from_file
 from .drift import make_setup
@@ -160,7 +161,8 @@ def train(
         **about, "steps": plan.steps, "ema": plan.ema, "samples": len(samples.clean),
         "schedulers": schedulers, "recipe": vars(recipe),
     }  # fmt: skip
-    save_prompt(file, trained, replace(card_for(setup, recipe, schedules, about), **of_base))
+    if not team().rank:
+        save_prompt(file, trained, replace(card_for(setup, recipe, schedules, about), **of_base))
     return losses
 
 

@@ -62,7 +62,7 @@ class HostBase:
                 batch = [read_picture(path, size) for path in pictures[at : at + ENCODE_BATCH]]
                 parts.append(self.vae.encode(torch.stack(batch)).cpu())
             work.mkdir(parents=True, exist_ok=True)
-            draft = file.with_suffix(".part")
+            draft = file.with_suffix(f".{os.getpid()}.part")
             save_file({"latents": torch.cat(parts)}, draft)
             os.replace(draft, file)
         return load_file(file)["latents"]

@@ -23,6 +23,7 @@ from steadydiff.tinyworld.files import VARIANTS
 from steadydiff.training.antibias import PLAN, Recipe, StepPairs, train_prompt
 from steadydiff.training.loop import Plan
 from steadydiff.training.losses import LOSSES
+from steadydiff.training.team import team
 from tools.inprocess import PACK, load_pack, pack_errors
 
 BASES = {f"tinyworld:{variant}": variant for variant in VARIANTS}
@@ -81,7 +82,8 @@ def train(options: argparse.Namespace, command: str) -> None:
         train_on_tinyworld(options, recipe, plan, about)
     else:
         train_on_checkpoint(options, recipe, plan, about)
-    logging.info("wrote %s", options.out)
+    if not team().rank:
+        logging.info("wrote %s", options.out)
 
 
 def train_on_checkpoint(options: argparse.Namespace, recipe: Recipe, plan: Plan, about: dict) -> None:
@@ -92,6 +94,7 @@ def train_on_checkpoint(options: argparse.Namespace, recipe: Recipe, plan: Plan,
         )
     from tools import host_base  # only here, as it needs the host's packages
 
+    team()  # before the host chooses a device
     pictures = host_base.pictures_in(options.images)
     base = host_base.load_base(Path(options.base))
     load_pack()
@@ -110,9 +113,9 @@ def train_on_tinyworld(options: argparse.Namespace, recipe: Recipe, plan: Plan, 
     """Train on a variant of the tiny world, without a host."""
     variant, mult = BASES[options.base], numbers(options.mult)
     config = PromptConfig(4, options.channels, mult, options.blocks, attention_at(LATENT_SIZE, len(mult)))
-    base = tinyworld.load_base(variant, options.work, numbers(options.sample_steps))
+    device = team().device
+    base = tinyworld.load_base(variant, options.work, numbers(options.sample_steps), device)
     torch.manual_seed(plan.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = PromptNetwork(config).to(device)
     logging.info("%s parameters", f"{sum(w.numel() for w in network.parameters()):,}")
     state = options.work / f"{variant}-{options.out.stem}.safetensors"
@@ -135,7 +138,8 @@ def train_on_tinyworld(options: argparse.Namespace, recipe: Recipe, plan: Plan, 
         },
         licence="MIT",
     )
-    save_prompt(options.out, trained.cpu(), card)
+    if not team().rank:
+        save_prompt(options.out, trained.cpu(), card)
 
 
 def numbers(text: str) -> tuple[int, ...]:

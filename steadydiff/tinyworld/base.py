@@ -15,13 +15,13 @@ from .text import tokenize
 from .train import cache_latents
 
 
-def load_base(variant: str, work: Path, steps: tuple[int, ...]) -> Base:
-    """Return a shipped variant with its training data, cached in `work`.
+def load_base(variant: str, work: Path, steps: tuple[int, ...], device: torch.device) -> Base:
+    """Return a shipped variant on a device with its training data, cached in `work`.
 
     steps: numbers of steps of the schedules: the variant's own ("normal" or "simple") and, where sigma spans
            orders of magnitude, Karras' as well
     """
-    unet, text = files.load_diffusion(variant)
+    unet, text = (network.to(device) for network in files.load_diffusion(variant))
     latents = work / "latents.safetensors"
     if not latents.exists():
         cache_latents(work, files.load_autoencoder())
@@ -35,7 +35,7 @@ def load_base(variant: str, work: Path, steps: tuple[int, ...]) -> Base:
         return data["latents"][index].float(), tokens
 
     def denoise(x: Tensor, sigma: Tensor, tokens: Tensor) -> Tensor:
-        context = text(tokens)
+        context = text(tokens.to(device))
         return sampling.denoiser(variant, unet, context, context, cfg=1)(x, sigma)
 
     own = [sampling.sigmas(variant, n) for n in steps]

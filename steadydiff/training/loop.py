@@ -1,7 +1,7 @@
 """One training loop for every network: resumable to the bit on one device, without pickles.
 
-Everything random in a step is drawn from (seed, step), so a resumed run repeats what an unbroken one would
-have done.
+Everything random in a step is drawn from (seed, step, process), so a resumed run repeats what an unbroken
+one would have done. Several processes of `accelerate launch` train one network, see `team.py`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, SettingsError
+from .team import team
 
 log = logging.getLogger("steadydiff")
+
+OF_PROCESS = 2**40  # apart in the seeds of processes, further than seeds and steps reach
 
 Net = TypeVar("Net", bound=nn.Module)
 Loss = Callable[[torch.Generator, int], "Tensor | dict[str, Tensor]"]
@@ -62,8 +65,10 @@ def fit(model: Net, loss: Loss, plan: Plan, state: Path, start: int = 0, identit
     trained: a state of something else is refused (SettingsError) and stays as it is.
 
     Ctrl-C saves and re-raises. `state` (safetensors) holds weights, average, optimiser and the step; the log
-    beside it one JSON line per 50 steps.
+    beside it one JSON line per 50 steps. Of several processes each takes a batch of its own, the mean of
+    their gradients counts, and the first one saves and reports.
     """
+    together = team()
     average = copy.deepcopy(model).requires_grad_(False)
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=plan.lr, betas=plan.betas, weight_decay=plan.weight_decay
@@ -75,15 +80,18 @@ def fit(model: Net, loss: Loss, plan: Plan, state: Path, start: int = 0, identit
         while step < plan.steps:
             for group in optimiser.param_groups:
                 group["lr"] = plan.rate(step)
-            seed = plan.seed * 1_000_003 + step
+            seed = plan.seed * 1_000_003 + step + OF_PROCESS * together.rank
             found = loss(torch.Generator().manual_seed(seed), seed)
             figures = found if isinstance(found, dict) else {"loss": found}
             optimiser.zero_grad()
             figures["loss"].backward()
+            together.average(p.grad for p in model.parameters() if p.grad is not None)
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             _follow(average, model, min(plan.ema, (1 + step) / (10 + step)))
             step += 1
+            if together.rank:
+                continue
             seen.append({name: figure.detach() for name, figure in figures.items()})
             if step % 50 == 0 or step == plan.steps:
                 seconds = (time.monotonic() - since) / len(seen)
@@ -95,7 +103,9 @@ def fit(model: Net, loss: Loss, plan: Plan, state: Path, start: int = 0, identit
             if plan.keep_every and step % plan.keep_every == 0:
                 save_file(average.state_dict(), state.with_name(f"{state.stem}-{step}.safetensors"))
     finally:
-        _save(state, step, identity, model, average, optimiser)
+        if not together.rank:
+            _save(state, step, identity, model, average, optimiser)
+    together.wait()
     return average.eval()
 
 

@@ -60,7 +60,9 @@ def in_families(models, comfy):
         models[kind].model.model_config = comfy.supported.BASE({})
 
 
-def test_neutral_settings_and_a_network_of_zeros_change_no_bit_of_masked_batches(sampler, model, patched, sample, bump):
+def test_neutral_settings_and_a_network_of_zeros_change_no_bit_behind_masks(
+    sampler, model, patched, sample, bump
+):
     plain = sample(model, sampler)
     assert torch.equal(sample(patched(model, bump, start_percent=0.3, end_percent=0.3), sampler), plain)
     generator, mask = torch.Generator().manual_seed(5), torch.zeros(1, 1, 8, 8)
