@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(frozen=True)
@@ -148,12 +150,15 @@ class _Stem(nn.Conv2d):
 class UNet(nn.Module):
     """Noised latent, timestep and text to the network's raw output (noise, or velocity in the flow twin).
 
+    checkpointing: whether training keeps only what goes from block to block, and works out the rest twice
+
     Shapes:  x, result [B, 4, H, W] with H, W even; t [B] in 0..1000; context [B, T, D].
     """
 
     def __init__(self, config: UNetConfig | None = None):
         super().__init__()
         self.config = config = config or UNetConfig()
+        self.checkpointing = False
         ch, emb = config.channels, 4 * config.channels
         widths = [ch * m for m in config.channel_mult]
 
@@ -187,13 +192,17 @@ class UNet(nn.Module):
         emb = self.time_embed(timestep_embedding(t, self.config.channels))
         skips = []
         for blocks in self.input_blocks:
-            for block in blocks:
-                x = block(x, emb, context)
+            x = self._through(blocks, x, emb, context)
             skips.append(x)
-        for block in self.middle_block:
-            x = block(x, emb, context)
+        x = self._through(self.middle_block, x, emb, context)
         for blocks in self.output_blocks:
-            x = torch.cat([x, skips.pop()], 1)
-            for block in blocks:
-                x = block(x, emb, context)
+            x = self._through(blocks, torch.cat([x, skips.pop()], 1), emb, context)
         return self.out(x)
+
+    def _through(self, blocks: nn.ModuleList, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+        for block in blocks:
+            if self.checkpointing and torch.is_grad_enabled():
+                x = cast(Tensor, checkpoint(block, x, emb, context, use_reentrant=False))
+            else:
+                x = block(x, emb, context)
+        return x
