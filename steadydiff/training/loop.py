@@ -26,7 +26,7 @@ from .team import team
 
 log = logging.getLogger("steadydiff")
 
-OF_PROCESS = 2**40  # apart in the seeds of processes, further than seeds and steps reach
+OF_PROCESS = 2_654_435_769  # apart in the seeds of processes; torch's generator takes their last 32 bits
 
 Net = TypeVar("Net", bound=nn.Module)
 Loss = Callable[[torch.Generator, int], "Tensor | dict[str, Tensor]"]

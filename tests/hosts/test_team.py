@@ -67,7 +67,10 @@ def test_two_processes_train_on_the_mean_of_their_gradients(tmp_path, monkeypatc
     monkeypatch.setattr(train_antibias, "train_prompt", together)
     with torch.inference_mode(False):
         assert train_antibias.main(arguments(works["one"])) == 0
-    states = [load_file(work / "epsilon-made.safetensors") for work in works.values()]
-    for name, value in states[1].items():
-        torch.testing.assert_close(states[0][name], value, atol=1e-6, rtol=1e-4)
+    # Of the gradients: the last layer's, as it is 0 at first and hides the others behind rounding errors.
+    two, one = (
+        load_file(work / "epsilon-made.safetensors")["adam.exp_avg.out.weight"] for work in works.values()
+    )
+    torch.testing.assert_close(two, one, atol=1e-6, rtol=1e-3)
+    assert one.abs().mean() > 1e-4
     assert load_prompt(works["two"] / "made.safetensors")[0].config.channels == 4
