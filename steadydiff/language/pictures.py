@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,10 +22,19 @@ def shrunk(picture: Tensor, side: int) -> Tensor:
     height, width = picture.shape[:2]
     if max(height, width) <= side:
         return picture
-    size = [max(1, round(edge * side / max(height, width))) for edge in (height, width)]
+    return _resized(picture, [max(1, round(edge * side / max(height, width))) for edge in (height, width)])
+
+
+def same_size(pictures: Sequence[Tensor]) -> Tensor:
+    """Pictures [H, W, 3] as a batch [N, H, W, 3], all of the first one's size."""
+    size = tuple(pictures[0].shape[:2])
+    return torch.stack([p if tuple(p.shape[:2]) == size else _resized(p, size) for p in pictures])
+
+
+def _resized(picture: Tensor, size: Sequence[int]) -> Tensor:
     channels = picture.movedim(-1, 0)[None]
-    small = torch.nn.functional.interpolate(channels, size, mode="bilinear", antialias=True)
-    return small[0].movedim(0, -1)
+    changed = torch.nn.functional.interpolate(channels, list(size), mode="bilinear", antialias=True)
+    return changed[0].movedim(0, -1)
 
 
 def png(picture: Tensor) -> bytes:
