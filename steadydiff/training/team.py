@@ -66,4 +66,4 @@ def team() -> Alone | Launched:
         raise SettingsError(
             "several processes train together with accelerate, which is not installed; pip install accelerate"
         ) from None
-    return Launched(Accelerator())
+    return Launched(Accelerator(cpu=not torch.cuda.is_available()))

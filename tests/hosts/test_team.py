@@ -47,7 +47,7 @@ def test_two_processes_train_on_the_mean_of_their_gradients(tmp_path, monkeypatc
     for work in works.values():
         work.mkdir()
         save_file({"latents": latents, "tokens": tokens}, work / "latents.safetensors")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     done = subprocess.run(
         [*launch, "-m", "tools.train_antibias", *arguments(works["two"])],
         cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
