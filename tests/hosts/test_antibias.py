@@ -28,7 +28,7 @@ def patched(pack, comfy):
             network, load_device=torch.device("cpu"), offload_device=torch.device("cpu")
         )
         prompt = module.LoadedPrompt(
-            patcher, card_of(target, space, **(card or {})), name="made for this test"
+            patcher, card_of(target=target, space=space, **(card or {})), name="made for this test"
         )
         return node.execute(model, prompt, **(defaults | widgets))[0]
 
