@@ -6,45 +6,34 @@ version does not know is refused.
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 
 from .checkpoints import load_checkpoint, save_checkpoint
-from .denoiser import SPACES, Space
-from .errors import CheckpointError, SteadyDiffError
+from .errors import CheckpointError, SettingsError, SteadyDiffError
 from .methods.antibias_prompt import PromptModel, Target
+from .model_card import ModelCard, read_card
 from .networks.antibias_prompt import PromptConfig, PromptNetwork
 
 KIND, VERSION = "antibias_prompt", 1
 
 
-@dataclass(frozen=True)
-class Card:
+@dataclass(frozen=True, kw_only=True)
+class Card(ModelCard):
     """What a file says of its network.
 
-    target, space, sigma_data, sigma_range: as in PromptModel
-    base:          name of the model it was trained on, for people
-    base_sha256:   of that model's file, "" = not known
-    family:        the host's class of that model, e.g. "SD15"; "" = any
-    latent_format: the host's class of its latents, e.g. "SD15"; "" = any with the right number of channels
-    training:      how it was made, for people: schedules, recipe, steps, EMA, command, data
-    licence:       of the weights
+    target: what its answer stands for, as in PromptModel
     """
 
     target: Target
-    space: Space
-    sigma_data: float = 1.0
-    sigma_range: tuple[float, float] = (0.0, math.inf)
-    base: str = ""
-    base_sha256: str = ""
-    family: str = ""
-    latent_format: str = ""
-    training: dict[str, Any] = field(default_factory=dict)
-    licence: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target not in get_args(Target):
+            raise SettingsError(f"target {self.target!r}")
 
     def model(self, network: PromptNetwork) -> PromptModel:
         """Return the network with what sampling must know of it."""
@@ -66,7 +55,7 @@ def load_prompt(path: Path, ops: Any = torch.nn) -> tuple[PromptNetwork, Card]:
              that this version does not know, and if its weights do not fit or are not finite.
     """
     tensors, header = load_checkpoint(path, kind=KIND, version=VERSION)
-    card, config = _card(path, header), _config(path, header)
+    card, config = read_card(Card, path, header), _config(path, header)
     with torch.device(
         "meta"
     ):  # first the sizes, so that a header cannot ask for more memory than the file has
@@ -89,20 +78,4 @@ def _config(path: Path, header: dict) -> PromptConfig:
     except (KeyError, TypeError, SteadyDiffError) as error:
         raise CheckpointError(
             f"{path.name} describes a network this version does not know ({error}); update SteadyDiff."
-        ) from None
-
-
-def _card(path: Path, header: dict) -> Card:
-    try:
-        facts = dict(header["card"])
-        facts["sigma_range"] = low, high = tuple(float(level) for level in facts["sigma_range"])
-        card = Card(**facts)
-        texts = card.base, card.base_sha256, card.family, card.latent_format, card.licence
-        known = card.target in get_args(Target) and card.space in SPACES and 0 <= low <= high
-        if not known or not 0 < float(card.sigma_data) < math.inf or not all(type(t) is str for t in texts):
-            raise ValueError(f"target {card.target!r}, space {card.space!r}")
-        return card
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path.name} says something this version does not know ({error}); update SteadyDiff."
         ) from None

@@ -15,29 +15,36 @@ from .errors import CheckpointError
 HEADER_KEY = "steadydiff"
 
 
-def save_checkpoint(path: Path, tensors: dict[str, Tensor], *, kind: str, version: int, **facts) -> None:
-    """Write tensors and a header {kind, version, **facts}, whole or not at all."""
+def save_checkpoint(
+    path: Path,
+    tensors: dict[str, Tensor],
+    *,
+    kind: str,
+    version: int,
+    metadata: dict[str, str] | None = None,
+    **facts,
+) -> None:
+    """Write tensors and a header {kind, version, **facts} beside other metadata, whole or not at all."""
     header = json.dumps({"kind": kind, "version": version, **facts})
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, part, {HEADER_KEY: header})
+    save_file({k: v.contiguous() for k, v in tensors.items()}, part, {**(metadata or {}), HEADER_KEY: header})
     os.replace(part, path)
 
 
-def load_checkpoint(path: Path, *, kind: str, version: int) -> tuple[dict[str, Tensor], dict]:
-    """Tensors and header of a file written by `save_checkpoint`.
+def load_checkpoint(
+    path: Path, *, kind: str, version: int, prefix: str = ""
+) -> tuple[dict[str, Tensor], dict]:
+    """Tensors and header of a file written by `save_checkpoint`; only those whose names begin with `prefix`.
 
     Raises:  CheckpointError if the file is missing, damaged, not ours, or of another kind or version.
     """
+    tensors, metadata = read_tensors(path, prefix)
     try:
-        with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get(HEADER_KEY, "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path.name} is not there; expected it in {path.parent.name}/.") from None
-    except (SafetensorError, ValueError, RecursionError) as error:
+        header = json.loads(metadata.get(HEADER_KEY, "null"))
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{path.name} cannot be read as safetensors ({error}); get the file again."
+            f"{path.name}: its header cannot be read ({error}); get the file again."
         ) from None
     if not isinstance(header, dict):
         raise CheckpointError(f"{path.name} carries no SteadyDiff header; it was made for something else.")
@@ -47,3 +54,20 @@ def load_checkpoint(path: Path, *, kind: str, version: int) -> tuple[dict[str, T
             f"this needs {kind!r} version {version}."
         )
     return tensors, header
+
+
+def read_tensors(path: Path, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of any safetensors file, those whose names begin with `prefix`, and its metadata.
+
+    Raises:  CheckpointError if the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 (it is no dict)
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.name} is not there; expected it in {path.parent.name}/.") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path.name} cannot be read as safetensors ({error}); get the file again."
+        ) from None

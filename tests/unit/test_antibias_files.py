@@ -12,7 +12,10 @@ from steadydiff.checkpoints import HEADER_KEY
 from steadydiff.errors import CheckpointError
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork
 
-CARD = Card("residual", "ve", 1.0, (0.03, 14.0), "a model", "ab", "SD15", "SD15", {"steps": 3}, "MIT")
+CARD = Card(
+    target="residual", space="ve", sigma_range=(0.03, 14.0), base="a model", base_sha256="ab", family="SD15",
+    latent_format="SD15", training={"steps": 3}, licence="MIT",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -55,7 +58,7 @@ def test_loading_moves_no_random_numbers(path):
     ("part", "change", "sentence"),
     [
         ("card", {"target": "psi"}, "target 'psi'"),
-        ("card", {"space": "vp"}, "space 'vp'"),
+        ("card", {"space": "vp"}, "got 'vp'"),
         ("card", {"sigma_range": [1, "x"]}, "does not know"),
         ("card", {"sigma_range": 4}, "does not know"),
         ("card", {"sigma_data": 0}, "does not know"),
