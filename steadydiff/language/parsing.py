@@ -12,7 +12,7 @@ import re
 import unicodedata
 from typing import Any, Literal
 
-from ..methods.arpo import Phrases
+from ..phrases import Phrases
 
 Kind = Literal["content", "style"]
 

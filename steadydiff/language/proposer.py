@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -15,8 +14,9 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from ..arpo_log import fingerprint
 from ..errors import ProposerError, SettingsError
-from ..methods.arpo import Phrases
+from ..phrases import Phrases
 from .parsing import Kind, parse_phrases, without_thoughts
 from .templates import KINDS, Templates, filled
 
@@ -101,7 +101,7 @@ class VisionProposer:
         return parse_phrases(self._asked(question), kinds[0])
 
     def _of_reference(self, reference: Tensor) -> dict[Kind, str]:
-        name = _fingerprint(reference)
+        name = fingerprint(reference)
         if self._kept is None or self._kept[0] != name:
             self._kept = name, self._described(reference)
         return self._kept[1]
@@ -127,8 +127,3 @@ class VisionProposer:
             for session in self.sessions:
                 entering.enter_context(session())
             return entering.pop_all()
-
-
-def _fingerprint(picture: Tensor) -> str:
-    data = picture.detach().to("cpu").contiguous().float().numpy()
-    return hashlib.sha256(data.tobytes()).hexdigest() + str(tuple(data.shape))

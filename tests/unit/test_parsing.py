@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steadydiff.language.parsing import MAX_LETTERS, MAX_WORDS, parse_phrases, without_thoughts
-from steadydiff.methods.arpo import Phrases
+from steadydiff.phrases import Phrases
 
 CAT = ("a black cat", "blue bow tie", "the cat's green eyes")
 OIL = ("oil painting", "soft light")
