@@ -4,13 +4,16 @@ from comfy_api.latest import ComfyExtension, io
 
 from .antibias_prompt import SteadyDiffAntiBiasPrompt, SteadyDiffLoadAntiBias, register_folder
 from .calibrate import SteadyDiffCalibrate
+from .chat_server import SteadyDiffChatServer
 from .diffier import SteadyDiffDiffIER
 from .diffier_report import SteadyDiffDiffIERReport
+from .edit_prompt import SteadyDiffEditPrompt
 from .epsilon_scaling import SteadyDiffEpsilonScaling
 from .measure import SteadyDiffMeasure
 from .schedule import SteadyDiffSchedule
 from .tinyworld import SteadyDiffTinyWorld
 from .train_antibias import SteadyDiffTrainAntiBias
+from .vision_model import SteadyDiffVisionModel
 
 NODES: list[type[io.ComfyNode]] = [
     SteadyDiffEpsilonScaling,
@@ -22,6 +25,9 @@ NODES: list[type[io.ComfyNode]] = [
     SteadyDiffLoadAntiBias,
     SteadyDiffAntiBiasPrompt,
     SteadyDiffTrainAntiBias,
+    SteadyDiffVisionModel,
+    SteadyDiffChatServer,
+    SteadyDiffEditPrompt,
     SteadyDiffTinyWorld,
 ]
 

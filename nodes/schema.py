@@ -15,6 +15,9 @@ Measurement = io.Custom("STEADYDIFF_MEASUREMENT")
 AntiBias = io.Custom("STEADYDIFF_ANTIBIAS")
 """A loaded anti-bias network, see `steadydiff/hosts/comfy_state.py`."""
 
+Proposer = io.Custom("STEADYDIFF_PROPOSER")
+"""What says what a drawing lacks beside a picture, see `Proposer` in `steadydiff/methods/arpo.py`."""
+
 
 def schema(**settings) -> io.Schema:
     """Make a schema of the fields this host knows; the oldest we support has no `search_aliases`."""

@@ -19,7 +19,8 @@ FOUND = Phrases(("a cat", "blue bow tie"), ("oil painting", "soft light"))
         (Phrases(("a dog",)), "swap", "a dog, oil painting, soft light"),
         (Phrases((), ("ink",)), "swap", "a cat, blue bow tie, ink"),
         (Phrases(("a dog",), ("ink",)), "swap", "a dog, ink"),
-        (Phrases(("dog", "A Cat"), ("ink",)), "add", "a cat, blue bow tie, dog, oil painting, soft light, ink"),
+        (Phrases(("hat", "A Cat")), "add", "a cat, blue bow tie, hat, oil painting, soft light"),
+        (Phrases((), ("ink",)), "add", "a cat, blue bow tie, oil painting, soft light, ink"),
     ],
 )  # fmt: skip
 def test_phrases_of_either_kind_are_swapped_or_added(change, edit, prompt):

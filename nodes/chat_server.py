@@ -1,0 +1,103 @@
+"""SteadyDiffChatServer: a model on any OpenAI-compatible server proposes phrases for ARPO."""
+
+from dataclasses import replace
+
+import comfy.model_management
+from comfy_api.latest import io
+
+from ..steadydiff.errors import SettingsError
+from ..steadydiff.language.exchange import Address
+from ..steadydiff.language.keys import check_name, find_key
+from ..steadydiff.language.proposer import VisionProposer
+from ..steadydiff.language.server import ChatServer
+from ..steadydiff.language.templates import Templates
+from . import schema
+from .host import HOST
+from .language import framework, output, shared
+
+
+def make_room() -> None:
+    """Take all of the host's models off the device."""
+    comfy.model_management.unload_all_models()
+    comfy.model_management.soft_empty_cache()
+
+
+class SteadyDiffChatServer(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema.schema(
+            node_id="SteadyDiffChatServer",
+            display_name="Chat Server (SteadyDiff)",
+            category=schema.CATEGORY,
+            description="Lets a vision-language model on a server tell ARPO what a picture shows and what a "
+            "drawing lacks beside it: Ollama, LM Studio, llama.cpp, vLLM or a hosted one, anything that "
+            "speaks OpenAI's chat protocol. Pictures go to this address and nowhere else.",
+            search_aliases=["ollama", "lm studio", "llama.cpp", "vllm", "openai", "vlm", "arpo"],
+            inputs=[
+                io.String.Input(
+                    "url", default="http://localhost:11434/v1",
+                    tooltip="Where the server is. Ollama: http://localhost:11434/v1, LM Studio: "
+                    "http://localhost:1234/v1, llama.cpp: http://localhost:8080/v1, vLLM: "
+                    "http://localhost:8000/v1.",
+                ),
+                io.String.Input(
+                    "model", default="qwen3-vl:8b",
+                    tooltip="The server's name of a model that sees pictures, as its own list shows it.",
+                ),
+                framework(),
+                *shared(max_tokens=1024),
+                io.String.Input(
+                    "key_name", default="",
+                    tooltip="The NAME of a key, never the key: workflows and pictures keep what stands here. "
+                    "The key itself lies in the environment or in your keys.json; see the help page. Local "
+                    "servers need none.",
+                ),
+                io.Boolean.Input(
+                    "free_memory", default=False,
+                    tooltip="For one graphics card that cannot hold both: ComfyUI's models leave it before "
+                    "the server is asked, and Ollama's model leaves it afterwards. Costs loading times.",
+                ),
+                io.Int.Input(
+                    "timeout", default=300, min=1, max=3600,
+                    tooltip="Seconds for one answer, loading the model included. Shorter than that ends "
+                    "many a first question.",
+                ),
+                io.String.Input(
+                    "text_model", default="",
+                    tooltip="Another model of the same server for the questions without pictures, such as a "
+                    "larger one that cannot see. Empty: the same.",
+                ),
+                io.String.Input(
+                    "options", default="", multiline=True,
+                    tooltip='Further fields of the request as JSON, e.g. {"reasoning_effort": "none"}; null '
+                    "takes a field out. For what one server knows and another does not. No secrets here.",
+                ),
+            ],
+            outputs=[output()],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, url="", key_name=""):
+        """Refuse before anything runs, or is kept, what may hold a secret."""
+        try:
+            check_name(key_name or "")
+            Address.of(url or "http://linked")
+        except SettingsError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls, url, model, framework, seed, temperature, max_tokens, image_size, templates, key_name,
+        free_memory, timeout, text_model, options,
+    ) -> io.NodeOutput:  # fmt: skip
+        server = ChatServer(
+            url, model.strip(), key_name,
+            temperature=temperature, seed=seed, max_tokens=max_tokens, side=image_size, timeout=timeout,
+            options=options, on_wait=HOST.check_interrupted, make_room=make_room if free_memory else None,
+        )  # fmt: skip
+        find_key(key_name, server.address.origin)  # a missing one is told now, not after the first picture
+        writer = replace(server, model=text_model.strip()) if text_model.strip() else None
+        sessions = (server.session, *([writer.session] if writer else []))
+        proposer = VisionProposer(server, framework, Templates.of(templates), writer, sessions)
+        return io.NodeOutput(proposer)

@@ -1,0 +1,57 @@
+"""SteadyDiffEditPrompt: other content in a found style, or found content in another style."""
+
+from comfy_api.latest import io
+
+from ..steadydiff.language.editing import EDITS, edit_phrases, known_phrases
+from ..steadydiff.phrases import Phrases
+from . import schema
+
+
+class SteadyDiffEditPrompt(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema.schema(
+            node_id="SteadyDiffEditPrompt",
+            display_name="Edit Prompt (SteadyDiff)",
+            category=schema.CATEGORY,
+            description="Makes novel pictures out of a prompt that ARPO found: swaps what is shown and keeps "
+            "how, or the other way round, or adds phrases to either. (Ren, Reverse Prompt, section 4.2.3.)",
+            search_aliases=["prompt editing", "swap style", "novel image", "reverse prompt", "arpo"],
+            inputs=[
+                io.String.Input(
+                    "prompt", default="", multiline=True,
+                    tooltip="The prompt to edit, from ARPO, or any other whose phrases commas part.",
+                ),
+                io.Combo.Input(
+                    "edit", options=list(EDITS), default="swap",
+                    tooltip="swap: yours take the place of all phrases of their kind; a kind that you leave "
+                    "empty stays. add: yours come after them.",
+                ),
+                io.String.Input(
+                    "content", default="", multiline=True,
+                    tooltip="What the new picture is to show, as phrases between commas. Empty: no change.",
+                ),
+                io.String.Input(
+                    "style", default="", multiline=True,
+                    tooltip="How the new picture is to be made, as phrases between commas. Empty: no change.",
+                ),
+                io.String.Input(
+                    "remove", default="", multiline=True,
+                    tooltip="Phrases of the prompt to take out first, between commas, in any case.",
+                ),
+                io.String.Input(
+                    "report", optional=True, force_input=True,
+                    tooltip="ARPO's report, which knows content from style. Without it every phrase of the "
+                    "prompt counts as content.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="prompt", tooltip="The edited prompt, for CLIP Text Encode.")
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, prompt, edit, content, style, remove, report=None) -> io.NodeOutput:
+        found = Phrases.of(prompt) if report is None else known_phrases(prompt, report)
+        change = Phrases(Phrases.of(content).content, Phrases.of(style).content)
+        return io.NodeOutput(edit_phrases(found, change, edit, Phrases.of(remove)).prompt)
