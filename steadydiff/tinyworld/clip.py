@@ -59,7 +59,7 @@ def import_open_clip():
     try:
         import open_clip
     except ImportError as error:
-        message = "the tiny CLIP needs open_clip; run: python -m pip install open_clip_torch"
+        message = "CLIP needs open_clip; run: python -m pip install open_clip_torch"
         raise SteadyDiffError(message) from error
     return open_clip
 
