@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""SteadyDiff's commands: demo, test, ui, train, bench. `python3 run.py --help` lists them.
+"""SteadyDiff's commands: demo, test, ui, train, bench, arpo. `python3 run.py --help` lists them.
 
 Needs only Python 3.10 or newer; what a command needs beyond that (packages, the host) is fetched once,
 checked and reused. This file parses arguments and says what happens in which order; `tools/` does the work.
@@ -80,6 +80,11 @@ def bench(options: argparse.Namespace, rest: list[str]) -> int:
     return python_in_root(host.python, ["-m", f"tools.bench_{options.name}", *rest], host)
 
 
+def arpo(options: argparse.Namespace, rest: list[str]) -> int:
+    """From a picture back to a prompt, by the tiny world or a running ComfyUI; arguments go to the search."""
+    return python_in_root(interpreter(options.python), ["-m", "tools.arpo", *rest])
+
+
 def pytest(python: Path, arguments: list[str], host: Host | None = None) -> int:
     return python_in_root(python, ["-m", "pytest", *arguments], host)
 
@@ -123,6 +128,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("name", metavar="NAME")
     sub = command(bench, "measure; --quick for a short run, further arguments go to the bench")
     sub.add_argument("name", metavar="NAME")
+    command(arpo, "from a picture back to a prompt; IMAGE or scene:N, and more that tools/arpo.py lists")
     return top
 
 

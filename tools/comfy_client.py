@@ -66,6 +66,18 @@ class ComfyClient:
         """The file behind one entry of an output's `images`."""
         return self._send("GET", "/view?" + urlencode(reference))[1]
 
+    def upload(self, name: str, data: bytes) -> str:
+        """Put a picture among the host's inputs and return what LoadImage calls it there."""
+        mark = uuid.uuid4().hex
+        kept = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in name)
+        head = f'--{mark}\r\nContent-Disposition: form-data; name="image"; filename="{kept}"\r\n\r\n'
+        body = head.encode() + data + f"\r\n--{mark}--\r\n".encode()
+        status, raw = self._send("POST", "/upload/image", body, f"multipart/form-data; boundary={mark}")
+        if status != 200:
+            raise ComfyError(f"ComfyUI answered {status} to the picture {name}")
+        answer = json.loads(raw)
+        return "/".join(filter(None, [answer.get("subfolder"), answer["name"]]))
+
     def get(self, path: str) -> dict:
         status, answer = self.request("GET", path)
         if status != 200:
@@ -74,18 +86,20 @@ class ComfyClient:
 
     def request(self, method: str, path: str, body: dict | None = None) -> tuple[int, dict]:
         """One JSON request: (status, answer). What is not JSON comes back as {"error": its text}."""
-        status, raw = self._send(method, path, body)
+        data = None if body is None else json.dumps(body).encode()
+        status, raw = self._send(method, path, data)
         try:
             return status, json.loads(raw) if raw else {}
         except ValueError:
             return status, {"error": raw.decode(errors="replace").strip()}
 
-    def _send(self, method: str, path: str, body: dict | None = None) -> tuple[int, bytes]:
+    def _send(
+        self, method: str, path: str, data: bytes | None = None, kind: str = "application/json"
+    ) -> tuple[int, bytes]:
         # http.client rather than urllib: a proxy named in the environment must not see 127.0.0.1.
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self.patience)
         try:
-            data = None if body is None else json.dumps(body)
-            connection.request(method, path, data, {"Content-Type": "application/json"})
+            connection.request(method, path, data, {"Content-Type": kind})
             response = connection.getresponse()
             return response.status, response.read()
         finally:
