@@ -26,14 +26,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from steadydiff.denoiser import Denoise, Run
-from steadydiff.hosts.mock import sample_ddpm, sample_dpmpp_2m, sample_euler
+from steadydiff.hosts.mock import sample_ddpm, sample_dpmpp_2m, sample_euler, sample_heun
 from steadydiff.measurement import Recorder
 from steadydiff.metrics.deltas import delta_paper, residual
 from steadydiff.metrics.frechet import frechet_distance, moments
 from steadydiff.metrics.kid import kernel_distance
 from steadydiff.metrics.precision_recall import precision_recall
 from steadydiff.metrics.running import RunningMoments
-from steadydiff.stepping import Sampler
+from steadydiff.stepping import Sampler, step_calls
 from steadydiff.tinyworld import files, sampling
 from steadydiff.tinyworld.reader import attributes, found
 from steadydiff.tinyworld.scenes import Scenes, caption, render, sample_scenes
@@ -59,12 +59,14 @@ class Condition:
     """How pictures are sampled: all of a run but the method.
 
     sampler: one of SAMPLERS
+    folder:  where the variant's weights lie; "" = the shipped ones
     """
 
     variant: str
     sampler: str
     steps: int
     cfg: float
+    folder: str = ""
 
     @property
     def run(self) -> Run:
@@ -75,6 +77,13 @@ class Condition:
         """The sampler as one function of denoiser, first state and sigmas."""
         return SAMPLERS[self.sampler](self.run.space)
 
+    @property
+    def facts(self) -> dict:
+        """What tells its samples from those of another."""
+        facts = {k: v for k, v in asdict(self).items() if k != "folder"}
+        own = Path(self.folder) / f"{self.variant}.safetensors"
+        return facts | ({"own_weights": digest_of(own)} if self.folder else {})
+
     def __str__(self) -> str:
         return f"{self.variant} {self.sampler} {self.steps} cfg {self.cfg:g}"
 
@@ -83,6 +92,7 @@ SAMPLERS: dict[str, Callable] = {
     "euler": lambda space: sample_euler,
     "ddpm": lambda space: partial(sample_ddpm, space=space),
     "dpmpp_2m": lambda space: sample_dpmpp_2m,
+    "heun": lambda space: sample_heun,
 }
 
 
@@ -115,7 +125,7 @@ def captions(scenes: Scenes) -> list[str]:
 @torch.no_grad()
 def guided(condition: Condition, prompts: list[str]) -> Denoise:
     """The guided model for a batch of prompts."""
-    unet, text = _diffusion(condition.variant)
+    unet, text = _diffusion(condition.variant, condition.folder)
     return sampling.denoiser(condition.variant, unet, *sampling.embed(text, prompts), condition.cfg)
 
 
@@ -143,7 +153,7 @@ def samples(condition: Condition, part: int, n: int, correct: Correct, name: str
 
     name: says everything about the correction; samples of another correction must have another
     """
-    identity = {"condition": asdict(condition), "part": part, "n": n, "name": name, "weights": weights()}
+    identity = {"condition": condition.facts, "part": part, "n": n, "name": name, "weights": weights()}
 
     def make() -> tuple[dict[str, Tensor], dict]:
         made = sample(condition, part, n, correct)
@@ -177,7 +187,8 @@ def sample(condition: Condition, part: int, n: int, correct: Correct) -> Samples
     run = condition.run
     prompts, clean = captions(scenes_of(part, n)), clean_of(part, n)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(part))
-    recorder, residuals, done = Recorder(run, range(run.steps)), RunningMoments(), []
+    recorder = Recorder(run, step_calls(condition.sample, noise[:1], run))
+    residuals, done = RunningMoments(), []
     seconds = 0.0
     for at in range(0, n, BATCH):
         model = recorder.around(guided(condition, prompts[at : at + BATCH]))
@@ -286,23 +297,26 @@ def real_variance() -> float:
 @cache
 def weights() -> str:
     """A digest of the shipped models that make the samples."""
-    data = b"".join((files.FOLDER / f"{name}.safetensors").read_bytes() for name in (*files.VARIANTS, "vae"))
-    return hashlib.sha256(data).hexdigest()[:12]
+    return digest_of(*(files.FOLDER / f"{name}.safetensors" for name in (*files.VARIANTS, "vae")))
+
+
+def digest_of(*paths: Path) -> str:
+    """A digest of files' content."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:12]
 
 
 @cache
 def judges() -> str:
     """A digest of the shipped models that judge."""
     names = ("reader.safetensors", "clip/open_clip_model.safetensors")
-    data = b"".join((files.FOLDER / name).read_bytes() for name in names)
-    return hashlib.sha256(data).hexdigest()[:12]
+    return digest_of(*(files.FOLDER / name for name in names))
 
 
 @cache
 @torch.no_grad()
-def _diffusion(variant: str):
+def _diffusion(variant: str, folder: str):
     """The models of a variant, the network traced, which saves a fifth of the time and changes no bit."""
-    unet, text = files.load_diffusion(variant)
+    unet, text = files.load_diffusion(variant, Path(folder) if folder else files.FOLDER)
     example = torch.zeros(2, 4, 8, 8), torch.zeros(2), text(tokenize(["", ""]))
     with warnings.catch_warnings():
         # It is deprecated in favour of torch.compile, which needs a C++ compiler and minutes; and torch's own

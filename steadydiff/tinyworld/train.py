@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -140,7 +141,8 @@ def noised(variant: str, x0: Tensor, eps: Tensor, u: Tensor) -> tuple[Tensor, Te
     return (1 - sigma) * x0 + sigma * eps, u * 1000, eps - x0
 
 
-def train_diffusion(variant: str, work: Path, shipped: bool = False) -> None:
+def train_diffusion(variant: str, work: Path, shipped: bool = False, steps: int | None = None) -> None:
+    """Train up to so many steps, the plan's unless given; with `shipped` from what the repository ships."""
     data = load_file(work / "latents.safetensors")
     torch.manual_seed(PLANS[variant].seed)
     model, empty, n, start = Diffusion(), tokenize([""]), BATCH["diffusion"], 0
@@ -163,7 +165,8 @@ def train_diffusion(variant: str, work: Path, shipped: bool = False) -> None:
         x, t, target = noised(variant, x0, torch.randn(x0.shape, generator=rng), u)
         return (model(x, t, tokens) - target).square().mean()
 
-    fit(model, loss, PLANS[variant], work / f"{variant}.safetensors", start)
+    plan = replace(PLANS[variant], steps=steps or PLANS[variant].steps)
+    fit(model, loss, plan, work / f"{variant}.safetensors", start)
 
 
 # --- reader -----------------------------------------------------------------------------------------------
@@ -231,14 +234,19 @@ def train_clip(work: Path) -> None:
     files.write_manifest()
 
 
+def export_diffusion(variant: str, work: Path, folder: Path = files.FOLDER) -> None:
+    """Write the average of a variant's training in fp16."""
+    state, model = work / f"{variant}.safetensors", Diffusion()
+    model.load_state_dict(average(state))
+    modules = {files.UNET_PREFIX: model.unet, files.TEXT_PREFIX: model.text}
+    path = files.save(variant, modules, folder, variant=variant, steps=steps_of(state))
+    log.info("wrote %s", path.name)
+
+
 def export(work: Path) -> None:
     """Write the averages of all stages to models/tinyworld/ in fp16."""
     for variant in files.VARIANTS:
-        model = Diffusion()
-        model.load_state_dict(average(work / f"{variant}.safetensors"))
-        modules = {files.UNET_PREFIX: model.unet, files.TEXT_PREFIX: model.text}
-        steps = steps_of(work / f"{variant}.safetensors")
-        log.info("wrote %s", files.save(variant, modules, variant=variant, steps=steps).name)
+        export_diffusion(variant, work)
     vae, reader = Autoencoder(), Reader()
     vae.load_state_dict(load_file(work / "vae_final.safetensors"))
     reader.load_state_dict(average(work / "reader.safetensors"))

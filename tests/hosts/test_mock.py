@@ -6,10 +6,19 @@ import pytest
 import torch
 
 from steadydiff.denoiser import Run
-from steadydiff.hosts.mock import gaussian_denoiser, sample_ddpm, sample_dpmpp_2m, sample_euler
+from steadydiff.hosts.mock import (
+    gaussian_denoiser,
+    sample_ddpm,
+    sample_dpmpp_2m,
+    sample_euler,
+    sample_heun,
+)
 from tools.inprocess import load
 
-OURS = {"euler": sample_euler, "euler_ancestral": sample_ddpm, "dpmpp_2m": sample_dpmpp_2m}
+OURS = {
+    **{"euler": sample_euler, "heun": sample_heun, "dpmpp_2m": sample_dpmpp_2m},
+    "euler_ancestral": sample_ddpm,
+}
 
 
 # Without ancestral flow runs, which the host noises by another rule, see `sample_ddpm`.

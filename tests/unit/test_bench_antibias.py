@@ -1,0 +1,26 @@
+"""The bench of the anti-bias prompt: samples that no other weights share, and its goal."""
+
+from steadydiff.tinyworld import files
+from tools import bench_antibias as bench
+from tools.drift_world import Condition
+
+
+def test_samples_of_other_weights_are_others(tmp_path):
+    shipped = Condition("epsilon", "euler", 20, 1.0)
+    assert shipped.facts == {"variant": "epsilon", "sampler": "euler", "steps": 20, "cfg": 1.0}
+    (tmp_path / "epsilon.safetensors").write_bytes(b"other weights")
+    own = Condition("epsilon", "euler", 20, 1.0, str(tmp_path)).facts
+    assert own.pop("own_weights") and own == shipped.facts
+
+
+def test_the_goal_is_the_ratio_of_means():
+    key = "flow euler 10 cfg 1"
+    cells = {
+        f"{key} {name} {part}": {"frechet_reader": value, "frechet_clip": 2 * value}
+        for part in range(3)
+        for name, value in {"plain": 4.0, **{f"default seed {s}": 1.0 + s for s in range(3)}}.items()
+    }
+    found = bench.summary(cells)
+    assert found == {f"flow 10 steps, {space}, default / plain": 0.5 for space in ("reader", "clip")}
+    assert set(bench.RECIPES) == {"default", "phi", "l1", "contrastive", "uncapped"}
+    assert set(files.VARIANTS) == {"epsilon", "flow"}

@@ -1,0 +1,210 @@
+"""The anti-bias prompt on the tiny world, beside the same training compute spent on the base model itself.
+
+Trains what is not trained yet (under output/antibias/bench/; after Ctrl+C the same command goes on):
+the default recipe with three seeds, other targets, losses and weights for fewer steps, and the base model on
+its own loss for as many floating point operations as one of the long trainings takes. Prompts, noise and
+judges are those of `run.py bench drift`, see tools/drift_world.py.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from steadydiff.antibias_files import load_prompt
+from steadydiff.methods.antibias_prompt import AntiBiasPrompt
+from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork, attention_at
+from steadydiff.tinyworld import files
+from steadydiff.tinyworld import train as tinyworld
+from steadydiff.training.antibias import Recipe
+from tools import bench_epsilon_scaling as timing
+from tools import drift_world as world
+from tools import train_antibias
+from tools.bench import Bench, Figures
+from tools.drift_world import Condition, Correct
+from tools.inprocess import prepare_host
+
+WORK = Path("output/antibias/bench")
+STEPS, FEWER_STEPS, SEEDS = 4000, 1500, 3
+RECIPES = {  # name -> further arguments of `run.py train antibias`
+    "default": [],
+    "phi": ["--target", "phi"],
+    "l1": ["--loss", "l1"],
+    "contrastive": ["--loss", "contrastive"],
+    "uncapped": ["--snr-cap", "inf"],
+}
+CONDITIONS = (("euler", 10), ("euler", 20), ("euler", 35), ("heun", 20), ("dpmpp_2m", 20))
+
+
+# --- trainings --------------------------------------------------------------------------------------------
+
+
+@cache
+def trained(variant: str, recipe: str, steps: int, seed: int) -> Path:
+    """The file of one training, made if it is missing."""
+    file = WORK / f"{variant}-{recipe}-{steps}-{seed}.safetensors"
+    if not file.is_file():
+        options = ["--base", f"tinyworld:{variant}", "--out", str(file), "--work", str(WORK / "state")]
+        options += ["--steps", str(steps), "--seed", str(seed), *RECIPES[recipe]]
+        if code := train_antibias.main(options):
+            raise KeyboardInterrupt if code == 130 else SystemExit(code)
+    return file
+
+
+@cache
+def longer(variant: str) -> Path:
+    """A folder with the base model after as much more training as a default one takes; made if missing."""
+    folder = WORK / "control"
+    if not (folder / f"{variant}.safetensors").is_file():
+        steps = files.header(variant)["steps"] + control_steps()
+        tinyworld.train_diffusion(variant, WORK / "state", shipped=True, steps=steps)
+        tinyworld.export_diffusion(variant, WORK / "state", folder)
+    return folder
+
+
+@cache
+def control_steps() -> int:
+    """Training steps of the base model that take as many operations as STEPS of the network's.
+
+    The frozen base is asked once per sample; what is trained runs forward once and backward for two.
+    """
+    base, network = flops_of_base(), flops_of_network()
+    one, other = Recipe.batch * (base + 3 * network), tinyworld.BATCH["diffusion"] * 3 * base
+    return round(STEPS * one / other)
+
+
+def flops_of_base() -> float:
+    return flops(tinyworld.Diffusion(), torch.zeros(1, 4, 8, 8), torch.zeros(1), tinyworld.tokenize([""]))
+
+
+def flops_of_network() -> float:
+    defaults = vars(train_antibias.parser().parse_args(["--base", "", "--out", ""]))
+    mult = train_antibias.numbers(defaults["mult"])
+    attention = attention_at(train_antibias.LATENT_SIZE, len(mult))
+    config = PromptConfig(4, defaults["channels"], mult, defaults["blocks"], attention)
+    return flops(PromptNetwork(config), torch.zeros(1, 4, 8, 8))
+
+
+@torch.no_grad()
+def flops(network: torch.nn.Module, *inputs: torch.Tensor) -> float:
+    """Floating point operations of one call."""
+    with FlopCounterMode(display=False) as counter:
+        network(*inputs)
+    return counter.get_total_flops()
+
+
+# --- cells ------------------------------------------------------------------------------------------------
+
+Way = tuple[Condition, str, Correct]
+"""Condition, name of the samples, and correction."""
+
+
+def corrected(file: Path) -> Correct:
+    network, card = load_prompt(file)
+    return AntiBiasPrompt(card.model(network)).wrap
+
+
+def judged(bench: Bench, way: Callable[[], Way], part: int) -> Figures:
+    """Figures of one part; a quick run takes 32 samples."""
+    n = 32 if bench.quick else world.PARTS[part]
+    condition, name, correct = way()
+    return {**world.judged(condition, world.samples(condition, part, n, correct, name), part)}
+
+
+def plain(condition: Condition) -> Way:
+    return condition, "uniform 1.0", lambda denoise, run: denoise  # the name `run.py bench drift` keeps it by
+
+
+def control(condition: Condition) -> Way:
+    return plain(replace(condition, folder=str(longer(condition.variant))))
+
+
+def antibias(recipe: str, steps: int, seed: int, condition: Condition) -> Way:
+    file = trained(condition.variant, recipe, steps, seed)
+    return condition, f"antibias {recipe} {steps} {seed} {world.digest_of(file)}", corrected(file)
+
+
+def cost() -> Figures:
+    """What the paper's network for 64x64 adds to a guided call of an SD1.5-sized model."""
+    network = PromptNetwork(PromptConfig(4, 32, attention_levels=attention_at(64, 3)))
+    x = torch.zeros(1, 4, 64, 64)
+    counted: list[float] = []
+
+    def count(call: Callable[[], object]) -> None:
+        with FlopCounterMode(display=False) as counter:
+            call()
+        counted.append(counter.get_total_flops())
+
+    timing.inside_runs([timing.make_model("EPS", timing.SD15)], count)
+    begun = time.perf_counter()
+    with torch.no_grad():
+        network(x)
+    weights = sum(weight.numel() for weight in network.parameters())
+    return {
+        "network_gflop": flops(network, x) / 1e9,
+        "guided_call_gflop": counted[0] / 1e9,
+        "percent": 100 * flops(network, x) / counted[0],
+        "network_ms": 1000 * (time.perf_counter() - begun),
+        "network_mib_fp32": 4 * weights / 2**20,
+    }
+
+
+def main() -> int:
+    prepare_host(cpu=not torch.cuda.is_available())
+    facts = {
+        "weights": world.weights(), "judges": world.judges(), "parts": world.PARTS, "steps": STEPS,
+        "fewer_steps": FEWER_STEPS, "seeds": SEEDS, "control_steps": control_steps(),
+    }  # fmt: skip
+    bench = Bench("antibias", facts)
+    bench.cell("cost", cost, quick=False)
+    for part, n in enumerate(world.PARTS):
+        bench.cell(f"real drawings {part}", partial(world.drawings, part, n), quick=False)
+    ways: dict[str, Callable[[Condition], Way]] = {
+        "plain": plain,
+        "control": control,
+    }
+    ways |= {f"default seed {seed}": partial(antibias, "default", STEPS, seed) for seed in range(SEEDS)}
+    compared = {f"{recipe} short": partial(antibias, recipe, FEWER_STEPS, 0) for recipe in RECIPES}
+    for variant in files.VARIANTS:
+        for sampler, steps in CONDITIONS:
+            condition = Condition(variant, sampler, steps, 1.0)
+            here = ways | (compared if (sampler, steps) == ("euler", 20) else {})
+            for name, way in here.items():
+                for part in range(len(world.PARTS)):
+                    quick = name == "plain" and part == 0 and (sampler, steps) == ("euler", 10)
+                    cell = partial(judged, bench, partial(way, condition), part)
+                    bench.cell(f"{condition} {name} {part}", cell, quick)
+    return bench.run(summary)
+
+
+def summary(cells: dict[str, Figures]) -> Figures:
+    """The goal: mean Fréchet distances with the default recipe over those without it and of the control."""
+    figures: Figures = {}
+
+    def mean(condition: Condition, names: list[str], space: str) -> float | None:
+        keys = [f"{condition} {name} {part}" for name in names for part in range(len(world.PARTS))]
+        if any(key not in cells for key in keys):
+            return None
+        return statistics.mean(float(cells[key][f"frechet_{space}"] or 0) for key in keys)
+
+    defaults = [f"default seed {seed}" for seed in range(SEEDS)]
+    for variant in files.VARIANTS:
+        for steps in (10, 20):
+            condition = Condition(variant, "euler", steps, 1.0)
+            for space in ("reader", "clip"):
+                ours = mean(condition, defaults, space)
+                for other in ("plain", "control"):
+                    theirs = mean(condition, [other], space)
+                    if ours is not None and theirs is not None:
+                        figures[f"{variant} {steps} steps, {space}, default / {other}"] = ours / theirs
+    return figures
+
+
+if __name__ == "__main__":
+    sys.exit(main())
