@@ -1,4 +1,4 @@
-"""The bench of the anti-bias prompt spends as much on its control; here, as counting operations loads slowly."""
+"""The bench of the anti-bias prompt spends as much on its control. Counting operations loads slowly."""
 
 import pytest
 
