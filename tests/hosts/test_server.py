@@ -22,6 +22,7 @@ NODES = (
         "SteadyDiffTinyWorld",
     ),
     *("SteadyDiffLoadAntiBias", "SteadyDiffAntiBiasPrompt", "SteadyDiffTrainAntiBias"),
+    *("SteadyDiffVisionModel", "SteadyDiffChatServer", "SteadyDiffEditPrompt"),
 )
 NAN, INFINITY = float("nan"), float("inf")
 
