@@ -2,14 +2,19 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .antibias_prompt import SteadyDiffAntiBiasPrompt, SteadyDiffLoadAntiBias, register_folder
+from . import antibias_prompt, mdss
+from .antibias_prompt import SteadyDiffAntiBiasPrompt, SteadyDiffLoadAntiBias
+from .arpo import SteadyDiffARPO
 from .calibrate import SteadyDiffCalibrate
 from .chat_server import SteadyDiffChatServer
+from .clip_scorer import SteadyDiffCLIPScorer
 from .diffier import SteadyDiffDiffIER
 from .diffier_report import SteadyDiffDiffIERReport
 from .edit_prompt import SteadyDiffEditPrompt
 from .epsilon_scaling import SteadyDiffEpsilonScaling
+from .mdss import SteadyDiffLoadMDSS, SteadyDiffMDSS
 from .measure import SteadyDiffMeasure
+from .phrase_bank import SteadyDiffPhraseBank
 from .schedule import SteadyDiffSchedule
 from .tinyworld import SteadyDiffTinyWorld
 from .train_antibias import SteadyDiffTrainAntiBias
@@ -25,6 +30,11 @@ NODES: list[type[io.ComfyNode]] = [
     SteadyDiffLoadAntiBias,
     SteadyDiffAntiBiasPrompt,
     SteadyDiffTrainAntiBias,
+    SteadyDiffLoadMDSS,
+    SteadyDiffMDSS,
+    SteadyDiffARPO,
+    SteadyDiffCLIPScorer,
+    SteadyDiffPhraseBank,
     SteadyDiffVisionModel,
     SteadyDiffChatServer,
     SteadyDiffEditPrompt,
@@ -34,5 +44,6 @@ NODES: list[type[io.ComfyNode]] = [
 
 class SteadyDiffExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        register_folder()  # the nodes list its files
+        for files in (antibias_prompt.FILES, mdss.FILES):
+            files.register()  # the nodes list them
         return list(NODES)

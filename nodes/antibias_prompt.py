@@ -1,39 +1,21 @@
 """SteadyDiffLoadAntiBias and SteadyDiffAntiBiasPrompt: a trained network that corrects a sampler's states."""
 
-import os
 from pathlib import Path
 
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
-import folder_paths
 import torch
 from comfy_api.latest import io
 
 from ..steadydiff.antibias_files import load_prompt
 from ..steadydiff.hosts.comfy_state import CALLS, LoadedPrompt, attach_prompt
-from ..steadydiff.tinyworld import files as tinyworld
 from . import schema
 from .host import HOST
+from .model_folder import ModelFolder
 
 FOLDER = "steadydiff_antibias"
-
-
-def register_folder() -> None:
-    """Tell the host of our model folder; paths that a user added for it stay."""
-    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
-    folder_paths.folder_names_and_paths[FOLDER][1].add(".safetensors")
-
-
-def shipped() -> dict[str, Path]:
-    """The networks for the tiny world, which come with the pack."""
-    return {
-        f"tinyworld/{path.name}": path for path in sorted(tinyworld.FOLDER.glob("antibias_*.safetensors"))
-    }
-
-
-def path_of(name: str) -> Path:
-    return shipped().get(name) or Path(folder_paths.get_full_path_or_raise(FOLDER, name))
+FILES = ModelFolder(FOLDER, "antibias_")
 
 
 def from_file(path: Path) -> LoadedPrompt:
@@ -61,7 +43,7 @@ class SteadyDiffLoadAntiBias(io.ComfyNode):
             search_aliases=["exposure bias", "anti-bias prompt", "load antibias"],
             inputs=[
                 io.Combo.Input(
-                    "file", options=[*shipped(), *folder_paths.get_filename_list(FOLDER)],
+                    "file", options=FILES.options(),
                     tooltip="A .safetensors file of models/steadydiff_antibias, trained for the base model "
                     "you use; it is refused on another kind.",
                 )
@@ -73,11 +55,11 @@ class SteadyDiffLoadAntiBias(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file):
-        return path_of(file).stat().st_mtime_ns  # a training may have written it anew
+        return FILES.path_of(file).stat().st_mtime_ns  # a training may have written it anew
 
     @classmethod
     def execute(cls, file) -> io.NodeOutput:
-        return io.NodeOutput(from_file(path_of(file)))
+        return io.NodeOutput(from_file(FILES.path_of(file)))
 
 
 class SteadyDiffAntiBiasPrompt(io.ComfyNode):

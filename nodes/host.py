@@ -1,6 +1,6 @@
 """What ComfyUI calls things, for the adapter, which imports no host."""
 
-from comfy import model_management, model_sampling
+from comfy import model_management, model_sampling, samplers
 from comfy.patcher_extension import WrappersMP
 
 from ..steadydiff.hosts.comfy import ComfyHost
@@ -21,4 +21,6 @@ HOST = ComfyHost(
     in_training=lambda: bool(getattr(model_management, "in_training", False)),
     check_interrupted=model_management.throw_exception_if_processing_interrupted,
     sampler_sample=WrappersMP.SAMPLER_SAMPLE,
+    apply_model=WrappersMP.APPLY_MODEL,
+    area_and_mult=samplers.get_area_and_mult,
 )

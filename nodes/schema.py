@@ -18,6 +18,12 @@ AntiBias = io.Custom("STEADYDIFF_ANTIBIAS")
 Proposer = io.Custom("STEADYDIFF_PROPOSER")
 """What says what a drawing lacks beside a picture, see `Proposer` in `steadydiff/methods/arpo.py`."""
 
+Scorer = io.Custom("STEADYDIFF_SCORER")
+"""What tells how near texts and pictures are, see `Scorer` in the same file."""
+
+MdssHead = io.Custom("STEADYDIFF_MDSS_HEAD")
+"""A second head, or None for a model trained without, see `steadydiff/hosts/comfy_mdss.py`."""
+
 
 def schema(**settings) -> io.Schema:
     """Make a schema of the fields this host knows; the oldest we support has no `search_aliases`."""

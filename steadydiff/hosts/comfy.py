@@ -27,6 +27,9 @@ KEY = "steadydiff"
 ANTIBIAS_KEY = "steadydiff_antibias"
 """Under this name an anti-bias network and its wrapper hang on a model."""
 
+MDSS_KEY = "steadydiff_mdss"
+"""Under this name MDSS's wrappers hang on a model, and what they note on a call's transformer options."""
+
 POST_CFG = "sampler_post_cfg_function"
 
 logger = logging.getLogger("steadydiff")
@@ -44,6 +47,8 @@ class ComfyHost:
     in_training:   whether the host is training right now
     check_interrupted: raises if the user cancelled
     sampler_sample: its name for wrappers around a sampler
+    apply_model:    its name for wrappers around one call of the network
+    area_and_mult:  its function of a prompt, x and sigma that says where in x the prompt counts, how much
     """
 
     outer_sample: str
@@ -54,6 +59,8 @@ class ComfyHost:
     in_training: Callable[[], bool] = lambda: False
     check_interrupted: Callable[[], None] = lambda: None
     sampler_sample: str = "sampler_sample"
+    apply_model: str = "apply_model"
+    area_and_mult: Callable[[dict, Tensor, Tensor], Any] = lambda prompt, x, sigma: None
 
     def space(self, model_sampling: Any) -> Space:
         """Return how a model builds its states; HostError if it does so in a way we do not know."""
@@ -291,17 +298,18 @@ def cfg_of(guider: Any) -> float:
 def inner_options(model_options: dict, patched: int) -> dict:
     """Return the options for a model call of ours in between those of the sampler.
 
-    The sampler's own post-CFG functions (after the first `patched`) do not see it. ComfyUI's EasyCache and
-    LazyCache neither answer it nor learn from it: they are shown a holder whose part of the run is over.
+    The sampler's own post-CFG functions (after the first `patched`) do not see it, nor does MDSS take its
+    second output from it. ComfyUI's EasyCache and LazyCache neither answer it nor learn from it: they are
+    shown a holder whose part of the run is over.
     """
     options = {**model_options}
     if POST_CFG in options:
         options[POST_CFG] = options[POST_CFG][:patched]
-    transformer = options.get("transformer_options", {})
+    transformer = {k: v for k, v in options.get("transformer_options", {}).items() if k != MDSS_KEY}
     if "easycache" in transformer:
-        bypassed = copy.copy(transformer["easycache"])
-        bypassed.end_t = math.inf
-        options["transformer_options"] = {**transformer, "easycache": bypassed}
+        transformer["easycache"] = copy.copy(transformer["easycache"])
+        transformer["easycache"].end_t = math.inf
+    options["transformer_options"] = transformer
     return options
 
 

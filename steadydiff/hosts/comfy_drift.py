@@ -20,7 +20,7 @@ from ..errors import HostError, SettingsError
 from ..measurement import Measurement, Recorder, check_reference, noise_for, refine, unit_noise
 from ..schedules import MadeFor
 from ..stepping import step_calls
-from .comfy import ANTIBIAS_KEY, KEY, POST_CFG, ComfyHost, patches_of, sampler_name, sigma_data_of
+from .comfy import ANTIBIAS_KEY, KEY, MDSS_KEY, POST_CFG, ComfyHost, patches_of, sampler_name, sigma_data_of
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,8 @@ def without_ours(setup: Setup) -> Any:
     clone, host = setup.model.clone(), setup.host
     for kind in (host.outer_sample, host.predict_noise):
         clone.remove_wrappers_with_key(kind, KEY)
-    clone.remove_wrappers_with_key(host.sampler_sample, ANTIBIAS_KEY)
+    for key in (ANTIBIAS_KEY, MDSS_KEY):
+        clone.remove_wrappers_with_key(host.sampler_sample, key)
     return clone
 
 
@@ -256,7 +257,9 @@ class Inner:
 
     def ask_plainly(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Ask as `ask` does, with a state that is no sampler's and that nothing may rectify."""
-        own, self._model = self._model, getattr(self._model, "own", self._model)
+        own = self._model
+        while isinstance(self._model, Shown):  # one for each method that rectifies
+            self._model = self._model.own
         try:
             return self.ask(x, sigma)
         finally:

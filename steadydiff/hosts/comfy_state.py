@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from ..antibias_files import Card
-from ..denoiser import Run
+from ..denoiser import Denoise, Run
 from ..errors import HostError, SettingsError
 from ..methods.antibias_prompt import AntiBiasPrompt
+from ..methods.mdss import MDSS
+from ..model_card import ModelCard
 from ..stepping import step_calls
 from .comfy import ANTIBIAS_KEY, ComfyHost, sampler_name, sigma_data_of, window_sigmas
 from .comfy_drift import Shown, added_functions, show_branches
@@ -30,6 +32,10 @@ CALLS: tuple[Calls, ...] = get_args(Calls)
 
 # These scale the state into a new tensor before they ask.
 TEMPORARY = ("uni_pc", "uni_pc_bh2")
+
+Ask = Callable[[Any, Tensor, Tensor, dict, Denoise], Tensor]
+"""(the host's model, x, sigma, what the sampler sends along, the method's wrapped denoiser) -> clean
+estimate: how the host's model is asked in a method's name."""
 
 logger = logging.getLogger("steadydiff")
 
@@ -67,15 +73,13 @@ def attach_prompt(
     """
     if calls not in CALLS:
         raise SettingsError(f"calls is one of {', '.join(CALLS)}; got {calls!r}")
-    if not 0 <= window[0] <= window[1] <= 1:
-        raise SettingsError(
-            f"start_percent and end_percent are of 0 to 1, in this order; got {window[0]:g}, {window[1]:g}"
-        )
+    check_window(window)
     if model.get_additional_models_with_key(ANTIBIAS_KEY):
         raise SettingsError(
             "this model has an anti-bias prompt already, and two would correct twice; use one"
         )
-    check_fits(model, prompt, host)
+    channels = prompt.patcher.model.config.latent_channels
+    check_fits(model, f"the anti-bias model {prompt.name}", prompt.card, channels, host)
     method = AntiBiasPrompt(prompt.card.model(prompt.patcher.model), strength)
     attachment = StateAttachment(method, window, prompt, calls, host)
     clone = model.clone()
@@ -85,15 +89,23 @@ def attach_prompt(
     return clone
 
 
-def check_fits(model: Any, prompt: LoadedPrompt, host: ComfyHost) -> None:
-    """Raise HostError unless the model is of the kind the network was trained on."""
-    card, model_sampling = prompt.card, model.get_model_object("model_sampling")
+def check_window(window: tuple[float, float]) -> None:
+    """Raise SettingsError unless this is a part of a run."""
+    if not 0 <= window[0] <= window[1] <= 1:
+        raise SettingsError(
+            f"start_percent and end_percent are of 0 to 1, in this order; got {window[0]:g}, {window[1]:g}"
+        )
+
+
+def check_fits(model: Any, what: str, card: ModelCard, channels: int, host: ComfyHost) -> None:
+    """Raise HostError unless the model is of the kind that `what` was trained on."""
+    model_sampling = model.get_model_object("model_sampling")
     latent_format = model.get_model_object("latent_format")
     space = host.space(model_sampling)
     needed = {
         "states of the kind": card.space,
         "latents of the format": card.latent_format,
-        "latent channels:": prompt.patcher.model.config.latent_channels,
+        "latent channels:": channels,
         "models of the family": card.family,
         "sigma_data": card.sigma_data if card.space == "ve" else 1.0,
     }
@@ -104,11 +116,11 @@ def check_fits(model: Any, prompt: LoadedPrompt, host: ComfyHost) -> None:
         "models of the family": type(model.model.model_config).__name__,
         "sigma_data": sigma_data_of(model_sampling, space),
     }
-    for what, need in needed.items():
-        if need not in ("", found[what]):
+    for name, need in needed.items():
+        if need not in ("", found[name]):
             raise HostError(
-                f"the anti-bias model {prompt.name} was trained for {what} {need}, and this model has "
-                f"{found[what]}; load one made for this model"
+                f"{what} was trained for {name} {need}, and this model has {found[name]}; load one made for "
+                f"this model"
             )
 
 
@@ -130,13 +142,11 @@ class StateAttachment:
         method = replace(self.method, sigma_high=high, sigma_low=low)
         if not (self.host.in_training() or method.is_off or len(sigmas) < 2):
             run = Run(self.host.space(model_sampling), tuple(sigmas.tolist()))
-            check_sampler(sampler)
+            check_sampler(sampler, method.title)
             self._check_latents(noise)
             [patcher] = model.get_additional_models_with_key(ANTIBIAS_KEY)  # the clone's own
             method = replace(method, model=replace(method.model, network=self._network(patcher.model)))
-            own = copy.copy(sampler)
-            own.sampler_function = _rectified(sampler.sampler_function, method, run, self.calls)
-            executor.original, executor.class_obj = own.sample, own
+            replace_function(executor, rectify_states(sampler.sampler_function, method, run, self.calls))
         return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
 
     def _network(self, network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -152,22 +162,40 @@ class StateAttachment:
             )
 
 
-def check_sampler(sampler: Any) -> None:
+def check_sampler(sampler: Any, title: str) -> None:
     """Raise HostError for a sampler whose state cannot be reached."""
     name = sampler_name(sampler)
     if name is None or name in TEMPORARY:
-        raise unreachable(name or type(sampler).__name__)
+        raise unreachable(name or type(sampler).__name__, title)
 
 
-def _rectified(function: Callable, method: AntiBiasPrompt, run: Run, calls: Calls) -> Callable:
-    """Return a sampler function that samples as `function` does, from rectified states."""
+def replace_function(executor: Any, function: Callable) -> None:
+    """Let this run of the host's sampler go through another function; the user's sampler stays as it is."""
+    own = copy.copy(executor.class_obj)
+    own.sampler_function = function
+    executor.original, executor.class_obj = own.sample, own
+
+
+def rectify_states(
+    function: Callable,
+    method: AntiBiasPrompt | MDSS,
+    run: Run,
+    calls: Calls = "every",
+    ask: Ask | None = None,
+) -> Callable:
+    """Return a sampler function that samples as `function` does, from rectified states.
+
+    calls: of an anti-bias prompt
+    ask:   how the model is asked; None = as the sampler does
+    """
 
     @functools.wraps(function)
     def sample(model, x, sigmas, extra_args=None, callback=None, disable=None, **options):
-        more, states = {}, _States(function.__name__)
+        more, states = {}, _States(function.__name__, method.title)
+        rectified: Any = None
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            return model(x, sigma, **more)
+            return ask(model, x, sigma, more, rectified) if ask else model(x, sigma, **more)
 
         def answer(x: Tensor, sigma: Tensor, own: dict) -> Tensor:
             more.clear()
@@ -193,7 +221,7 @@ def _rectified(function: Callable, method: AntiBiasPrompt, run: Run, calls: Call
             return function(stand_in, x, levels, dict(extra_args or {}), None, True, **options)
 
         acting = method
-        if calls == "step starts":
+        if isinstance(method, AntiBiasPrompt) and calls == "step starts":
             starts = step_calls(alone, torch.zeros_like(x[:1]), run)
             acting = replace(method, calls=starts[1:])
         rectified = acting.wrap(denoise, run)
@@ -209,7 +237,8 @@ def _rectified(function: Callable, method: AntiBiasPrompt, run: Run, calls: Call
                 **options,
             )
         finally:
-            logger.info("SteadyDiff: anti-bias prompt, strength %g: %s", method.strength, rectified)
+            logger.info("SteadyDiff: %s, strength %g: %s", method.title, method.strength, rectified)
+            rectified = None  # which `denoise` knows: a model caught in a cycle looks to the host like a leak
 
     return sample
 
@@ -217,8 +246,8 @@ def _rectified(function: Callable, method: AntiBiasPrompt, run: Run, calls: Call
 class _States:
     """Checks that a sampler asks with its own state: with the very tensor it shows before or afterwards."""
 
-    def __init__(self, name: str):
-        self._name, self._asked = name.removeprefix("sample_"), []
+    def __init__(self, name: str, title: str):
+        self._name, self._title, self._asked = name.removeprefix("sample_"), title, []
         self._first: Tensor | None = None
         self._due: Tensor | None = None
 
@@ -228,7 +257,7 @@ class _States:
         Raises:  HostError if another one is due.
         """
         if self._due is not None and x is not self._due:
-            raise unreachable(self._name)
+            raise unreachable(self._name, self._title)
         self._due = None
         self._asked.append(x)
         if self._first is None:
@@ -244,9 +273,9 @@ class _States:
         self._asked.clear()
 
 
-def unreachable(name: str) -> HostError:
+def unreachable(name: str, title: str) -> HostError:
     """Return the error for a sampler whose own state cannot be written to."""
     return HostError(
-        f"the sampler {name} does not ask the model with its own state, so an anti-bias prompt cannot "
-        f"correct it; choose euler, heun, dpmpp_2m or another sampler"
+        f"the sampler {name} does not ask the model with its own state, so {title} cannot correct it; choose "
+        f"euler, heun, dpmpp_2m or another sampler"
     )

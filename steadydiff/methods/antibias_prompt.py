@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -129,6 +129,8 @@ class AntiBiasPrompt:
 
     It rectifies the sampler's own state: the wrapped denoiser writes into x (`edits_state`).
     """
+
+    title: ClassVar[str] = "anti-bias prompt"
 
     model: PromptModel
     strength: float = 1.0

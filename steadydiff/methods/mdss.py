@@ -13,8 +13,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor
 
 from ..denoiser import Denoise, Run, Space, check_same_shape, check_space, per_sample
@@ -198,6 +199,8 @@ class MDSS:
     about the noise itself lies in the model's weights and acts without this.
     """
 
+    title: ClassVar[str] = "MDSS"
+
     model: XiModel
     strength: float = 1.0
     sigma_high: float = math.inf
@@ -231,13 +234,13 @@ class Cleaned(StateEditor):
 
     def __init__(self, method: MDSS, denoise: Denoise) -> None:
         super().__init__(denoise)
-        self._method = method
+        self._method, self._due = method, False
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        new = self._is_new(x, sigma)
+        self._due = self._is_new(x, sigma) and bool(self._gain(sigma).any())
         denoised = self._denoise(x, sigma)
         self._calls += 1
-        if not (new and self._gain(sigma).any()):
+        if not self._due:
             return denoised
         state, denoised = clean(x, denoised, self.error(x, sigma))
         x.copy_(state)
@@ -245,7 +248,9 @@ class Cleaned(StateEditor):
         return denoised
 
     def error(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """What is to be subtracted at this call, in the sampler's units; the model has been asked."""
+        """What this call subtracts, in the sampler's units; known as soon as the network has been asked."""
+        if not self._due:
+            return torch.zeros_like(x)
         model = self._method.model
         scale = self._gain(sigma) * input_scale(sigma, model.space, model.sigma_data)
         return per_sample(scale, x) * model.xi(x, sigma)

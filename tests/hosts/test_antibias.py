@@ -88,7 +88,7 @@ def test_one_correction_is_that_step_started_from_the_corrected_state(
     own = comfy.samplers.sampler_object(sampler)
     if sampler in REFUSED:
         with pytest.raises(Exception, match=f"{sampler} does not ask.*choose euler"):
-            state_module.check_sampler(own)
+            state_module.check_sampler(own, "anti-bias prompt")
         return
     space = "flow" if isinstance(model.get_model_object("model_sampling"), comfy.sampling.CONST) else "ve"
     function, run = own.sampler_function, state_module.Run(space, tuple(sigmas_of(model).tolist()))
@@ -104,7 +104,7 @@ def test_one_correction_is_that_step_started_from_the_corrected_state(
         return function(model, start, sigmas, *args, **kwargs)
 
     method = prompt.AntiBiasPrompt(prompt.PromptModel(correction, "phi", space), calls=(0,))
-    own.sampler_function = state_module._rectified(function, method, run, "every")
+    own.sampler_function = state_module.rectify_states(function, method, run, "every")
     corrected = sample(model, own)
     own.sampler_function = functools.wraps(function)(from_there)
     expected = sample(model, own)
