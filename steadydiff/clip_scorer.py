@@ -63,13 +63,14 @@ class OpenClipScorer:
         pixels = self.transform(as_pil(picture))[None].to(self._device, self._dtype)
         return unit(self.model.encode_image(pixels))[0]
 
-    def fits(self, text: str) -> bool:
-        """True if no token is cut off; a text of fewer bytes than the window has places always fits."""
+    def fits(self, texts: Sequence[str]) -> list[bool]:
+        """True where a larger window shows the same tokens, and nothing but padding after them."""
+        if not texts:
+            return []
         window = self.model.context_length
-        if len(text.encode()) <= window - 2:
-            return True
-        cut, whole = (self.tokenizer([text], context_length=n)[0] for n in (window, 4 * window))
-        return torch.equal(cut, whole[:window]) and bool((whole[window:] == whole[-1]).all())
+        cut, whole = (self.tokenizer(list(texts), context_length=n) for n in (window, 4 * window))
+        same = (cut == whole[:, :window]).all(1)
+        return (same & (whole[:, window:] == whole[:, -1:]).all(1)).tolist()
 
     @torch.no_grad()
     def _encode_texts(self, texts: list[str]) -> Tensor:

@@ -11,6 +11,7 @@ from .schedules import Schedule
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from .arpo_log import Log
     from .gap import Gap
     from .measurement import Measurement
 
@@ -108,6 +109,31 @@ def gap_figure(plain: Gap, corrected: Gap, cfg: float) -> Figure:
         axes.set_title(title, color=INK, fontsize=11, loc="left")
         _look(axes)
     figure.axes[-1].set_xlabel("step (first = noisiest)", color=INK)
+    return figure
+
+
+def arpo_figure(log: Log) -> Figure:
+    """Draw how near prompt and drawing came to the reference, the best drawing marked.
+
+    Raises:  SteadyDiffError as `schedule_figure`.
+    """
+    figure = _figure()
+    axes = figure.add_subplot()
+    style = {"linewidth": 1.4, "marker": "o", "markersize": 5}
+    numbers = range(len(log.steps))
+    pictures = [step.image_similarity for step in log.steps]
+    axes.plot(numbers, pictures, color=LINE, label="drawing", **style)
+    axes.plot(numbers, [step.text_similarity for step in log.steps], color=NEUTRAL, label="prompt", **style)
+    best = log.steps.index(log.best)
+    axes.annotate(
+        f"{pictures[best]:.3f}", (best, pictures[best]), (0, 8), textcoords="offset points", color=LINE,
+        fontsize=10, ha="center",
+    )  # fmt: skip
+    axes.margins(x=0.08, y=0.18)
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    axes.set_title("Similarity to the reference", color=INK, fontsize=13, loc="left")
+    axes.set_xlabel("iteration (0 = first prompt)", color=INK)
+    _look(axes)
     return figure
 
 

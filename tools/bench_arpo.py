@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
+from itertools import compress
 
 import torch
 import torch.nn.functional as F
@@ -166,7 +167,8 @@ def chain(ranked: list[list[str]], first: str, similar: Similar) -> str:
     for count in range(MOST_FLAVOURS):
         longer = [", ".join(filter(None, [current, phrase])) for phrase in left]
         scores = dict(zip(longer, similar(longer), strict=True))
-        text = max(filter(scorer().fits, longer), key=scores.__getitem__, default=None)
+        read = compress(longer, scorer().fits(longer))
+        text = max(read, key=scores.__getitem__, default=None)
         if text is None or (count >= MIN_COUNT and scores[text] <= at_current):
             break
         left.pop(longer.index(text))
@@ -186,7 +188,7 @@ def flavours(ranked: list[list[str]], similar: Similar) -> list[str]:
 def _filled(text: str, phrases: list[str]) -> str:
     for phrase in phrases:
         longer = ", ".join(filter(None, [text, phrase]))
-        if not scorer().fits(longer):
+        if not scorer().fits([longer])[0]:
             break
         text = longer
     return text

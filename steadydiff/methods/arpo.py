@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Protocol
 
 from torch import Tensor
@@ -28,8 +29,8 @@ from ..phrases import Phrases
 Generate = Callable[[str, int], Tensor]
 """(prompt, seed) -> the picture [H, W, 3] in 0..1 that the text-to-image model draws."""
 
-Fits = Callable[[str], bool]
-"""Whether the scorer's text model reads a text to its end."""
+Fits = Callable[[list[str]], list[bool]]
+"""Which texts the scorer's text model reads to their ends."""
 
 
 class Proposer(Protocol):
@@ -63,8 +64,8 @@ class Scorer(Protocol):
         """The embeddings [N, D], of length 1, of texts; one batch, and texts seen before cost nothing."""
         ...
 
-    def fits(self, text: str) -> bool:
-        """Whether the text model reads this to its end."""
+    def fits(self, texts: Sequence[str]) -> list[bool]:
+        """Which texts the text model reads to their ends."""
         ...
 
 
@@ -104,9 +105,11 @@ def select_phrases(
     best = similarities([current.prompt])[0]
     left, added, gains, full = list((candidates - current).each()), Phrases(), [], False
     while True:
-        fitting = [p for p in left if fits((current + added + p).prompt)]
-        full, left = full or len(fitting) < len(left), fitting  # a prompt that grows has no more room later
-        scores = similarities([(current + added + p).prompt for p in left]) if left else []
+        prompts = [(current + added + p).prompt for p in left]
+        read = fits(prompts)
+        full |= not all(read)  # and has no more room later, as prompts only grow
+        left, prompts = (list(compress(items, read)) for items in (left, prompts))
+        scores = similarities(prompts) if prompts else []
         at = max(range(len(left)), key=scores.__getitem__, default=None)
         if at is None or not scores[at] > best + min_gain:
             return Selection(added, best, tuple(gains), full)

@@ -19,8 +19,8 @@ from steadydiff.phrases import Phrases
 WORDS = tuple("abcdefgh")
 
 
-def anything_fits(text):
-    return True
+def anything_fits(texts):
+    return [True] * len(texts)
 
 
 # --- phrases ----------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def algorithm_8(similarity, current, candidates, fits, min_gain):
         scored = []
         for p in candidates:
             text = ", ".join([*current, *added, p])
-            scored.append(similarity(text) if fits(text) else -2.0)
+            scored.append(similarity(text) if fits([text])[0] else -2.0)
         score = max(scored)
         best = candidates[scored.index(score)]
         if score > most + min_gain:
@@ -83,8 +83,8 @@ def instances(draw):
 def test_the_selection_is_that_of_algorithm_8(instance):
     similarity, current, candidates, longest, min_gain = instance
 
-    def fits(text):
-        return len(text) <= longest
+    def fits(texts):
+        return [len(text) <= longest for text in texts]
 
     chosen = select_phrases(
         lambda texts: [similarity(text) for text in texts],
@@ -136,7 +136,7 @@ def test_a_thousand_candidates_are_one_batch():
 def test_what_the_text_model_would_not_read_is_not_tried_and_told():
     chosen = select_phrases(
         lambda texts: [len(text) for text in texts], Phrases(("x",)), Phrases(("long phrase", "s")),
-        lambda text: len(text) < 8,
+        lambda texts: [len(text) < 8 for text in texts],
     )  # fmt: skip
     assert chosen.added.prompt == "s" and chosen.full
 
@@ -169,8 +169,8 @@ class Words:
     def texts(self, texts):
         return torch.stack([self.picture(draw(text)) for text in texts])
 
-    def fits(self, text):
-        return True
+    def fits(self, texts):
+        return [True] * len(texts)
 
 
 def draw(prompt, seed=0):

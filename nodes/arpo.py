@@ -1,0 +1,199 @@
+"""SteadyDiffARPO: from a reference image back to a prompt for this very model."""
+
+import json
+from pathlib import Path
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import folder_paths
+import latent_preview
+import torch
+from comfy_api.latest import io
+
+from ..steadydiff.arpo_log import Log, as_dict, load_log, save_log
+from ..steadydiff.clip_scorer import as_pil
+from ..steadydiff.errors import SettingsError
+from ..steadydiff.methods.arpo import ARPO
+from ..steadydiff.phrases import Phrases
+from ..steadydiff.plots import arpo_figure
+from . import schema
+from .plot import image
+
+FOLDER = "steadydiff_arpo"
+PICTURE, TEXT = "image", "text"
+
+
+class SteadyDiffARPO(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema.schema(
+            node_id="SteadyDiffARPO",
+            display_name="ARPO: Image to Prompt (SteadyDiff)",
+            category=schema.CATEGORY,
+            description="Finds the prompt with which this model draws a given image: draws a first prompt, "
+            "asks the proposer what the drawing lacks beside the image, keeps of the proposed phrases those "
+            "that bring the prompt nearer, and repeats. (Ren, Reverse Prompt, chapter 4, ARPO.)",
+            search_aliases=["reverse prompt", "image to prompt", "interrogator", "img2prompt", "caption"],
+            inputs=[
+                io.Image.Input("image", tooltip="The reference; of several images the first."),
+                io.Model.Input("model", tooltip="The model that draws, with whatever patches it carries."),
+                io.Clip.Input("clip", tooltip="Its text encoder; the prompts are encoded with it."),
+                io.Vae.Input("vae", tooltip="Its VAE; the drawings are decoded with it."),
+                io.Conditioning.Input("negative", tooltip="What to steer away from, at cfg above 1."),
+                io.Latent.Input(
+                    "latent_image", tooltip="An empty latent of the size to draw at; near the reference's "
+                    "proportions if you can.",
+                ),
+                schema.Proposer.Input(
+                    "proposer", tooltip="Who says what a drawing lacks: a phrase bank, a vision model or a "
+                    "chat server.",
+                ),
+                schema.Scorer.Input("scorer", tooltip="Who says how near prompts and images are: CLIP."),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
+                    tooltip="Of every drawing, so that they differ by their prompts alone. Keep it fixed.",
+                ),
+                io.Int.Input(
+                    "steps", default=20, min=1, max=10000, tooltip="Of each drawing, as in KSampler.",
+                ),
+                io.Float.Input(
+                    "cfg", default=7.0, min=schema.Least(0.0), max=100.0, step=0.1, round=0.01,
+                    tooltip="Of each drawing, as in KSampler.",
+                ),
+                io.Combo.Input(
+                    "sampler_name", options=comfy.samplers.SAMPLER_NAMES, default="euler",
+                    tooltip="Of each drawing, as in KSampler.",
+                ),
+                io.Combo.Input(
+                    "scheduler", options=comfy.samplers.SCHEDULER_NAMES, default="normal",
+                    tooltip="Of each drawing, as in KSampler.",
+                ),
+                io.Int.Input(
+                    "iterations", default=3, min=0, max=100,
+                    tooltip="How often the prompt is improved. One more drawing is made than this. It ends "
+                    "sooner when no phrase helps any more; 2 bring most of what there is to gain.",
+                ),
+                io.String.Input(
+                    "prompt", default="", multiline=True,
+                    tooltip="Where to begin. Empty: with the proposer's caption of the image.",
+                ),
+                io.String.Input(
+                    "exclude", default="", multiline=True,
+                    tooltip="Phrases that are never to be proposed, between commas or one a line.",
+                ),
+                io.Combo.Input(
+                    "best_by", options=[PICTURE, TEXT], default=PICTURE,
+                    tooltip="Which prompt is returned: image, whose drawing is nearest to the reference; "
+                    "text, the one that itself is nearest, as in the paper.",
+                ),
+                io.Boolean.Input(
+                    "drop", default=False,
+                    tooltip="Also take out phrases that hinder, as a wrong first one does. The paper adds.",
+                ),
+                schema.number(
+                    "min_gain", 0.0, 0.0, 0.1, 0.001,
+                    "How much nearer a phrase must bring the prompt, as a difference of cosines. 0: any, as "
+                    "in the paper. 0.002 makes prompts shorter.",
+                ),
+                schema.number(
+                    "target", 1.0, 0.0, 1.0, 0.01,
+                    "Stop when a drawing is as near to the reference as this. 1: never.",
+                ),
+                io.String.Input(
+                    "keep_as", default="",
+                    tooltip="A name under which the search is kept in output/steadydiff_arpo after every "
+                    "iteration; a search that was cancelled, or is to go further, goes on from there. Take "
+                    "another name for another model. Empty: nothing is kept.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="prompt", tooltip="The prompt found; for CLIP Text Encode."),
+                io.Image.Output(display_name="image", tooltip="What the model draws from it."),
+                io.Image.Output(display_name="images", tooltip="The drawings of all iterations in order."),
+                io.String.Output(
+                    display_name="report", tooltip="The whole search as JSON; Edit Prompt reads it."
+                ),
+                io.Image.Output(display_name="plot", tooltip="The similarities over the iterations."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, image, model, clip, vae, negative, latent_image, proposer, scorer, seed, steps, cfg,
+        sampler_name, scheduler, iterations, prompt, exclude, best_by, drop, min_gain, target, keep_as,
+    ) -> io.NodeOutput:  # fmt: skip
+        settings = ARPO(iterations, target, min_gain, Phrases.of(exclude.replace("\n", ",")).content, drop)
+        file = file_of(keep_as)
+        bar = Bar(model, steps, iterations + 1)
+        first = Phrases.of(prompt) if prompt.strip() else None
+        earlier = load_log(file) if file and file.is_file() else None
+
+        def generate(text: str, seed: int) -> torch.Tensor:
+            positive = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+            latent = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"][:1])
+            noise = comfy.sample.prepare_noise(latent, seed)
+            drawn = comfy.sample.sample(
+                model, noise, steps, cfg, sampler_name, scheduler, positive, negative, latent,
+                callback=bar.on_step, disable_pbar=True, seed=seed,
+            )  # fmt: skip
+            picture = vae.decode(drawn)
+            return bar.drawn(picture.reshape(-1, *picture.shape[-3:])[0, ..., :3])
+
+        log = None
+        for log in settings.search(image[0, ..., :3], generate, proposer, scorer, seed, first, earlier):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            if file:
+                save_log(log, file)
+        return output(log, best_by)
+
+
+def file_of(name: str) -> Path | None:
+    """Where a search is kept; a name is one word of a file name, not a path."""
+    plain = name.strip()
+    if not plain:
+        return None
+    if plain != Path(plain).name or set(plain) & set('\\:*?"<>|') or plain.startswith("."):
+        raise SettingsError(f"keep_as is a name of a file, without folders; got {name!r}")
+    return Path(folder_paths.get_output_directory()) / FOLDER / f"{plain}.safetensors"
+
+
+def output(log: Log, best_by: str) -> io.NodeOutput:
+    best = log.best if best_by == PICTURE else log.best_by_text
+    pictures = torch.stack([step.picture.float().cpu() for step in log.steps])
+    summary = {
+        "prompt": best.phrases.prompt,
+        "image_similarity": best.image_similarity,
+        "text_similarity": best.text_similarity,
+        "stopped": log.stopped,
+        "drawings": len(log.steps),
+    }
+    report = json.dumps({"summary": summary, "log": as_dict(log)}, indent=2)
+    figure = image(arpo_figure(log))
+    return io.NodeOutput(best.phrases.prompt, best.picture[None].float().cpu(), pictures, report, figure)
+
+
+class Bar:
+    """One progress bar over all steps of all drawings; it shows each drawing and obeys Cancel."""
+
+    def __init__(self, model, steps: int, drawings: int):
+        self._bar, self._total = comfy.utils.ProgressBar(steps * drawings), steps * drawings
+        self._before, self._done, self._steps = 0, 0, steps
+        self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+
+    def on_step(self, step, denoised, x, total_steps):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self._done = self._before + min(step + 1, self._steps)
+        preview = self._previewer
+        self._show(preview.decode_latent_to_preview_image("JPEG", denoised) if preview else None)
+
+    def drawn(self, picture: torch.Tensor) -> torch.Tensor:
+        """Show a finished drawing; the next ones count from here."""
+        self._before += self._steps
+        self._done = self._before
+        self._show(("JPEG", as_pil(picture), latent_preview.MAX_PREVIEW_RESOLUTION))
+        return picture
+
+    def _show(self, preview) -> None:
+        self._bar.update_absolute(min(self._done, self._total), self._total, preview)

@@ -1,0 +1,105 @@
+"""SteadyDiffCLIPScorer: CLIP, which tells ARPO how near prompts and images are to each other."""
+
+from pathlib import Path
+
+import comfy.model_management
+import comfy.model_patcher
+import folder_paths
+from comfy_api.latest import io
+
+from ..steadydiff.clip_scorer import load_scorer
+from ..steadydiff.errors import SettingsError
+from ..steadydiff.hosts.comfy_clip import HostClipScorer
+from ..steadydiff.tinyworld.files import CLIP_FOLDER
+from . import schema
+
+FOLDER = "open_clip"
+TINY, OTHER, CONNECTED = "tiny world", "other", "connected"
+MODELS = ("ViT-L-14", "ViT-B-32", "ViT-H-14", "ViT-bigG-14", OTHER, CONNECTED, TINY)
+
+
+class SteadyDiffCLIPScorer(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema.schema(
+            node_id="SteadyDiffCLIPScorer",
+            display_name="CLIP Scorer (SteadyDiff)",
+            category=schema.CATEGORY,
+            description="Tells ARPO how near prompts and images are to each other: any CLIP of open_clip, "
+            "or one that ComfyUI has loaded. Nothing is fetched unless download is on.",
+            search_aliases=["open_clip", "clip score", "similarity", "arpo"],
+            inputs=[
+                io.Combo.Input(
+                    "model", options=list(MODELS), default="ViT-L-14",
+                    tooltip="ViT-L-14 as in the paper; smaller and larger ones of open_clip; other: named "
+                    "below; connected: ComfyUI's own, given below; tiny world: for the demo model only.",
+                ),
+                io.String.Input(
+                    "weights", default="openai",
+                    tooltip="One of open_clip's names for weights of this model, or a file or folder in "
+                    "models/open_clip. A wrong name is answered with all names.",
+                ),
+                io.String.Input(
+                    "architecture", default="",
+                    tooltip="With model other: which of open_clip's models the weights are of. A folder "
+                    "with open_clip_config.json needs none.",
+                ),
+                io.Boolean.Input(
+                    "download", default=False,
+                    tooltip="Fetch weights that are not on this computer from huggingface.co, once. ViT-L-14 "
+                    "takes 1.7 GB.",
+                ),
+                io.Clip.Input(
+                    "clip", optional=True,
+                    tooltip="With model connected: a text encoder with its projection, of the same CLIP.",
+                ),
+                io.ClipVision.Input(
+                    "clip_vision", optional=True,
+                    tooltip="With model connected: the image encoder of the same CLIP.",
+                ),
+            ],
+            outputs=[
+                schema.Scorer.Output(display_name="scorer", tooltip="For ARPO and for Phrase Bank.")
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, weights, architecture, download, clip=None, clip_vision=None) -> io.NodeOutput:
+        if model == CONNECTED:
+            if clip is None or clip_vision is None:
+                raise SettingsError(
+                    "model is connected: connect clip and clip_vision, or choose another model"
+                )
+            return io.NodeOutput(HostClipScorer(clip, clip_vision))
+        device = comfy.model_management.get_torch_device()
+        name, source = named(model, weights.strip(), architecture.strip())
+        patchers = []
+
+        def ready() -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            comfy.model_management.load_models_gpu(patchers)
+
+        scorer = load_scorer(name, source, download=download, device=device, ready=ready)
+        patchers.append(
+            comfy.model_patcher.ModelPatcher(
+                scorer.model, load_device=device,
+                offload_device=comfy.model_management.text_encoder_offload_device(),
+            )
+        )  # fmt: skip
+        return io.NodeOutput(scorer)
+
+
+def named(model: str, weights: str, architecture: str) -> tuple[str | Path, str | Path]:
+    """What `load_scorer` takes for these widgets; files and folders only of models/open_clip."""
+    if model == TINY:
+        return CLIP_FOLDER, ""
+    home = (Path(folder_paths.models_dir) / FOLDER).resolve()
+    here = (home / weights).resolve()
+    inside = bool(weights) and home in here.parents
+    if inside and here.is_dir():
+        return here, ""
+    if model == OTHER and not architecture:
+        raise SettingsError(
+            "model is other: name its architecture, or a folder of models/open_clip as weights"
+        )
+    return architecture if model == OTHER else model, here if inside and here.is_file() else weights

@@ -1,0 +1,71 @@
+"""SteadyDiffPhraseBank: proposes phrases for ARPO out of lists, without a language model."""
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..steadydiff.phrase_bank import BANKS, PhraseBank, read_bank
+from ..steadydiff.phrases import Phrases
+from . import schema
+
+FOLDER, NONE = "steadydiff_phrases", "none"
+
+
+def banks() -> dict[str, Path]:
+    """The banks that ship, and the user's: every folder of models/steadydiff_phrases."""
+    own = Path(folder_paths.models_dir) / FOLDER
+    found = [*sorted(BANKS.iterdir()), *(sorted(own.iterdir()) if own.is_dir() else [])]
+    return {folder.name: folder for folder in found if folder.is_dir()}
+
+
+class SteadyDiffPhraseBank(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema.schema(
+            node_id="SteadyDiffPhraseBank",
+            display_name="Phrase Bank (SteadyDiff)",
+            category=schema.CATEGORY,
+            description="Proposes phrases for ARPO out of plain text files: those that are nearer to the "
+            "reference than to the drawing. No language model, nothing to download but the scorer's CLIP. "
+            "Your own banks are folders of .txt files in models/steadydiff_phrases.",
+            search_aliases=["wildcards", "interrogator", "reverse prompt", "flavors", "arpo"],
+            inputs=[
+                schema.Scorer.Input("scorer", tooltip="Who ranks the phrases; the same as ARPO's."),
+                io.Combo.Input(
+                    "bank", options=[*banks(), NONE], default="general",
+                    tooltip="general: some 470 phrases of mediums, styles, lights, colours, compositions, "
+                    "moods, subjects and places. tinyworld: all that the demo model can draw. none: only "
+                    "your phrases below.",
+                ),
+                io.Int.Input(
+                    "most", default=16, min=1, max=1000,
+                    tooltip="How many phrases of each list are proposed at a time. More find more and take "
+                    "longer: each is tried with the prompt.",
+                ),
+                io.String.Input(
+                    "content", default="", multiline=True,
+                    tooltip="More phrases of what is shown, one a line.",
+                ),
+                io.String.Input(
+                    "style", default="", multiline=True,
+                    tooltip="More phrases of how it is shown, one a line.",
+                ),
+            ],
+            outputs=[
+                schema.Proposer.Output(display_name="proposer", tooltip="For ARPO: proposes phrases.")
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, bank, **_):
+        folder = banks().get(bank)  # a file may have been written since
+        return sorted((str(f), f.stat().st_mtime_ns) for f in folder.rglob("*.txt")) if folder else None
+
+    @classmethod
+    def execute(cls, scorer, bank, most, content, style) -> io.NodeOutput:
+        own = Phrases(tuple(content.splitlines())), Phrases((), tuple(style.splitlines()))
+        lists = read_bank(banks()[bank]) if bank != NONE else ()
+        return io.NodeOutput(
+            PhraseBank((*lists, *(phrases for phrases in own if len(phrases))), scorer, most)
+        )
