@@ -22,6 +22,7 @@ NODES = (
         "SteadyDiffTinyWorld",
     ),
     *("SteadyDiffLoadAntiBias", "SteadyDiffAntiBiasPrompt", "SteadyDiffTrainAntiBias"),
+    *("SteadyDiffARPO", "SteadyDiffPhraseBank", "SteadyDiffCLIPScorer"),
     *("SteadyDiffVisionModel", "SteadyDiffChatServer", "SteadyDiffEditPrompt"),
 )
 NAN, INFINITY = float("nan"), float("inf")
