@@ -17,6 +17,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from tools.chat_server import running_chat
 from tools.console import Stop, say, tail
 from tools.demo import run_demo
 from tools.environment import HOSTS, check_interpreter, ensure_venv
@@ -45,9 +46,19 @@ def test(options: argparse.Namespace, rest: list[str]) -> int:
     if host:
         say(f"\nHost suite against ComfyUI {host.version}")
         codes.append(pytest(python, ["-m", "host and not gpu", *(rest or ["tests/hosts"])], host))
+    if options.chat:
+        codes.append(chat_suite(python, rest))
     if rest and 0 in codes:  # arguments may select tests of one suite only
         codes = [code for code in codes if code != NOTHING_COLLECTED]
     return max(codes)
+
+
+def chat_suite(python: Path, rest: list[str]) -> int:
+    """Run what needs a real chat server against one that is started for it."""
+    with running_chat(python) as chat:
+        say("\nChat suite against transformers serve")
+        os.environ["STEADYDIFF_CHAT"] = f"{chat.url} {chat.model}"
+        return pytest(python, ["-m", "chat", *(rest or ["tests/chat"])])
 
 
 def ui(options: argparse.Namespace, rest: list[str]) -> int:
@@ -120,6 +131,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--workflow", metavar="NAME", help="run only this one of workflows/api/")
     sub = command(test, "the fast suite, then the host suite; further arguments go to pytest")
     sub.add_argument("--fast", action="store_true", help="leave the host suite out")
+    sub.add_argument("--chat", action="store_true", help="also a real chat server, set up and started for it")
     sub = command(ui, "the same ComfyUI left running, for the browser")
     sub.add_argument("--port", type=int, default=8188)
     sub = command(

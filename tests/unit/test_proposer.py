@@ -2,6 +2,7 @@
 
 import json
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -171,3 +172,8 @@ def test_pictures_are_made_smaller_never_larger():
 
 def test_what_is_no_colour_is_drawn_all_the_same():
     assert png(torch.tensor([[[float("nan"), float("inf"), -1.0]]])).startswith(b"\x89PNG")
+
+
+def test_the_help_page_shows_the_templates():
+    page = Path(__file__).resolve().parents[2] / "web" / "docs" / "SteadyDiffVisionModel.md"
+    assert f"```text\n{Templates().text()}\n```" in page.read_text(encoding="utf-8")
