@@ -27,7 +27,11 @@ from tools.server import running
 ROOT = Path(__file__).resolve().parent
 STARTED = time.monotonic()
 NOTHING_COLLECTED = 5  # pytest's exit code
-TRAINERS = {"tinyworld": "steadydiff.tinyworld.train", "antibias": "tools.train_antibias"}
+TRAINERS = {
+    "tinyworld": "steadydiff.tinyworld.train",
+    "antibias": "tools.train_antibias",
+    "mdss": "tools.train_mdss",
+}
 
 
 def demo(options: argparse.Namespace, rest: list[str]) -> int:
@@ -80,6 +84,11 @@ def train(options: argparse.Namespace, rest: list[str]) -> int:
     host = ensure_host(options.python) if any(a.startswith("--images") for a in rest) else None
     python = host.python if host else interpreter(options.python)
     return python_in_root(python, ["-m", TRAINERS[options.name], *rest], host)
+
+
+def mdss(options: argparse.Namespace, rest: list[str]) -> int:
+    """Work on MDSS's files: `convert` splits a last layer widened to twice its channels into ours."""
+    return python_in_root(interpreter(options.python), ["-m", "tools.mdss", *rest])
 
 
 def bench(options: argparse.Namespace, rest: list[str]) -> int:
@@ -138,6 +147,7 @@ def parser() -> argparse.ArgumentParser:
         train, "train what ships with the repository, or on a model of yours: " + ", ".join(TRAINERS)
     )
     sub.add_argument("name", metavar="NAME")
+    command(mdss, "convert checkpoints of MDSS: mdss convert WIDENED --out FILE")
     sub = command(bench, "measure; --quick for a short run, further arguments go to the bench")
     sub.add_argument("name", metavar="NAME")
     command(arpo, "from a picture back to a prompt; IMAGE or scene:N, and more that tools/arpo.py lists")

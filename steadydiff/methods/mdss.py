@@ -30,6 +30,7 @@ __all__ = [
     "Sample",
     "XiModel",
     "clean",
+    "clean_estimate",
     "network_target",
     "rollout",
     "scheduled_ratio",
@@ -145,6 +146,19 @@ def network_target(sample: Sample, x0: Tensor, level: Level, prediction: Predict
         return sample.eps - x0
     alpha, sigma = level
     return _times(alpha, sample.eps) - _times(sigma, x0) - _times(sigma / alpha, sample.xi)
+
+
+def clean_estimate(x: Tensor, answer: Tensor, level: Level, prediction: Prediction) -> Tensor:
+    """Return the clean estimate that a network's answer at x means.
+
+    Shapes:  x, answer, result [B, C, *S], x in the network's input scaling; [B] or [] in `level`.
+    """
+    alpha, sigma = level
+    if prediction == "eps":
+        return _times(1 / alpha, x) - _times(sigma / alpha, answer)
+    if prediction == "velocity":
+        return x - _times(sigma, answer)
+    return _times(alpha, x) - _times(sigma, answer)
 
 
 def scheduled_ratio(step: int, total: int) -> float:

@@ -14,6 +14,7 @@ from steadydiff.methods.mdss import (
     Sample,
     XiModel,
     clean,
+    clean_estimate,
     network_target,
     rollout,
     scheduled_ratio,
@@ -210,6 +211,16 @@ def test_each_prediction_means_the_same_noise_or_velocity_at_the_state_seen(late
     plain = Sample(sample.seen - xi, eps, torch.zeros_like(xi))
     torch.testing.assert_close(network_target(plain, x0, level, "v"), a * eps - s * x0)
     torch.testing.assert_close(network_target(sample, x0, level, "velocity"), eps - x0)
+
+
+def test_an_answer_without_error_means_the_clean_sample(latents):
+    x0, eps = latents((2, 1, 3)), latents((2, 1, 3))
+    for prediction, space in (("eps", "ve"), ("v", "ve"), ("velocity", "flow")):
+        level = training_levels(torch.tensor([0.9, 0.3]), space)
+        a, s = (value.view(-1, 1, 1) for value in level)
+        sample = Sample(a * x0 + s * eps, eps, torch.zeros_like(eps))
+        answer = network_target(sample, x0, level, prediction)
+        torch.testing.assert_close(clean_estimate(sample.seen, answer, level, prediction), x0)
 
 
 def test_samples_keep_their_dtype(latents):

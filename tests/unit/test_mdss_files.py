@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from steadydiff.checkpoints import HEADER_KEY
 from steadydiff.errors import CheckpointError, SettingsError
 from steadydiff.mdss_files import KIND, VERSION, Card, Head, convert, load_head, save_mdss
+from tools.mdss import main
 
 CARD = Card(
     form="checkpoint", space="ve", sigma_range=(0.03, 14.0), family="SD15", latent_format="SD15",
@@ -158,3 +159,13 @@ def test_cards_without_sense_are_refused_when_made():
     for change in ({"k": -2}, {"form": "pickle"}, {"space": "vp"}):
         with pytest.raises(SettingsError):
             replace(CARD, **change)
+
+
+def test_the_command_converts_and_says_what_is_wrong(tmp_path, capsys):
+    save_file(checkpoint(rows=8), tmp_path / "wide.safetensors")
+    arguments = ["convert", str(tmp_path / "wide.safetensors"), "--out", str(tmp_path / "a.safetensors")]
+    assert main([*arguments, "--family", "SD15"]) == 0
+    assert "4 channels, and a second head" in capsys.readouterr().out
+    assert load_head(tmp_path / "a.safetensors")[1] == Card(form="checkpoint", space="ve", family="SD15")
+    assert main(["convert", str(tmp_path / "a.safetensors"), "--out", str(tmp_path / "b.safetensors")]) == 1
+    assert "second head apart already" in capsys.readouterr().err

@@ -1,0 +1,72 @@
+"""The tiny world as a base to fine-tune, and what comes of it as a file; without a host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..mdss_files import Card, Head, save_mdss
+from ..networks.xi_head import TwoHeads
+from ..training.mdss import Base, Recipe
+from . import base as tinyworld
+from . import files, sampling
+from .files import check_variant
+
+BASES = {f"tinyworld:{variant}": variant for variant in files.VARIANTS}
+
+
+def load_base(name: str, work: Path, device: torch.device, checkpointing: bool = False) -> Base:
+    """Return one of BASES with its training data, cached in `work`; the text encoder stays as it is.
+
+    checkpointing: whether the network works out most of a pass twice, to keep less of it in memory
+    """
+    variant = check_variant(BASES[name])
+    unet, text = files.load_diffusion(variant)
+    unet.train().requires_grad_(True).to(device)
+    unet.checkpointing = checkpointing
+    text.to(device)
+    abar = sampling.alphas_cumprod()
+    sigmas = ((1 - abar) / abar).sqrt() if variant == "epsilon" else torch.arange(1, 1001).double() / 1000
+
+    def ask(model: TwoHeads, x: Tensor, at: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        with torch.no_grad():
+            context = text(tokens)
+        return model(x, at if variant == "epsilon" else 1000 * sigmas.to(at.device)[at], context)
+
+    return Base(
+        name=name,
+        network=unet,
+        space="ve" if variant == "epsilon" else "flow",
+        prediction="eps" if variant == "epsilon" else "velocity",
+        sigmas=sigmas,
+        draw=tinyworld.load_base(variant, work, (2,), device).draw,  # the same pictures and captions
+        ask=ask,
+    )
+
+
+def save_trained(path: Path, model: TwoHeads, base: Base, recipe: Recipe, training: dict) -> None:
+    """Write a checkpoint with the text encoder in it, or a LoRA if the model has one; in half precision."""
+    variant = BASES[base.name]
+    if model.lora:
+        tensors = model.lora.tensors()
+    else:
+        stored = files.tensors(variant)
+        own = {f"{files.UNET_PREFIX}{k}": v for k, v in model.network.state_dict().items()}
+        tensors = {k: own.get(k, v) for k, v in stored.items()}
+    card = Card(
+        form="lora" if model.lora else "checkpoint",
+        variant=recipe.variant,
+        k=recipe.k,
+        space=base.space,
+        sigma_range=recipe.sigma_range(base),
+        base=base.name,
+        base_sha256=tinyworld.sha256(variant),
+        family=f"TinyWorld{variant.capitalize()}",
+        latent_format="SD15",
+        training={"data": "drawings of the tiny world, those its base model was trained on", **training},
+        licence="MIT",
+    )
+    head = Head(*(v.detach().cpu() for v in (model.xi.weight, model.xi.bias))) if model.xi else None
+    save_mdss(path, {k: v.detach().cpu().half() for k, v in tensors.items()}, head, card)

@@ -1,0 +1,180 @@
+"""Fine-tuning a model by MDSS (Ren, thesis, chapter 3): it learns from states that hold its own errors.
+
+One step: a share of the batch, which grows as training goes on, is noised k + 1 steps of the schedule too
+high, taken one step down by the model itself and the rest by the closed form; the model learns the noise of
+the state without error there, and the second head the error. The other samples are noised as always.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..denoiser import Space, per_sample
+from ..errors import SettingsError
+from ..methods.mdss import (
+    VARIANTS,
+    Level,
+    Prediction,
+    Sample,
+    Variant,
+    clean_estimate,
+    network_target,
+    scheduled_ratio,
+    targets,
+    training_levels,
+)
+from ..networks.xi_head import TwoHeads
+from .loop import Plan, fit, steps_of
+
+PLAN = Plan(steps=20_000, lr=1e-4, betas=(0.9, 0.999), weight_decay=0.0, ema=0.9999)
+"""The thesis' AdamW and moving average, which the loop warms up. It trains 10,000 to 50,000 steps and finds
+its curve flat from 20,000 on; decay and betas are not given."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model to fine-tune, and its data.
+
+    name:       of the model, for people and for telling trainings apart
+    network:    with a last layer that `last_layer` finds
+    prediction: what the network answers
+    sigmas:     the sampler's noise levels of its training schedule, from the least to the most
+    draw:       (n, random numbers) -> clean latents [n, C, *S] in the sampler's units and conditioning
+                [n, ...], dropped at the rate at which the model was trained without
+    ask:        (model, state in the network's input scaling, place in sigmas [n], conditioning) -> what the
+                model answers
+    """
+
+    name: str
+    network: nn.Module
+    space: Space
+    prediction: Prediction
+    sigmas: Tensor
+    draw: Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
+    ask: Callable[[TwoHeads, Tensor, Tensor, Tensor], Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the model is taught.
+
+    variant: how errors are carried on
+    k:       over how many steps of the training schedule; 0 is SDSS
+    batch:   samples per step
+    """
+
+    variant: Variant = "posterior"
+    k: int = 4
+    batch: int = 128
+
+    def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise SettingsError(f"variant is one of {', '.join(VARIANTS)}; got {self.variant!r}")
+        if self.k < 0 or self.batch < 1:
+            raise SettingsError(f"k is 0 or more, batch 1 or more; got {self.k} and {self.batch}")
+
+    def check(self, base: Base) -> None:
+        """Raise SettingsError unless this can be taught to a model."""
+        if (self.variant == "flow") != (base.space == "flow"):
+            fitting = "flow" if base.space == "flow" else "posterior or ddim"
+            raise SettingsError(f"{base.name} takes the variant {fitting}; got {self.variant}")
+        if self.k > len(base.sigmas) - 2:
+            raise SettingsError(
+                f"k counts steps of the training schedule; that of {base.name} has {len(base.sigmas)}, so k "
+                f"is at most {len(base.sigmas) - 2}; got {self.k}"
+            )
+
+    def sigma_range(self, base: Base) -> tuple[float, float]:
+        """Lowest and highest level of states with errors."""
+        return float(base.sigmas[0]), float(base.sigmas[len(base.sigmas) - self.k - 2])
+
+
+class MdssLoss:
+    """One step's loss, thesis equation 3.6, and its two parts.
+
+    Equation A.2's ratio is taken as the share of a batch; samples without errors teach the second head
+    nothing, "just as DDPMs".
+    """
+
+    def __init__(
+        self, model: TwoHeads, base: Base, recipe: Recipe, total: int, done: Callable[[], int] = lambda: 0
+    ) -> None:
+        recipe.check(base)
+        self.model, self.base, self.recipe = model, base, recipe
+        self._total, self._done, self._step = total, done, -1
+        self._levels = training_levels(base.sigmas, base.space)
+        self._device = next(model.parameters()).device
+
+    def __call__(self, rng: torch.Generator, seed: int) -> dict[str, Tensor]:
+        del seed
+        # The state was read just before the first call, and says how many steps there are behind us.
+        self._step = self._step + 1 if self._step >= 0 else self._done()
+        n, device, most = self.recipe.batch, self._device, len(self.base.sigmas)
+        x0, conditioning = self.base.draw(n, rng)
+        eps = torch.randn(x0.shape, generator=rng, dtype=x0.dtype)
+        errs = torch.rand(n, generator=rng) < self.ratio()
+        u = (torch.arange(n) + torch.rand(n, generator=rng)) / n  # every batch sees every noise level
+        at = (u * torch.where(errs, most - self.recipe.k - 1, most)).long()
+        x0, eps, conditioning, errs, at = (v.to(device) for v in (x0, eps, conditioning, errs, at))
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            sample = self.noised(x0, eps, at)
+            if errs.any():
+                with torch.no_grad():
+                    carried = self.lesson(x0[errs], eps[errs], at[errs], conditioning[errs])
+                for value, own in zip(sample, carried, strict=True):
+                    value[errs] = own
+            answer, xi = self.base.ask(self.model, sample.seen, at, conditioning)
+        wanted = network_target(sample, x0, self.level(at), self.base.prediction)
+        figures = {"eps": (answer.float() - wanted).square().mean()}
+        figures["loss"] = figures["eps"]
+        if xi is not None:
+            own = per_sample(errs.float(), x0)
+            figures["xi"] = ((xi.float() - sample.xi) * own).square().mean()
+            figures["error"] = sample.xi.square().mean()  # what "xi" is for a head that answers 0
+            figures["loss"] = figures["eps"] + figures["xi"]
+        return figures
+
+    def ratio(self) -> float:
+        """Share of this step's samples that carry errors."""
+        return scheduled_ratio(self._step, self._total)
+
+    def level(self, at: Tensor) -> Level:
+        """The levels at these places in the schedule, in float64."""
+        return Level(*(value.to(at.device)[at] for value in self._levels))
+
+    def noised(self, x0: Tensor, eps: Tensor, at: Tensor) -> Sample:
+        """Samples without errors."""
+        alpha, sigma = (per_sample(value.to(x0.dtype), x0) for value in self.level(at))
+        return Sample(alpha * x0 + sigma * eps, eps.clone(), torch.zeros_like(x0))
+
+    def lesson(self, x0: Tensor, eps: Tensor, at: Tensor, conditioning: Tensor) -> Sample:
+        """Samples with errors: one model call, without gradient."""
+        above = at + self.recipe.k
+        levels = self.level(above + 1), self.level(above), self.level(at)
+        top = self.noised(x0, eps, above + 1).seen
+        answer, _ = self.base.ask(self.model, top, above + 1, conditioning)
+        x0_hat = clean_estimate(top, answer.float(), levels[0], self.base.prediction)
+        return targets(x0, eps, x0_hat, levels, self.recipe.variant)
+
+
+def train_mdss(
+    model: TwoHeads, base: Base, recipe: Recipe, plan: Plan, state: Path, loss: type[MdssLoss] = MdssLoss
+) -> TwoHeads:
+    """Train in place, resuming from `state` if it exists; return the moving average.
+
+    Raises:  SettingsError before the first step if the recipe does not suit the base, or `state` belongs to
+             another base, recipe or kind of training.
+    """
+    kind = base.name, recipe, loss.__name__, sorted(name for name, _ in model.named_parameters())
+    sizes = [tuple(weight.shape) for weight in model.parameters()]
+    identity = hashlib.sha256(repr((kind, sizes)).encode()).hexdigest()
+    step = loss(model, base, recipe, plan.steps, lambda: steps_of(state) if state.exists() else 0)
+    with model.attached():
+        return fit(model, step, plan, state, identity=identity)
