@@ -454,7 +454,7 @@ def test_a_failing_or_empty_suite_fails_the_command(monkeypatch, arguments, code
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["train", "nothing"], "There is no training 'nothing'; there are: tinyworld, antibias."),
+        (["train", "nothing"], "There is no training 'nothing'; there are: tinyworld, antibias, mdss."),
         (["bench", "nothing"], "There is no bench 'nothing'; there are: "),
         (["demo", "--fast"], "Unknown argument '--fast'"),
     ],
