@@ -18,6 +18,7 @@ from tools.server import running
 CANARY = "sk-canary-0123456789abcdef"
 IMAGE_PAD, TURN_END = 151655, 151645  # of Qwen's tokenizer
 REFERENCE, GENERATED = torch.rand(64, 96, 3), torch.rand(96, 64, 3)
+CHAT, UNLOAD = ["/v1/chat/completions"], "/api/generate"
 
 
 @pytest.fixture
@@ -202,56 +203,49 @@ def chat():
     server.server_close()
 
 
-# A node of this test alone: what ARPO does with a proposer, without the search.
-ASK = """
-class Ask:
-    RETURN_TYPES, FUNCTION = ("STRING",), "ask"
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {"proposer": ("STEADYDIFF_PROPOSER",), "image": ("IMAGE",)}}
-
-    def ask(self, proposer, image):
-        first = proposer.caption(image[0])
-        return ((first + proposer.propose(image[0], 1 - image[0], first)).prompt,)
-
-NODE_CLASS_MAPPINGS = {"Ask": Ask}
-"""
-
-
 @pytest.fixture(scope="module")
-def server(chat, tmp_path_factory):
+def server(chat):
     """A ComfyUI in whose environment there is a key for that server."""
-    base = tmp_path_factory.mktemp("base")
-    (base / "custom_nodes").mkdir()
-    (base / "custom_nodes" / "ask.py").write_text(ASK)
     host = Host(Path(os.environ["STEADYDIFF_COMFYUI"]), "", Path(sys.executable))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CANARY_KEY", CANARY)
         patch.setenv("CANARY_KEY_FOR", chat)
-        with running(host, base=base) as server:
+        with running(host) as server:
             yield server
 
 
 @pytest.fixture
 def graph(server, chat):
-    """A graph that asks the chat server, writes what it says, and saves a picture."""
-    info = server.client.get("/object_info/SteadyDiffChatServer")["SteadyDiffChatServer"]["input"]["required"]
-    widgets = {name: options.get("default") for name, (_, options) in info.items()}
+    """A graph in which ARPO asks the chat server, and keeps, shows and saves what it finds."""
+
+    def node(kind, **inputs):
+        known = server.client.get(f"/object_info/{kind}")[kind]["input"]["required"]
+        widgets = {name: entry[1]["default"] for name, entry in known.items() if "default" in (*entry, {})[1]}
+        return {"class_type": kind, "inputs": widgets | inputs}
+
     asks = {"url": chat, "model": "good", "key_name": "CANARY_KEY", "free_memory": True}
 
     def make(**changed):
+        chosen = asks | changed
+        drawn = {"steps": 2, "cfg": 1.0, "iterations": 1, "keep_as": chosen["model"]}
         return {
-            "chat": {"class_type": "SteadyDiffChatServer", "inputs": widgets | asks | changed},
-            "picture": {
-                "class_type": "EmptyImage",
-                "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 255},
-            },
-            "ask": {"class_type": "Ask", "inputs": {"proposer": ["chat", 0], "image": ["picture", 0]}},
-            "text": {"class_type": "PreviewAny", "inputs": {"source": ["ask", 0]}},
-            "proposer": {"class_type": "PreviewAny", "inputs": {"source": ["chat", 0]}},
-            "save": {"class_type": "SaveImage", "inputs": {"images": ["picture", 0], "filename_prefix": "x"}},
-        }
+            "chat": node("SteadyDiffChatServer", **chosen),
+            "world": node("SteadyDiffTinyWorld", variant="epsilon"),
+            "scorer": node("SteadyDiffCLIPScorer", model="tiny world"),
+            "picture": node("EmptyImage", width=64, height=64, batch_size=1, color=255),
+            "latent": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+            "negative": node("CLIPTextEncode", clip=["world", 1], text=""),
+            "arpo": node(
+                "SteadyDiffARPO", image=["picture", 0], model=["world", 0], clip=["world", 1],
+                vae=["world", 2], negative=["negative", 0], latent_image=["latent", 0],
+                proposer=["chat", 0], scorer=["scorer", 0], **drawn,
+            ),
+            "edit": node("SteadyDiffEditPrompt", prompt=["arpo", 0], report=["arpo", 3], style="oil"),
+            "text": node("PreviewAny", source=["edit", 0]),
+            "proposer": node("PreviewAny", source=["chat", 0]),
+            "report": node("PreviewAny", source=["arpo", 3]),
+            "save": node("SaveImage", images=["arpo", 1], filename_prefix="arpo"),
+        }  # fmt: skip
 
     return make
 
@@ -265,22 +259,20 @@ def everything_kept(server):
 def test_a_key_is_used_and_kept_nowhere(server, graph):
     Answering.requests.clear()
     outputs = server.client.run(graph())
-    assert "a red star" in outputs["text"]["text"][0]
+    assert outputs["text"]["text"] == ["a red star, key, Bearer key, oil"]  # "(key)" is what was cut out
     assert outputs["save"]["images"]
-    chats, unloads = (
-        [r for r in Answering.requests if r[0] == path] for path in ("/v1/chat/completions", "/api/generate")
-    )
-    assert len(chats) == 1 + 8 and len(unloads) == 2  # a caption, a proposal, each with its own end
+    paths = [path for path, _, _ in Answering.requests]
+    # A caption and a proposal, each with its own end.
+    assert paths == [*CHAT, UNLOAD, *CHAT * 8, UNLOAD]
     assert {key for _, key, _ in Answering.requests} == {f"Bearer {CANARY}"}
     kept = everything_kept(server)
-    assert b"CANARY_KEY" in kept and b"a red star" in kept and b"tEXt" in kept
+    assert b"CANARY_KEY" in kept and b"a red star" in kept and b"tEXt" in kept and b"arpo_log" in kept
     assert CANARY.encode() not in kept
 
 
 def test_a_key_is_in_no_error(server, graph):
-    with pytest.raises(
-        ComfyError, match=r"node ask \(Ask\) failed.*does not accept the key CANARY_KEY \(401"
-    ) as failed:
+    said = r"node arpo \(SteadyDiffARPO\) failed.*does not accept the key CANARY_KEY \(401"
+    with pytest.raises(ComfyError, match=said) as failed:
         server.client.run(graph(model="bad"))
     assert CANARY not in str(failed.value)
     kept = everything_kept(server)
@@ -308,20 +300,7 @@ def test_a_key_for_another_server_stops_before_anything_is_sent(server, graph):
 )
 def test_what_may_hold_a_secret_never_runs(server, graph, widgets):
     before, wrong = server.client.get("/history"), graph(**widgets)
-    del wrong["save"]  # the host would run what does not depend on a wrong node
     status, answer = server.client.request("POST", "/prompt", {"prompt": wrong})
     assert status == 400 and list(answer["node_errors"]) == ["chat"]
     assert server.client.get("/history") == before
     assert CANARY.encode() not in server.log.read_bytes()
-
-
-def test_prompts_are_edited(server):
-    graph = {
-        "edit": {
-            "class_type": "SteadyDiffEditPrompt",
-            "inputs": {"prompt": "a cat, oil", "edit": "swap", "content": "a dog", "style": "", "remove": ""}
-            | {"report": json.dumps({"content": ["a cat"], "style": ["oil"]})},
-        },
-        "text": {"class_type": "PreviewAny", "inputs": {"source": ["edit", 0]}},
-    }
-    assert server.client.run(graph)["text"]["text"] == ["a dog, oil"]
