@@ -21,7 +21,7 @@ from .phrases import Phrases
 
 BANKS = Path(__file__).resolve().parents[1] / "phrases"
 MOST_PHRASES = 20_000  # embeddings of so many are some 60 MB
-_WILDCARD = re.compile(r"__([\w-]+)__")
+_WILDCARD = re.compile(r"__([^\W_]+(?:[_-][^\W_]+)*)__")
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ from tools import drift_world as world
 from tools.arpo import CONDITION, SCENES, SCENES_SEED, bank, draw, scorer
 from tools.bench import Bench, Figures
 
-PICTURES, SEEDS = 200, (0, 1, 2)
+PART, PARTS, SEEDS = 20, 10, (0, 1, 2)  # 200 references in all
+STARTS = ("empty", "wrong")
 MOST_FLAVOURS, MIN_COUNT = 32, 8  # clip-interrogator's own
 KINDS = ("shape", "colour", "size", "position", "background", "style")
 INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -91,60 +92,70 @@ def _any(names) -> str:
 
 
 @cache
-def references(n: int) -> tuple[Scenes, Tensor]:
-    """The scenes, and their drawings [N, H, W, 3]."""
-    scenes = sample_scenes(SCENES_SEED, SCENES)[:n]
+def references(part: int) -> tuple[Scenes, Tensor]:
+    """The scenes of a part, and their drawings [N, H, W, 3]."""
+    scenes = sample_scenes(SCENES_SEED, SCENES)[part * PART : (part + 1) * PART]
     return scenes, render(scenes).permute(0, 2, 3, 1)
 
 
 @cache
-def wrong_thing(n: int, i: int) -> str:
+def wrong_thing(part: int, i: int) -> str:
     """The thing of the next scene that has neither shape nor colour of this one's."""
-    scenes, _ = references(n)
+    scenes, _ = references(part)
     here = {word for k in range(scenes.count[i]) for word in thing(scenes, i, k)}
-    others = (thing(scenes, j % n, 0) for j in range(i + 1, i + n))
+    others = (thing(scenes, j % PART, 0) for j in range(i + 1, i + PART))
     return with_article(" ".join(next(words for words in others if not here & set(words))))
 
 
-def starts(n: int, start: str) -> list[Phrases]:
-    return [Phrases.of("" if start == "empty" else wrong_thing(n, i)) for i in range(n)]
+def starts(part: int, start: str) -> list[Phrases]:
+    return [Phrases.of("" if start == "empty" else wrong_thing(part, i)) for i in range(PART)]
 
 
 @cache
-def searched(n: int, start: str, seed: int, drop: bool) -> list[Log]:
+def searched(part: int, start: str, seed: int, drop: bool) -> list[Log]:
     """Five iterations for every reference, in step with each other, so that they draw together."""
-    settings, drawn = ARPO(5, drop=drop), dict[str, Tensor]()
+    settings, drawn = ARPO(5, drop=drop), _drawn.setdefault(seed, {})
     begun: dict[int, Iterator[Log]] = {
         i: settings.search(picture, lambda text, _: drawn[text], bank(), scorer(), seed, first)
-        for i, (picture, first) in enumerate(zip(references(n)[1], starts(n, start), strict=True))
+        for i, (picture, first) in enumerate(zip(references(part)[1], starts(part, start), strict=True))
     }
-    logs, due = dict[int, Log](), [first.prompt for first in starts(n, start)]
+    logs, due = dict[int, Log](), [first.prompt for first in starts(part, start)]
     while begun:
-        new = sorted(set(due) - set(drawn))
-        drawn |= dict(zip(new, draw(new, seed), strict=True)) if new else {}
+        drawings(due, seed)
         logs |= {i: next(search) for i, search in begun.items()}
         begun = {i: search for i, search in begun.items() if not logs[i].stopped}
         due = [logs[i].following.prompt for i in begun]
-    return [logs[i] for i in range(n)]
+    return [logs[i] for i in range(PART)]
 
 
-def by_arpo(iterations: int, drop: bool, n: int, start: str, seed: int) -> list[str]:
+_drawn: dict[int, dict[str, Tensor]] = {}
+
+
+def drawings(prompts: list[str], seed: int) -> list[Tensor]:
+    """A drawing for each prompt; those of earlier cells are kept."""
+    known = _drawn.setdefault(seed, {})
+    new = sorted(set(prompts) - set(known))
+    known.update(zip(new, draw(new, seed), strict=True) if new else ())
+    return [known[prompt] for prompt in prompts]
+
+
+def by_arpo(iterations: int, drop: bool, part: int, start: str, seed: int) -> list[str]:
     """The prompt after so many iterations, or the last one if the search ended before."""
-    logs = searched(n, start, seed, drop)
+    logs = searched(part, start, seed, drop)
     return [log.steps[min(iterations, len(log.steps) - 1)].phrases.prompt for log in logs]
 
 
-def by_best_picture(n: int, start: str, seed: int) -> list[str]:
+def by_best_picture(part: int, start: str, seed: int) -> list[str]:
     """Of five iterations the prompt whose picture is nearest."""
-    return [log.best.phrases.prompt for log in searched(n, start, seed, False)]
+    return [log.best.phrases.prompt for log in searched(part, start, seed, False)]
 
 
-def by_start(n: int, start: str, seed: int) -> list[str]:
-    return [phrases.prompt for phrases in starts(n, start)]
+def by_start(part: int, start: str, seed: int) -> list[str]:
+    return [phrases.prompt for phrases in starts(part, start)]
 
 
-def by_caption(n: int, start: str, seed: int) -> list[str]:
-    return world.captions(references(n)[0])
+def by_caption(part: int, start: str, seed: int) -> list[str]:
+    return world.captions(references(part)[0])
 
 
 Similar = Callable[[list[str]], list[float]]
@@ -195,10 +206,10 @@ def _filled(text: str, phrases: list[str]) -> str:
 
 
 @cache
-def ranked_prompts(way: Callable[..., str], n: int, start: str) -> list[str]:
+def ranked_prompts(way: Callable[..., str], part: int, start: str) -> list[str]:
     """One look at the reference, none at a drawing; each list ranked by its similarity."""
     prompts = []
-    for picture, first in zip(references(n)[1], starts(n, start), strict=True):
+    for picture, first in zip(references(part)[1], starts(part, start), strict=True):
         wanted = scorer().picture(picture)
 
         def similar(texts: list[str], wanted: Tensor = wanted) -> list[float]:
@@ -212,8 +223,8 @@ def ranked_prompts(way: Callable[..., str], n: int, start: str) -> list[str]:
     return prompts
 
 
-def by_ranking(way: Callable[..., str], n: int, start: str, seed: int) -> list[str]:
-    return ranked_prompts(way, n, start)
+def by_ranking(way: Callable[..., str], part: int, start: str, seed: int) -> list[str]:
+    return ranked_prompts(way, part, start)
 
 
 WAYS: dict[str, Callable[[int, str, int], list[str]]] = {
@@ -234,25 +245,25 @@ WAYS: dict[str, Callable[[int, str, int], list[str]]] = {
 
 
 @torch.no_grad()
-def judged(way: Callable[[int, str, int], list[str]], start: str, seed: int, n: int) -> Figures:
+def judged(way: Callable[[int, str, int], list[str]], start: str, seed: int, part: int) -> Figures:
     """Attributes in the prompts, similarities to the references, and what the reader sees in the pictures.
 
     found is the share of its questions answered right; feature is the cosine of its features, which nothing
     here has optimised, less their mean over the references.
     """
-    (scenes, wanted), prompts = references(n), way(n, start, seed)
+    (scenes, wanted), prompts = references(part), way(part, start, seed)
     pairs = [(truth(scenes, i), said(prompt, scenes, i)) for i, prompt in enumerate(prompts)]
     right = [len(asked & told) for asked, told in pairs]
     figures: Figures = {
-        "recall": sum(r / len(asked) for r, (asked, _) in zip(right, pairs, strict=True)) / n,
-        "precision": sum(r / max(len(told), 1) for r, (_, told) in zip(right, pairs, strict=True)) / n,
+        "recall": sum(r / len(asked) for r, (asked, _) in zip(right, pairs, strict=True)) / PART,
+        "precision": sum(r / max(len(told), 1) for r, (_, told) in zip(right, pairs, strict=True)) / PART,
     }
     for kind in KINDS:
         asked, both = ([{a for a in found if a[0] == kind} for found in side] for side in (
             [asked for asked, _ in pairs], [asked & told for asked, told in pairs],
         ))  # fmt: skip
         figures[f"recall_{kind}"] = sum(map(len, both)) / sum(map(len, asked))
-    drawn = draw(prompts, seed)
+    drawn = torch.stack(drawings(prompts, seed))
     reference = torch.stack([scorer().picture(picture) for picture in wanted])
     recreated = torch.stack([scorer().picture(picture) for picture in drawn])
     figures["clip_t"] = float((reference * scorer().texts(prompts)).sum(1).mean())
@@ -268,16 +279,16 @@ def judged(way: Callable[[int, str, int], list[str]], start: str, seed: int, n: 
 
 
 def main() -> int:
-    facts = {"weights": world.weights(), "judges": world.judges(), "pictures": PICTURES,
+    facts = {"weights": world.weights(), "judges": world.judges(), "part": PART,
              "bank": [len(phrases) for phrases in bank().lists], "most": bank().most,
              "condition": str(CONDITION)}  # fmt: skip
     bench = Bench("arpo", facts)
-    n = 20 if bench.quick else PICTURES
-    for seed in SEEDS:
-        for start in ("empty", "wrong"):
-            for name, way in WAYS.items():
-                key = f"{start} {name} {seed}"
-                bench.cell(key, partial(judged, way, start, seed, n), quick=seed == 0)
+    for part in range(PARTS):
+        for seed in SEEDS:
+            for start in STARTS:
+                for name, way in WAYS.items():
+                    key = f"{start} {name} {seed} {part}"
+                    bench.cell(key, partial(judged, way, start, seed, part), quick=seed + part == 0)
     return bench.run()
 
 
