@@ -102,7 +102,7 @@ def bench(options: argparse.Namespace, rest: list[str]) -> int:
 
 def arpo(options: argparse.Namespace, rest: list[str]) -> int:
     """From a picture back to a prompt, by the tiny world or a running ComfyUI; arguments go to the search."""
-    return python_in_root(interpreter(options.python), ["-m", "tools.arpo", *rest])
+    return python_in_root(interpreter(options.python), ["-m", "tools.arpo", options.image, *rest])
 
 
 def pytest(python: Path, arguments: list[str], host: Host | None = None) -> int:
@@ -150,7 +150,8 @@ def parser() -> argparse.ArgumentParser:
     command(mdss, "convert checkpoints of MDSS: mdss convert WIDENED --out FILE")
     sub = command(bench, "measure; --quick for a short run, further arguments go to the bench")
     sub.add_argument("name", metavar="NAME")
-    command(arpo, "from a picture back to a prompt; IMAGE or scene:N, and more that tools/arpo.py lists")
+    sub = command(arpo, "from a picture back to a prompt; further arguments go to tools/arpo.py")
+    sub.add_argument("image", metavar="IMAGE", help="a picture, or scene:N for a drawing of the tiny world")
     return top
 
 

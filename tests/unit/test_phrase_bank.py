@@ -9,7 +9,6 @@ from steadydiff.phrases import Phrases
 from steadydiff.tinyworld import scenes
 from steadydiff.tinyworld.text import WORDS
 
-
 LARGE = {"words/n.txt": "\n".join("abcdefghijklmnopqr")}  # each of the next stands for 18³ phrases
 LARGE |= {f"{i}.txt": f"{i} __n____n____n__" for i in range(4)}
 
