@@ -18,6 +18,7 @@ from .phrase_bank import SteadyDiffPhraseBank
 from .schedule import SteadyDiffSchedule
 from .tinyworld import SteadyDiffTinyWorld
 from .train_antibias import SteadyDiffTrainAntiBias
+from .train_mdss import SteadyDiffTrainMDSS
 from .vision_model import SteadyDiffVisionModel
 
 NODES: list[type[io.ComfyNode]] = [
@@ -32,6 +33,7 @@ NODES: list[type[io.ComfyNode]] = [
     SteadyDiffTrainAntiBias,
     SteadyDiffLoadMDSS,
     SteadyDiffMDSS,
+    SteadyDiffTrainMDSS,
     SteadyDiffARPO,
     SteadyDiffCLIPScorer,
     SteadyDiffPhraseBank,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import folder_paths
 
+from ..steadydiff.errors import SettingsError
 from ..steadydiff.tinyworld import files as tinyworld
 
 
@@ -31,3 +32,11 @@ class ModelFolder:
 
     def path_of(self, option: str) -> Path:
         return self.shipped().get(option) or Path(folder_paths.get_full_path_or_raise(self.name, option))
+
+    def paths(self, name: str) -> tuple[Path, Path]:
+        """Where a training writes its file and its state; a name is one word of a file name, not a path."""
+        plain = name.strip().removesuffix(".safetensors")
+        if not plain or plain != Path(plain).name or set(plain) & set('\\:*?"<>|') or plain.startswith("."):
+            raise SettingsError(f"name is that of a file, without folders; got {name!r}")
+        folder, output = folder_paths.get_folder_paths(self.name)[0], folder_paths.get_output_directory()
+        return Path(folder) / f"{plain}.safetensors", Path(output) / self.name / f"{plain}.safetensors"

@@ -7,7 +7,6 @@ from pathlib import Path
 import comfy.model_management
 import comfy.samplers
 import comfy.utils
-import folder_paths
 import torch
 from comfy_api.latest import io
 
@@ -20,7 +19,7 @@ from ..steadydiff.training.loop import Plan
 from ..steadydiff.training.losses import LOSSES
 from ..steadydiff.training.team import team
 from . import schema
-from .antibias_prompt import FOLDER, from_file
+from .antibias_prompt import FILES, from_file
 from .drift import make_setup
 
 # What people mostly sample with, and hosts of all versions have.
@@ -122,7 +121,7 @@ class SteadyDiffTrainAntiBias(io.ComfyNode):
         cls, model, positive, name, steps, batch_size, channels, learning_rate, target, loss, snr_cap,
         fewest_steps, most_steps, seed, samples=None, images=None, vae=None, empty=None,
     ) -> io.NodeOutput:  # fmt: skip
-        file, state = paths(name[0])
+        file, state = FILES.paths(name[0])
         fewest, most = fewest_steps[0], most_steps[0]
         if fewest > most:
             raise SettingsError(f"fewest_steps is not above most_steps; got {fewest} and {most}")
@@ -182,15 +181,6 @@ def latents(samples: list | None, images: list | None, vae: list | None) -> torc
     if len({part.shape[1:] for part in parts}) > 1:
         raise SettingsError("the samples differ in size; give them one size")
     return torch.cat(parts)
-
-
-def paths(name: str) -> tuple[Path, Path]:
-    """Where the file and the training's state go; a name is one word of a file name, not a path."""
-    plain = name.strip().removesuffix(".safetensors")
-    if not plain or plain != Path(plain).name or set(plain) & set('\\:*?"<>|') or plain.startswith("."):
-        raise SettingsError(f"name is that of a file, without folders; got {name!r}")
-    folder, output = folder_paths.get_folder_paths(FOLDER)[0], folder_paths.get_output_directory()
-    return Path(folder) / f"{plain}.safetensors", Path(output) / FOLDER / f"{plain}.safetensors"
 
 
 def levels(model, scheduler: str, steps: int) -> torch.Tensor:

@@ -21,9 +21,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors to write")
     top.add_argument("--space", choices=SPACES, default="ve", help="ve: noise or v prediction; flow")
     top.add_argument("--base", default="", help="name of the model it was trained on, for people")
-    top.add_argument(
-        "--family", default="", help="ComfyUI's class of that model, e.g. SD15; others are refused"
-    )
+    top.add_argument("--family", default="", help="ComfyUI's class of that model, e.g. SD15")
     return top
 
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from ..antibias_files import Card
-from ..errors import SettingsError, SteadyDiffError
+from ..errors import SettingsError
 from ..networks.antibias_prompt import PromptNetwork
-from ..training.antibias import UNCONDITIONAL, Base, PromptLoss, Recipe, StepPairs, train_prompt
-from ..training.loop import Plan
+from ..training.antibias import UNCONDITIONAL, Base, Recipe, StepPairs, train_prompt
+from ..training.loop import OnStep, Plan
 from .comfy_drift import Inner, Setup, inside_run, without_ours
 
 LEAST_SAMPLES = 8
@@ -108,10 +108,6 @@ def joined(captions: Sequence[Conditioning]) -> Conditioning:
     return [(torch.cat([stretched(text, text) for text, _ in rows]), more)]
 
 
-OnStep = Callable[[int, float], None]
-"""(step, loss), after every step; may raise to cancel, which keeps the state."""
-
-
 def train_on_model(
     setup: Setup,
     samples: Samples,
@@ -137,9 +133,7 @@ def train_on_model(
         with torch.inference_mode(False), torch.enable_grad():
             base = Base(setup.space, schedules, _draw(setup, samples), _denoise(inner), setup.sigma_data)
             network.to(x.device)
-            trained.append(
-                train_prompt(network, base, recipe, plan, state, _Heard(network, base, recipe, on_step))
-            )
+            trained.append(train_prompt(network, base, recipe, plan, state, on_step))
 
     inside_run(setup, without_ours(setup), torch.zeros_like(samples.clean[:1]), plan.seed, work)
     return trained[0].cpu()
@@ -157,25 +151,6 @@ def card_for(setup: Setup, recipe: Recipe, schedules: tuple[tuple[float, ...], .
         latent_format=type(setup.model.get_model_object("latent_format")).__name__,
         training=training,
     )
-
-
-class _Heard(PromptLoss):
-    """The loss, with a word to the host after every step."""
-
-    def __init__(self, network: PromptNetwork, base: Base, recipe: Recipe, on_step: OnStep):
-        super().__init__(network, base, recipe)
-        self._on_step, self._steps = on_step, 0
-
-    def __call__(self, rng: torch.Generator, seed: int) -> dict[str, Tensor]:
-        figures = super().__call__(rng, seed)
-        loss = float(figures["loss"].detach())
-        if loss != loss:
-            raise SteadyDiffError(
-                "the loss is not a number any more; lower the learning rate and start again"
-            )
-        self._steps += 1
-        self._on_step(self._steps, loss)
-        return figures
 
 
 def _draw(setup: Setup, samples: Samples) -> Callable[[int, torch.Generator], tuple[Tensor, Any]]:

@@ -19,7 +19,7 @@ from ..denoiser import Space, add_noise, derivative, per_sample
 from ..errors import SettingsError
 from ..methods.antibias_prompt import Target, exposure_bias, input_scale
 from ..networks.antibias_prompt import PromptNetwork
-from .loop import Plan, fit
+from .loop import OnStep, Plan, fit
 from .losses import GROUP, LOSSES, snr_weight
 
 SNR_CAP = 5.0
@@ -178,7 +178,7 @@ def train_prompt(
     recipe: Recipe,
     plan: Plan,
     state: Path,
-    loss: PromptLoss | None = None,
+    on_step: OnStep | None = None,
 ) -> PromptNetwork:
     """Train in place, resuming from `state` if it exists; return the moving average.
 
@@ -186,7 +186,8 @@ def train_prompt(
              network, recipe or set of schedules.
     """
     identity = hashlib.sha256(repr((network.config, recipe, base.schedules)).encode()).hexdigest()
-    return fit(network, loss or PromptLoss(network, base, recipe), plan, state, identity=identity)
+    loss = PromptLoss(network, base, recipe)
+    return fit(network, loss, plan, state, identity=identity, on_step=on_step)
 
 
 def karras_levels(steps: int, least: float, most: float, rho: float = 7.0) -> tuple[float, ...]:

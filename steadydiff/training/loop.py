@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, SettingsError
+from ..errors import CheckpointError, SettingsError, SteadyDiffError
 from .team import team
 
 log = logging.getLogger("steadydiff")
@@ -31,6 +31,9 @@ OF_PROCESS = 2_654_435_769  # apart in the seeds of processes; torch's generator
 Net = TypeVar("Net", bound=nn.Module)
 Loss = Callable[[torch.Generator, int], "Tensor | dict[str, Tensor]"]
 """(this step's random numbers, this step's seed) -> the scalar to lower, alone or as "loss" among figures."""
+
+OnStep = Callable[[int, float], None]
+"""(steps of this run so far, loss), in every step; may raise to cancel, which keeps the state."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,15 @@ class Plan:
         return self.lr * min(1.0, (step + 1) / self.warmup) * fall
 
 
-def fit(model: Net, loss: Loss, plan: Plan, state: Path, start: int = 0, identity: str = "") -> Net:
+def fit(
+    model: Net,
+    loss: Loss,
+    plan: Plan,
+    state: Path,
+    start: int = 0,
+    identity: str = "",
+    on_step: OnStep | None = None,
+) -> Net:
     """Train `model` in place up to `plan.steps`, resuming from `state` if it exists; return its average.
 
     Without a state, `start` says how many steps the model already has behind it. `identity` names what is
@@ -74,7 +85,7 @@ def fit(model: Net, loss: Loss, plan: Plan, state: Path, start: int = 0, identit
         model.parameters(), lr=plan.lr, betas=plan.betas, weight_decay=plan.weight_decay
     )
     state.parent.mkdir(parents=True, exist_ok=True)
-    step = _load(state, identity, model, average, optimiser) if state.exists() else start
+    step = begun = _load(state, identity, model, average, optimiser) if state.exists() else start
     seen, since = [], time.monotonic()
     try:
         while step < plan.steps:
@@ -83,6 +94,8 @@ def fit(model: Net, loss: Loss, plan: Plan, state: Path, start: int = 0, identit
             seed = plan.seed * 1_000_003 + step + OF_PROCESS * together.rank
             found = loss(torch.Generator().manual_seed(seed), seed)
             figures = found if isinstance(found, dict) else {"loss": found}
+            if on_step:
+                on_step(step - begun + 1, _number(figures["loss"]))
             optimiser.zero_grad()
             figures["loss"].backward()
             together.average(p.grad for p in model.parameters() if p.grad is not None)
@@ -118,6 +131,13 @@ def steps_of(state: Path) -> int:
 def average(state: Path) -> dict[str, Tensor]:
     """The moving average that a state holds."""
     return _part(load_file(state), "average.")
+
+
+def _number(loss: Tensor) -> float:
+    value = float(loss.detach())
+    if value != value:
+        raise SteadyDiffError("the loss is not a number any more; lower the learning rate and start again")
+    return value
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ from ..methods.mdss import (
     training_levels,
 )
 from ..networks.xi_head import TwoHeads
-from .loop import Plan, fit, steps_of
+from .loop import OnStep, Plan, fit, steps_of
 
 PLAN = Plan(steps=20_000, lr=1e-4, betas=(0.9, 0.999), weight_decay=0.0, ema=0.9999)
 """The thesis' AdamW and moving average, which the loop warms up. It trains 10,000 to 50,000 steps and finds
@@ -165,7 +165,13 @@ class MdssLoss:
 
 
 def train_mdss(
-    model: TwoHeads, base: Base, recipe: Recipe, plan: Plan, state: Path, loss: type[MdssLoss] = MdssLoss
+    model: TwoHeads,
+    base: Base,
+    recipe: Recipe,
+    plan: Plan,
+    state: Path,
+    on_step: OnStep | None = None,
+    loss: type[MdssLoss] = MdssLoss,
 ) -> TwoHeads:
     """Train in place, resuming from `state` if it exists; return the moving average.
 
@@ -177,4 +183,4 @@ def train_mdss(
     identity = hashlib.sha256(repr((kind, sizes)).encode()).hexdigest()
     step = loss(model, base, recipe, plan.steps, lambda: steps_of(state) if state.exists() else 0)
     with model.attached():
-        return fit(model, step, plan, state, identity=identity)
+        return fit(model, step, plan, state, identity=identity, on_step=on_step)

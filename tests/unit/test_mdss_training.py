@@ -123,7 +123,7 @@ def test_resumed_training_equals_unbroken_training_to_the_bit(heads, tmp_path):
             model, plan = TwoHeads(base.network, **heads), replace(PLAN, steps=6, lr=0.01)
             state = tmp_path / f"{name}.safetensors"
             try:
-                train_mdss(model, base, Recipe(batch=4), plan, state, stopping_after(steps))
+                train_mdss(model, base, Recipe(batch=4), plan, state, loss=stopping_after(steps))
             except KeyboardInterrupt:
                 continue
         return model.state_dict()
