@@ -189,6 +189,6 @@ def test_the_hosts_clip_is_refused_without_its_projection_and_used_with_it(execu
     torch.testing.assert_close(embedded[1], F.normalize(pooled.float(), dim=-1)[0])
     assert scorer.fits(["red " * 22, "red " * 23]) == [True, False]
     assert scorer.picture(reference()[0]).norm().item() == pytest.approx(1)
-    vision.model.visual_projection = lambda a: a
+    vision.model.visual_projection = torch.nn.Identity()
     with pytest.raises(Exception, match="CLIP_VISION has no projection"):
         execute("SteadyDiffCLIPScorer", model="connected", clip=clip, clip_vision=vision)

@@ -189,3 +189,29 @@ def test_outputs_come_from_the_history_of_a_successful_run_only(client):
     )
     with pytest.raises(ComfyError):
         client.outputs("p")
+
+
+def test_a_picture_is_uploaded_as_browsers_do():
+    listener, heard = socket.create_server(("127.0.0.1", 0)), []
+
+    def answer() -> None:
+        connection, _ = listener.accept()
+        with listener, connection, connection.makefile("rb") as stream:
+            lines = [line.decode() for line in iter(stream.readline, b"\r\n")]
+            length = next(int(line.split(": ")[1]) for line in lines if line.startswith("Content-Length"))
+            heard.append(("".join(lines), stream.read(length)))
+            body = json.dumps({"name": "a (1).png", "subfolder": "in", "type": "input"}).encode()
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    assert ComfyClient(listener.getsockname()[1]).upload('a"\r\n.png', b"\x89PNG--\r\n") == "in/a (1).png"
+    thread.join()
+    [(head, body)] = heard
+    mark = head.split("boundary=")[1].split("\r\n")[0]
+    before, name, data, after = (
+        f"--{mark}\r\n", 'form-data; name="image"; filename="a___.png"\r\n\r\n', b"\x89PNG--\r\n",
+        f"\r\n--{mark}--\r\n",
+    )  # fmt: skip
+    assert head.startswith("POST /upload/image ")
+    assert body == f"{before}Content-Disposition: {name}".encode() + data + after.encode()

@@ -3,10 +3,13 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
+from steadydiff.arpo_log import Log, Step
 from steadydiff.errors import SettingsError
 from steadydiff.measurement import Measurement
-from steadydiff.plots import drift_figure, pixels, schedule_figure
+from steadydiff.phrases import Phrases
+from steadydiff.plots import arpo_figure, drift_figure, pixels, schedule_figure
 from steadydiff.schedules import Schedule
 
 MEASURED = Measurement(
@@ -46,3 +49,14 @@ def test_pictures_are_opaque_colours(figure):
     picture = pixels(figure)
     assert picture.ndim == 3 and picture.shape[2] == 3 and picture.dtype == "uint8"
     assert len(set(picture.reshape(-1, 3)[:, 0].tolist())) > 10
+
+
+def test_a_search_shows_prompts_drawings_and_the_best_of_these():
+    steps = tuple(
+        Step(Phrases((str(i),)), torch.zeros(2, 2, 3), text_similarity=0.1 * i, image_similarity=near)
+        for i, near in enumerate((0.2, 0.9, 0.7))
+    )
+    [axes] = arpo_figure(Log("", 0, Phrases(), steps)).axes
+    assert drawn(axes) == [[0.2, 0.9, 0.7], pytest.approx([0.0, 0.1, 0.2])]
+    [note] = axes.texts
+    assert (note.get_text(), note.xy) == ("0.900", (1, 0.9))
