@@ -118,6 +118,7 @@ def test_a_thought_ends_where_its_tag_does():
     assert without_thoughts("<think>a</think>b<THINK>c</THINK>d") == "bd"
     assert without_thoughts("a<think>b") == "a"
     assert without_thoughts("a</think>b</think>c") == "c"
+    assert without_thoughts("a<think>b</think>c</think>d") == "d"
 
 
 def test_the_number_of_phrases_is_limited():
