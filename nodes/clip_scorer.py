@@ -79,7 +79,8 @@ class SteadyDiffCLIPScorer(io.ComfyNode):
             comfy.model_management.throw_exception_if_processing_interrupted()
             comfy.model_management.load_models_gpu(patchers)
 
-        scorer = load_scorer(name, source, download=download, device=device, ready=ready)
+        half = device.type != "cpu"  # the host moves it there
+        scorer = load_scorer(name, source, download=download, half=half, ready=ready)
         patchers.append(
             comfy.model_patcher.ModelPatcher(
                 scorer.model, load_device=device,

@@ -16,7 +16,7 @@ from .tinyworld.clip import import_open_clip
 from .tinyworld.files import CLIP_FOLDER
 
 BATCH = 2048  # texts that are encoded at a time
-REMEMBERED = 20_000  # embeddings of texts; some 60 MB
+REMEMBERED = 40_000  # embeddings of texts; of ViT-L-14 some 120 MB
 
 
 class TextMemory:
@@ -92,13 +92,15 @@ def load_scorer(
     *,
     download: bool = False,
     device: torch.device | str = "cpu",
+    half: bool | None = None,
     ready: Callable[[], None] = lambda: None,
 ) -> OpenClipScorer:
-    """Load a model of open_clip, in float16 unless it is for the CPU.
+    """Load a model of open_clip.
 
     model: an architecture that open_clip knows, or a folder with open_clip_config.json
     weights: one of open_clip's tags for that architecture, or a file; a folder has its own
     download: fetch weights that are not on this computer; without it they are asked for in an error
+    half: whether in float16; None where the device is not the CPU
 
     Raises:  SteadyDiffError naming the command that installs open_clip, or what is not there.
     """
@@ -111,8 +113,9 @@ def load_scorer(
         name, tag = model, str(weights)
         _check_known(open_clip, model, weights, download)
     with torch.random.fork_rng(devices=[]):  # initial weights must not move the caller's random numbers
+        half = torch.device(device).type != "cpu" if half is None else half
         made, _, transform = open_clip.create_model_and_transforms(
-            name, tag, precision="fp32" if torch.device(device).type == "cpu" else "pure_fp16"
+            name, tag, precision="pure_fp16" if half else "fp32", device=device
         )
     tokenizer = open_clip.get_tokenizer(name)
     picture_transform: Any = transform
