@@ -146,30 +146,37 @@ class _Exchange(threading.Thread):
         self._address = address
 
     def run(self) -> None:
-        connection = None
+        at, path, body, headers = self._address, *self._request
+        context = ssl.create_default_context() if at.secure else None
+        kind = http.client.HTTPSConnection if at.secure else http.client.HTTPConnection
+        connection = kind(at.host, at.port)
         try:
-            connection = self._connection()
-            connection.connect()
-            self._socket = connection.sock
-            connection.sock.settimeout(self._seconds)
-            if not self._stopped:
-                path, body, headers = self._request
-                connection.request("POST", path, body, headers)
-                with connection.getresponse() as response:
-                    self.outcome = Reply(response.status, response.headers, _read(response, self._most))
+            connection.sock = self._connected(context)
+            connection.request("POST", path, body, headers)
+            with connection.getresponse() as response:
+                self.outcome = Reply(response.status, response.headers, _read(response, self._most))
         except Exception as error:  # whatever it is, the waiting thread is to have it
             self.outcome = error
         finally:
-            if connection:
-                connection.close()
+            if self._socket:
+                self._socket.close()
             self.done.set()
 
-    def _connection(self) -> http.client.HTTPConnection:
-        at, seconds = self._address, min(CONNECT_SECONDS, self._seconds)
-        if at.secure:
-            context = ssl.create_default_context()
-            return http.client.HTTPSConnection(at.host, at.port, timeout=seconds, context=context)
-        return http.client.HTTPConnection(at.host, at.port, timeout=seconds)
+    def _connected(self, context: ssl.SSLContext | None) -> socket.socket:
+        """Connect step by step, so that `stop` finds a socket to shut down during each of them."""
+        at = self._address
+        self._socket = socket.create_connection((at.host, at.port), min(CONNECT_SECONDS, self._seconds))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.settimeout(self._seconds)
+        if context:
+            self._socket = context.wrap_socket(
+                self._socket, server_hostname=at.host, do_handshake_on_connect=False
+            )
+        if self._stopped:  # while there was nothing to shut down
+            raise ConnectionAbortedError
+        if isinstance(self._socket, ssl.SSLSocket):
+            self._socket.do_handshake()
+        return self._socket
 
     def stop(self) -> None:
         """End what still runs: a socket that is shut down wakes whoever waits for it."""

@@ -95,7 +95,7 @@ def no_thread_stays():
 
 
 def asked(server, **settings):
-    return ChatServer(server.url, "tiny", **({"timeout": 0.4, "backoff": 0.01} | settings))("What is it?")
+    return ChatServer(server.url, "tiny", **({"timeout": 5.0, "backoff": 0.01} | settings))("What is it?")
 
 
 def complaint(server, **settings):
@@ -242,8 +242,10 @@ def test_a_server_that_does_not_run_is_named(loopback):
     server = loopback(b"")
     server.listener.close()
     assert "nothing listens there; start it" in complaint(server)
-    server.url = "https" + loopback(b"no TLS").url[4:]
-    assert "does not speak https" in complaint(server)
+    server = loopback(b"")
+    server.answer = lambda connection: connection.sendall(b"no TLS\r\n") or connection.close()
+    server.url = "https" + server.url[4:]
+    assert "does not speak https" in complaint(server, timeout=10.0)
 
 
 # --- servers that mean harm -------------------------------------------------------------------------------
@@ -301,6 +303,19 @@ def test_a_server_that_takes_nothing_ends_at_the_deadline():
         ask = ChatServer(f"http://127.0.0.1:{deaf.getsockname()[1]}", "tiny", timeout=0.1)
         with pytest.raises(ProposerError, match="gave no answer within"):
             ask("x" * 10_000_000)
+
+
+def test_a_silent_handshake_ends_at_the_deadline(loopback):
+    server = loopback(b"")
+
+    def listen(connection):
+        with connection:
+            while connection.recv(4096):
+                pass
+
+    server.answer = listen
+    server.url = "https" + server.url[4:]
+    assert "gave no answer within 0.2 seconds" in complaint(server, timeout=0.2)
 
 
 def test_no_redirect_is_followed(loopback):
@@ -432,7 +447,7 @@ def test_a_key_that_a_server_repeats_is_cut_out(echo, loopback, canary, caplog):
     caplog.set_level(logging.DEBUG)
     server = loopback(ECHOES[echo])
     canary(server)
-    ask = ChatServer(server.url, "tiny", "CANARY_KEY", timeout=0.5, backoff=0.01, retries=1)
+    ask = ChatServer(server.url, "tiny", "CANARY_KEY", timeout=5.0, backoff=0.01, retries=1)
     seen = [repr(ask), str(ask)]
     try:
         seen.append(ask("What is it?"))
