@@ -88,7 +88,7 @@ def train(options: argparse.Namespace, rest: list[str]) -> int:
 
 def mdss(options: argparse.Namespace, rest: list[str]) -> int:
     """Work on MDSS's files: `convert` splits a last layer widened to twice its channels into ours."""
-    return python_in_root(interpreter(options.python), ["-m", "tools.mdss", *rest])
+    return python_in_root(interpreter(options.python), ["-m", "tools.mdss", options.action, *rest])
 
 
 def bench(options: argparse.Namespace, rest: list[str]) -> int:
@@ -147,7 +147,8 @@ def parser() -> argparse.ArgumentParser:
         train, "train what ships with the repository, or on a model of yours: " + ", ".join(TRAINERS)
     )
     sub.add_argument("name", metavar="NAME")
-    command(mdss, "convert checkpoints of MDSS: mdss convert WIDENED --out FILE")
+    sub = command(mdss, "convert checkpoints of MDSS: mdss convert WIDENED --out FILE")
+    sub.add_argument("action", choices=["convert"])
     sub = command(bench, "measure; --quick for a short run, further arguments go to the bench")
     sub.add_argument("name", metavar="NAME")
     sub = command(arpo, "from a picture back to a prompt; further arguments go to tools/arpo.py")
