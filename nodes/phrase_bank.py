@@ -26,8 +26,8 @@ class SteadyDiffPhraseBank(io.ComfyNode):
             node_id="SteadyDiffPhraseBank",
             display_name="Phrase Bank (SteadyDiff)",
             category=schema.CATEGORY,
-            description="Proposes phrases for ARPO out of plain text files: those that are nearer to the "
-            "reference than to the drawing. No language model, nothing to download but the scorer's CLIP. "
+            description="Proposes phrases for ARPO out of plain text files: those that are near to the "
+            "reference and not to the drawing. No language model, nothing to download but the scorer's CLIP. "
             "Your own banks are folders of .txt files in models/steadydiff_phrases.",
             search_aliases=["wildcards", "interrogator", "reverse prompt", "flavors", "arpo"],
             inputs=[
@@ -42,6 +42,11 @@ class SteadyDiffPhraseBank(io.ComfyNode):
                     "most", default=16, min=1, max=1000,
                     tooltip="How many phrases of each list are proposed at a time. More find more and take "
                     "longer: each is tried with the prompt.",
+                ),
+                schema.number(
+                    "against", 0.5, 0.0, 1.0, 0.05,
+                    "How much the drawing counts when phrases are ranked. 1: by what it lacks alone. 0: by "
+                    "the reference alone, as interrogators do.",
                 ),
                 io.String.Input(
                     "content", default="", multiline=True,
@@ -63,9 +68,8 @@ class SteadyDiffPhraseBank(io.ComfyNode):
         return sorted((str(f), f.stat().st_mtime_ns) for f in folder.rglob("*.txt")) if folder else None
 
     @classmethod
-    def execute(cls, scorer, bank, most, content, style) -> io.NodeOutput:
+    def execute(cls, scorer, bank, most, against, content, style) -> io.NodeOutput:
         own = Phrases(tuple(content.splitlines())), Phrases((), tuple(style.splitlines()))
         lists = read_bank(banks()[bank]) if bank != NONE else ()
-        return io.NodeOutput(
-            PhraseBank((*lists, *(phrases for phrases in own if len(phrases))), scorer, most)
-        )
+        lists = (*lists, *(phrases for phrases in own if len(phrases)))
+        return io.NodeOutput(PhraseBank(lists, scorer, most, against))

@@ -26,22 +26,27 @@ _WILDCARD = re.compile(r"__([^\W_]+(?:[_-][^\W_]+)*)__")
 
 @dataclass(frozen=True)
 class PhraseBank:
-    """Proposes what is nearer to the reference than to the drawing.
+    """Proposes what is near to the reference, the more so the farther it is from the drawing.
 
-    lists: all it knows, a list for each file: mediums, lights and so on
-    most:  how many it proposes of each list, those of the largest difference; of all together the ones that
-           say much the same as the best would leave no room for another kind
+    lists:   all it knows, a list for each file: mediums, lights and so on
+    most:    how many it proposes of each list, the first ones; of all together those that say much the same
+             as the best would leave no room for another kind
+    against: how much the drawing counts. 0: phrases are ranked by the reference alone. 1: by the difference,
+             and what the drawing shows by luck, without being told, is hidden
     """
 
     lists: tuple[Phrases, ...]
     scorer: Scorer
     most: int = 16
+    against: float = 0.5
 
     def __post_init__(self) -> None:
         if not any(len(phrases) for phrases in self.lists):
             raise SettingsError("the phrase bank is empty; choose a bank or give phrases, one a line")
         if self.most < 1:
             raise SettingsError(f"most is 1 or more; got {self.most}")
+        if not 0 <= self.against <= 1:
+            raise SettingsError(f"against is between 0 and 1; got {self.against}")
 
     def caption(self, reference: Tensor) -> Phrases:
         """The one phrase nearest to the reference, of the content if there is any."""
@@ -49,11 +54,11 @@ class PhraseBank:
         return self._ranked(Phrases(known.content) or known, self.scorer.picture(reference))[0][1]
 
     def propose(self, reference: Tensor, generated: Tensor, current: Phrases) -> Phrases:
-        """Phrases of the largest sim(reference) - sim(generated), and none that is nearer to the drawing."""
-        lacking = self.scorer.picture(reference) - self.scorer.picture(generated)
+        """Phrases of the largest sim(reference) - against * sim(generated)."""
+        lacking = self.scorer.picture(reference) - self.against * self.scorer.picture(generated)
         found = [p for phrases in self.lists for p in self._ranked(phrases - current, lacking)[: self.most]]
         best = sorted(found, key=lambda pair: -pair[0])
-        return sum((phrase for score, phrase in best if score > 0), Phrases())
+        return sum((phrase for _, phrase in best), Phrases())
 
     def _ranked(self, phrases: Phrases, direction: Tensor) -> list[tuple[float, Phrases]]:
         """Similarity to a direction and phrase, the nearest first."""

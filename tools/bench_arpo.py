@@ -3,7 +3,8 @@
 References are held-out drawings. A search begins with nothing or with a wrong thing, and a cell is one way to
 find a prompt from there, with one seed of the drawings. What clip-interrogator does without drawing anything
 is measured beside it, in our own words (fast, classic and best of its modes), and so are the true captions,
-which no search can beat by much. Spread is over the seeds; without a drawing there is none in the text.
+as they are and as phrases, which no search can beat by much. Spread is over the seeds; without a drawing
+there is none in the text.
 """
 
 import re
@@ -161,6 +162,20 @@ def by_caption(part: int, start: str, seed: int) -> list[str]:
 Similar = Callable[[list[str]], list[float]]
 
 
+def by_true_phrases(part: int, start: str, seed: int) -> list[str]:
+    """All that is true, in the bank's own words."""
+    scenes, _ = references(part)
+    prompts = []
+    for i, whole in enumerate(world.captions(scenes)):
+        style, rest = whole.split(" of ", 1)
+        rest, ground = rest.rsplit(" on a ", 1)
+        cut = f" {RELATIONS[scenes.relation[i]]} " if scenes.count[i] == 2 else " at the "
+        prompts.append(
+            ", ".join([*rest.replace(cut, f", {cut.strip()} ").split(", "), f"on a {ground}", style])
+        )
+    return prompts
+
+
 def fast(ranked: list[list[str]], first: str, similar: Similar) -> str:
     """The phrases nearest to the reference of all lists, after the caption, until the window is full."""
     return _filled(first, flavours(ranked, similar))
@@ -237,6 +252,7 @@ WAYS: dict[str, Callable[[int, str, int], list[str]]] = {
     "ARPO 5": partial(by_arpo, 5, False),
     "ARPO 5, best picture": by_best_picture,
     "ARPO 5, dropping": partial(by_arpo, 5, True),
+    "true phrases": by_true_phrases,
     "true caption": by_caption,
 }
 
@@ -281,6 +297,7 @@ def judged(way: Callable[[int, str, int], list[str]], start: str, seed: int, par
 def main() -> int:
     facts = {"weights": world.weights(), "judges": world.judges(), "part": PART,
              "bank": [len(phrases) for phrases in bank().lists], "most": bank().most,
+             "against": bank().against,
              "condition": str(CONDITION)}  # fmt: skip
     bench = Bench("arpo", facts)
     for part in range(PARTS):

@@ -1,5 +1,7 @@
 """Phrase banks: what files say, what is proposed, and the banks that ship."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -76,13 +78,18 @@ def pixel(*direction):
 
 
 def test_it_proposes_of_each_list_what_the_drawing_lacks_most():
-    bank = PhraseBank((Phrases(("a1", "b1", "a2", "b2")), Phrases((), ("c1", "a3"))), Axes(), most=1)
+    bank = PhraseBank(
+        (Phrases(("a1", "b1", "a2", "b2")), Phrases((), ("c1", "a3"))), Axes(), most=1, against=1.0
+    )
     reference = pixel(0.8, 0.6, 0.0)
     assert bank.caption(reference) == Phrases(("a1",))
     assert bank.propose(reference, pixel(0.0, 0.6, 0.8), Phrases()) == Phrases(("a1",), ("a3",))
-    # What is in the prompt is not proposed again, nor what is nearer to the drawing, nor what is in both.
+    # What is in the prompt is not proposed again.
     assert bank.propose(reference, pixel(0.0, 0.6, 0.8), Phrases(("A1", "a3"))) == Phrases(("a2",))
-    assert bank.propose(reference, reference, Phrases()) == Phrases()
+    # The less the drawing counts, the less it matters that it has what the reference has.
+    drawn = pixel(0.8, 0.0, 0.6)
+    assert bank.propose(reference, drawn, Phrases()).content == ("b1",)
+    assert replace(bank, against=0.0).propose(reference, drawn, Phrases()).content == ("a1",)
 
 
 def test_a_bank_of_style_alone_has_a_caption_too():
@@ -90,6 +97,12 @@ def test_a_bank_of_style_alone_has_a_caption_too():
 
 
 @pytest.mark.parametrize(("lists", "most"), [((), 16), ((Phrases(),), 16), ((Phrases(("a",)),), 0)])
+def test_a_drawing_counts_as_much_as_the_reference_at_most():
+    for against in (-0.1, 1.1, float("nan")):
+        with pytest.raises(SettingsError, match="against is between 0 and 1"):
+            PhraseBank((Phrases(("a",)),), Axes(), against=against)
+
+
 def test_a_bank_that_could_propose_nothing_is_refused(lists, most):
     with pytest.raises(SettingsError):
         PhraseBank(lists, Axes(), most)
