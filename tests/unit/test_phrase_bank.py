@@ -97,15 +97,15 @@ def test_a_bank_of_style_alone_has_a_caption_too():
 
 
 @pytest.mark.parametrize(("lists", "most"), [((), 16), ((Phrases(),), 16), ((Phrases(("a",)),), 0)])
+def test_a_bank_that_could_propose_nothing_is_refused(lists, most):
+    with pytest.raises(SettingsError):
+        PhraseBank(lists, Axes(), most)
+
+
 def test_a_drawing_counts_as_much_as_the_reference_at_most():
     for against in (-0.1, 1.1, float("nan")):
         with pytest.raises(SettingsError, match="against is between 0 and 1"):
             PhraseBank((Phrases(("a",)),), Axes(), against=against)
-
-
-def test_a_bank_that_could_propose_nothing_is_refused(lists, most):
-    with pytest.raises(SettingsError):
-        PhraseBank(lists, Axes(), most)
 
 
 def test_the_tiny_worlds_bank_says_all_of_a_caption_and_nothing_else():
