@@ -96,6 +96,10 @@ SAMPLERS: dict[str, Callable] = {
 }
 
 
+Guide = Callable[[Condition, list[str]], Denoise]
+"""(condition, prompts) -> the guided model for them, as `guided`, of weights other than the shipped ones."""
+
+
 @dataclass(frozen=True)
 class Samples:
     """What a run left behind: final latents, norms of the predicted noise per step, variances, seconds."""
@@ -148,15 +152,18 @@ def decoded(latents: Tensor) -> Tensor:
 # --- sampling ---------------------------------------------------------------------------------------------
 
 
-def samples(condition: Condition, part: int, n: int, correct: Correct, name: str) -> Samples:
+def samples(
+    condition: Condition, part: int, n: int, correct: Correct, name: str, guide: Guide = guided
+) -> Samples:
     """Sample a part, or take what an earlier run of the same name kept.
 
-    name: says everything about the correction; samples of another correction must have another
+    name: says everything about the correction, and about weights that are not the shipped ones; samples of
+          another must have another
     """
     identity = {"condition": condition.facts, "part": part, "n": n, "name": name, "weights": weights()}
 
     def make() -> tuple[dict[str, Tensor], dict]:
-        made = sample(condition, part, n, correct)
+        made = sample(condition, part, n, correct, guide)
         return {"latents": made.latents.half()}, made.facts
 
     tensors, facts = kept(f"{condition.variant}-{condition.sampler}-{condition.steps}", identity, make)
@@ -182,7 +189,7 @@ def kept(
 
 
 @torch.no_grad()
-def sample(condition: Condition, part: int, n: int, correct: Correct) -> Samples:
+def sample(condition: Condition, part: int, n: int, correct: Correct, guide: Guide = guided) -> Samples:
     """Sample a part's prompts, with a recorder between model and correction."""
     run = condition.run
     prompts, clean = captions(scenes_of(part, n)), clean_of(part, n)
@@ -191,7 +198,7 @@ def sample(condition: Condition, part: int, n: int, correct: Correct) -> Samples
     residuals, done = RunningMoments(), []
     seconds = 0.0
     for at in range(0, n, BATCH):
-        model = recorder.around(guided(condition, prompts[at : at + BATCH]))
+        model = recorder.around(guide(condition, prompts[at : at + BATCH]))
         x = sampling.first_state(condition.variant, noise[at : at + BATCH], run.sigmas[0])
         with torch.random.fork_rng([]):
             torch.manual_seed(part * 100_000 + at)  # of samplers that add noise
@@ -211,14 +218,14 @@ def sample(condition: Condition, part: int, n: int, correct: Correct) -> Samples
 
 @cache
 @torch.no_grad()
-def training_norms(condition: Condition, n: int) -> tuple[float, ...]:
+def training_norms(condition: Condition, n: int, guide: Guide = guided) -> tuple[float, ...]:
     """Root mean squared norm that the guided model predicts on noised drawings, with their own captions."""
     scenes = sample_scenes(TRAINING_SEED, n)
     prompts, clean = captions(scenes), encoded(scenes)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(TRAINING_SEED))
     recorder = Recorder(condition.run, range(condition.run.steps))
     for at in range(0, n, BATCH):
-        model = recorder.around(guided(condition, prompts[at : at + BATCH]))
+        model = recorder.around(guide(condition, prompts[at : at + BATCH]))
         recorder.train(model, clean[at : at + BATCH], noise[at : at + BATCH])
     return recorder.training_rms
 
@@ -226,14 +233,17 @@ def training_norms(condition: Condition, n: int) -> tuple[float, ...]:
 # --- judging ----------------------------------------------------------------------------------------------
 
 
-def judged(condition: Condition, made: Samples, part: int, noised: int = 512) -> dict[str, float]:
+def judged(
+    condition: Condition, made: Samples, part: int, noised: int = 512, guide: Guide = guided
+) -> dict[str, float]:
     """Figures of one part, see docs/drift.md for what each says.
 
     noised: drawings that the norms are compared with; 0 for none
+    guide:  the model that made the samples, whose norms they are
     """
     figures = looked_at(decoded(made.latents), scenes_of(part, len(made.latents)))
     if noised:
-        wanted = training_norms(condition, noised)
+        wanted = training_norms(condition, noised, guide)
         drift = [norm / goal - 1 for norm, goal in zip(made.facts["norms"], wanted, strict=True)]
         figures["norm_drift"] = sum(map(abs, drift)) / len(drift)
         figures["norm_last"] = drift[-1]
