@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from urllib.parse import urlsplit
 
 from ..errors import SettingsError
@@ -121,6 +122,9 @@ def post(
     raise _explained(exchange.outcome) from None
 
 
+trusted = cache(ssl.create_default_context)  # reading all the certificates takes longer than a request
+
+
 class _TooLong(Exception):
     pass
 
@@ -147,7 +151,7 @@ class _Exchange(threading.Thread):
 
     def run(self) -> None:
         at, path, body, headers = self._address, *self._request
-        context = ssl.create_default_context() if at.secure else None
+        context = trusted() if at.secure else None
         kind = http.client.HTTPSConnection if at.secure else http.client.HTTPConnection
         connection = kind(at.host, at.port)
         try:

@@ -16,7 +16,7 @@ from ..phrases import Phrases
 
 Kind = Literal["content", "style"]
 
-MAX_ANSWER = 20_000  # characters that are read; phrases come first in an answer or not at all
+MAX_ANSWER = 20_000  # characters that are read, thoughts apart; lists have a tenth of it
 MAX_WORDS = 20  # of a phrase; CLIP reads about fifty in all
 MAX_LETTERS = 120
 MAX_DEPTH = 8  # of nested JSON
@@ -68,7 +68,7 @@ def parse_phrases(answer: str, kind: Kind = "content", limit: int = 40) -> Phras
 
     Whatever the answer, this returns: with no phrases if it holds none.
     """
-    answer = without_thoughts(answer[:MAX_ANSWER])
+    answer = without_thoughts(answer)[:MAX_ANSWER]
     fenced = "\n".join(_FENCED.findall(answer))
     for text in filter(None, (fenced, answer)):
         for read in (_read_json, _read_lines):

@@ -96,7 +96,8 @@ class VisionProposer:
         form = ", ".join(f'"{kind}": ["...", "..."]' for kind in kinds)
         question = filled(
             self.templates.candidates,
-            difference=difference, prompt=current.prompt or "(empty)", kinds=wanted, answer=f"{{{form}}}",
+            difference=difference[:MAX_DESCRIPTION], prompt=current.prompt or "(empty)", kinds=wanted,
+            answer=f"{{{form}}}",
         )  # fmt: skip
         return parse_phrases(self._asked(question), kinds[0])
 
@@ -108,19 +109,19 @@ class VisionProposer:
 
     def _described(self, picture: Tensor) -> dict[Kind, str]:
         return {
-            "content": self._asked(self.templates.content, picture),
-            "style": self._asked(self.templates.style, picture),
+            "content": self._asked(self.templates.content, picture)[:MAX_DESCRIPTION],
+            "style": self._asked(self.templates.style, picture)[:MAX_DESCRIPTION],
         }
 
     def _asked(self, text: str, *pictures: Tensor) -> str:
-        """The answer without the thoughts before it, no longer than can be passed on."""
+        """The answer without the thoughts before it."""
         answer = without_thoughts((self.see if pictures else self.write or self.see)(text, pictures))
         if not answer:
             raise ProposerError(
                 "the model thought, but did not answer; give it more tokens, or less to think"
             )
         log.debug("asked: %s\nanswered: %s", text, answer)
-        return answer[:MAX_DESCRIPTION]
+        return answer
 
     def _session(self) -> ExitStack:
         with ExitStack() as entering:  # undone if one of them fails

@@ -90,7 +90,7 @@ def no_thread_stays():
     yield
     for thread in threading.enumerate():
         if thread.name == "steadydiff-exchange":
-            thread.join(1)
+            thread.join(5)
             assert not thread.is_alive()
 
 
@@ -294,15 +294,16 @@ def test_a_huge_answer_is_cut_off_and_takes_no_memory(loopback, head):
 )
 def test_a_slow_answer_ends_at_the_deadline(loopback, drip):
     began = time.monotonic()
-    assert "gave no answer within 0.1 seconds" in complaint(loopback(drip), timeout=0.1)
+    assert "gave no answer within 0.05 seconds" in complaint(loopback(drip), timeout=0.05)
     assert time.monotonic() - began < 2
 
 
 def test_a_server_that_takes_nothing_ends_at_the_deadline():
     with socket.create_server(("127.0.0.1", 0)) as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         ask = ChatServer(f"http://127.0.0.1:{deaf.getsockname()[1]}", "tiny", timeout=0.1)
         with pytest.raises(ProposerError, match="gave no answer within"):
-            ask("x" * 10_000_000)
+            ask("x" * 6_000_000)
 
 
 def test_a_silent_handshake_ends_at_the_deadline(loopback):

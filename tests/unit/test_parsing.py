@@ -131,7 +131,7 @@ FRAGMENTS = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.one_of(st.text(), st.lists(st.one_of(FRAGMENTS, st.text(max_size=4)), max_size=30).map("".join)))
 def test_any_text_gives_tidy_phrases(answer):
     for kind in ("content", "style"):
@@ -150,7 +150,7 @@ WORDS = st.lists(st.text("abcdefghjklmopqrstuvwxyz", min_size=2, max_size=6), mi
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(WORDS, max_size=6), st.lists(WORDS, max_size=6))
 def test_what_is_said_as_asked_comes_back(content, style):
     expected = Phrases(tuple(content), tuple(style))

@@ -72,6 +72,14 @@ def test_the_comparison_puts_the_reference_first():
     assert "Image 1: style of ('reference',)\n\nImage 2: style of ('generated',)" in model.text
 
 
+def test_long_descriptions_are_cut_and_long_lists_are_not():
+    model = Model(difference="x" * 9000, candidates="Let me think. " * 500 + '["a red hat"]')
+    found = VisionProposer(model, "vanilla").propose(REFERENCE, GENERATED, CURRENT)
+    assert (
+        found.content == ("a red hat",) and model.text.count("x" * 4000) == 1 and "x" * 4001 not in model.text
+    )
+
+
 def test_a_writer_is_asked_what_needs_no_picture():
     model, writer = Model(), Model()
     VisionProposer(model, "vanilla", write=writer).propose(REFERENCE, GENERATED, CURRENT)
