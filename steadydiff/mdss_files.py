@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-import torch
 from torch import Tensor
 
 from .checkpoints import load_checkpoint, read_tensors, save_checkpoint
@@ -125,8 +124,3 @@ def convert(source: Path, out: Path, card: Card) -> Head:
     plain = {prefix + last: weight[:channels], f"{prefix}{LAYER}.bias": bias[:channels]}
     save_mdss(out, {**tensors, **plain}, head, card, metadata)
     return head
-
-
-def new_head(weight: Tensor) -> Head:
-    """Return an untrained head for a last layer's weight [C, D, k, k]."""
-    return Head(torch.zeros(weight.shape), torch.zeros(len(weight)))
