@@ -44,6 +44,17 @@ COLUMNS = {
 DIGITS = {"frechet_reader": 3, "frechet_clip": 3, "kid_reader": 4, "kid_clip": 4, "seconds": 0}
 
 
+STARTS = ("empty", "wrong")
+ARPO = {
+    "recall": "recall",
+    "precision": "precision",
+    "clip_t": "CLIP-T",
+    "clip_i": "CLIP-I",
+    "feature": "feature",
+    "found": "found",
+}
+
+
 def drift_summary(cells: Cells) -> str:
     """Per variant: both Fréchet distances at 10, 20 and 50 Euler steps, and three more figures at 20."""
     return "\n\n".join(f"**{variant}**\n\n{_summary(cells, variant)}" for variant in ("epsilon", "flow"))
@@ -102,6 +113,42 @@ def _mean(
     return f"{text} ± {statistics.stdev(values):.{digits}f}" if spread else text
 
 
+def arpo(cells: Cells) -> str:
+    """Per first prompt: every figure of every way to a prompt."""
+    parts, seeds = ({key.rsplit(" ", 2)[i] for key in cells} for i in (2, 1))
+    done = f"{20 * len(parts)} of 200 pictures and {len(seeds)} of 3 seeds have been measured."
+    return "\n\n".join([done, *(f"**{start}**\n\n{_arpo(cells, start, ARPO)}" for start in STARTS)])
+
+
+def arpo_attributes(cells: Cells) -> str:
+    """Per first prompt: the share of each attribute in every way's prompts."""
+    kinds = ("shape", "colour", "size", "position", "background", "style")
+    columns = {f"recall_{kind}": kind for kind in kinds}
+    return "\n\n".join(f"**{start}**\n\n{_arpo(cells, start, columns)}" for start in STARTS)
+
+
+def _arpo(cells: Cells, start: str, columns: dict[str, str]) -> str:
+    ways = dict.fromkeys(
+        key.rsplit(" ", 2)[0].removeprefix(f"{start} ") for key in cells if key.startswith(start)
+    )
+    lines = [["way", *columns.values()]]
+    for way in ways:
+        lines.append([way, *(_over_seeds(cells, f"{start} {way}", figure) for figure in columns)])
+    return markdown(lines)
+
+
+def _over_seeds(cells: Cells, way: str, figure: str) -> str:
+    """Mean of the seeds' means over the parts, and their spread if there are several seeds."""
+    found: dict[str, list[float]] = {}
+    for key, cell in cells.items():
+        name, seed, _ = key.rsplit(" ", 2)
+        if name == way:
+            found.setdefault(seed, []).append(cell["figures"][figure])
+    means = [statistics.mean(values) for values in found.values()]
+    text = f"{statistics.mean(means):.3f}"
+    return f"{text} ± {statistics.stdev(means):.3f}" if len(means) > 1 else text
+
+
 def markdown(lines: list[list[str]]) -> str:
     """Lines as a Markdown table, the first one its head."""
     rule = ["---"] + ["---:"] * (len(lines[0]) - 1)
@@ -112,6 +159,8 @@ def markdown(lines: list[list[str]]) -> str:
 TABLES: dict[str, tuple[str, str, Callable[[Cells], str]]] = {
     "drift summary": ("README.md", "drift", drift_summary),
     "drift": ("docs/drift.md", "drift", drift_full),
+    "arpo": ("docs/arpo.md", "arpo", arpo),
+    "arpo attributes": ("docs/arpo.md", "arpo", arpo_attributes),
 }
 
 

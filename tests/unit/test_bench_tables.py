@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tools.bench_tables import TABLES, drift_full, drift_summary, put, tables
+from tools.bench_tables import TABLES, arpo, drift_full, drift_summary, put, tables
 from tools.environment import ROOT
 
 
@@ -20,11 +20,12 @@ def test_a_changed_result_is_noticed(tmp_path):
         for name in (file, f"benchmarks/{bench}.json"):
             (tmp_path / name).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, tmp_path / name)
-    results = tmp_path / "benchmarks" / "drift.json"
-    kept = json.loads(results.read_text())
-    kept["cells"]["epsilon euler 20 cfg 1 none 0"]["figures"]["frechet_reader"] += 1
-    results.write_text(json.dumps(kept))
-    assert all(text != wanted for _, text, wanted in tables(tmp_path, results.parent))
+    for results in (tmp_path / "benchmarks").iterdir():
+        kept = json.loads(results.read_text())
+        for cell in kept["cells"].values():
+            cell["figures"] = {name: (value or 0) + 1 for name, value in cell["figures"].items()}
+        results.write_text(json.dumps(kept))
+    assert all(text != wanted for _, text, wanted in tables(tmp_path, tmp_path / "benchmarks"))
 
 
 def cells(condition, **schedules):
@@ -64,3 +65,17 @@ def test_a_table_needs_its_place():
     )
     with pytest.raises(SystemExit, match="no place for the table"):
         put("a", "x", "new")
+
+
+def test_a_way_to_a_prompt_is_the_mean_over_its_parts_and_the_spread_over_seeds():
+    figures = {"recall": [0.5, 0.7, 0.8], "precision": [1, 1, 1]}
+    keys = ("0 0", "0 1", "1 0")  # two parts of the first seed, one of the second
+    rest = dict.fromkeys(("clip_t", "clip_i", "feature", "found"), 0.25)
+    found = {
+        f"{start} ARPO 5, dropping {key}": {"figures": {n: v[i] for n, v in figures.items()} | rest}
+        for start in ("empty", "wrong") for i, key in enumerate(keys)
+    }  # fmt: skip
+    text = arpo(found)
+    assert text.startswith("40 of 200 pictures and 2 of 3 seeds have been measured.")
+    row = "| ARPO 5, dropping | 0.700 ± 0.141 | 1.000 ± 0.000 | 0.250 ± 0.000 |"
+    assert sum(line.startswith(row) for line in text.splitlines()) == 2
