@@ -45,6 +45,10 @@ DIGITS = {"frechet_reader": 3, "frechet_clip": 3, "kid_reader": 4, "kid_clip": 4
 
 
 STARTS = ("empty", "wrong")
+ARPO_WAYS = (
+    "caption only", "one-shot, fast", "one-shot, classic", "one-shot, chain", "ARPO 1", "ARPO 2", "ARPO 5",
+    "ARPO 5, best picture", "ARPO 5, dropping", "true phrases", "true caption",
+)  # fmt: skip
 ARPO = {
     "recall": "recall",
     "precision": "precision",
@@ -128,9 +132,8 @@ def arpo_attributes(cells: Cells) -> str:
 
 
 def _arpo(cells: Cells, start: str, columns: dict[str, str]) -> str:
-    ways = dict.fromkeys(
-        key.rsplit(" ", 2)[0].removeprefix(f"{start} ") for key in cells if key.startswith(start)
-    )
+    run = {key.rsplit(" ", 2)[0] for key in cells}
+    ways = [way for way in ARPO_WAYS if f"{start} {way}" in run]
     lines = [["way", *columns.values()]]
     for way in ways:
         lines.append([way, *(_over_seeds(cells, f"{start} {way}", figure) for figure in columns)])
