@@ -101,7 +101,7 @@ class SteadyDiffTrainAntiBias(io.ComfyNode):
                 io.Image.Input(
                     "images", optional=True, tooltip="Pictures instead of samples; needs vae.",
                 ),
-                io.Vae.Input("vae", optional=True, tooltip="Encodes the images; the VAE that belongs to the model."),
+                io.Vae.Input("vae", optional=True, tooltip="Encodes the images; the model's own VAE."),
                 io.Conditioning.Input(
                     "empty", optional=True,
                     tooltip="Conditioning of an empty prompt: it stands in for a tenth of the captions, as "
