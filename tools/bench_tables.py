@@ -97,6 +97,64 @@ def _condition(cells: Cells, condition: str) -> str:
     return markdown(lines)
 
 
+DIFFIER_COLUMNS = {
+    "frechet_reader": "FD reader",
+    "frechet_clip": "FD CLIP",
+    "precision_reader": "precision",
+    "recall_reader": "recall",
+    "found": "found",
+    "clip_text": "CLIP-T",
+    "saturation": "saturation",
+    "norm_drift": "norm error",
+    "variance": "variance error",
+}
+
+
+def diffier_compared(cells: Cells) -> str:
+    """Per variant and guidance weight: every way to spend 30 calls, on the first part's prompts."""
+    blocks = []
+    for variant in ("epsilon", "flow"):
+        for cfg in ("2", "4"):
+            condition = f"{variant} cfg {cfg} calls 30"
+            lines = [["way", *DIFFIER_COLUMNS.values()]]
+            lines.append(["*real drawings*", *_line(cells, "real drawings 0")])
+            found = re.compile(rf"{re.escape(condition)} (.+) 0")
+            names = [match[1] for key in cells if (match := found.fullmatch(key))]
+            lines += [[name, *_line(cells, f"{condition} {name} 0")] for name in names]
+            blocks.append(f"**{variant}, CFG {cfg}, 30 calls**\n\n{markdown(lines)}")
+    return "\n\n".join(blocks)
+
+
+def _line(cells: Cells, key: str) -> list[str]:
+    return [_one(cells, key, figure) for figure in DIFFIER_COLUMNS]
+
+
+def diffier_grid(cells: Cells) -> str:
+    """Per variant: both Fréchet distances and what was found, over guidance weights, at 20 to 80 calls."""
+    blocks, weights = [], ("1", "2", "4", "8", "16")
+    for variant in ("epsilon", "flow"):
+        lines = [["calls", "", *(f"CFG {cfg}" for cfg in weights)]]
+        for calls in (20, 30, 40, 80):
+            for name in ("plain", "renoise", "norm"):
+                keys = [f"{variant} cfg {cfg} calls {calls} {name} 0" for cfg in weights]
+                if name == "norm" and not any(key in cells for key in keys):
+                    continue
+                line = [
+                    " / ".join(_one(cells, key, f) for f in ("frechet_reader", "frechet_clip", "found"))
+                    if key in cells
+                    else "not run"
+                    for key in keys
+                ]
+                lines.append([str(calls), name, *line])
+        blocks.append(f"**{variant}** (FD reader / FD CLIP / found)\n\n{markdown(lines)}")
+    return "\n\n".join(blocks)
+
+
+def _one(cells: Cells, key: str, figure: str) -> str:
+    value = cells[key]["figures"].get(figure) if key in cells else None
+    return "–" if value is None else f"{value:.{2 if figure.startswith('frechet') else 3}f}"
+
+
 def _mean(
     cells: Cells, condition: str, name: str, figure: str, spread: bool = False, beside: str | None = None
 ) -> str:
@@ -162,6 +220,8 @@ def markdown(lines: list[list[str]]) -> str:
 TABLES: dict[str, tuple[str, str, Callable[[Cells], str]]] = {
     "drift summary": ("README.md", "drift", drift_summary),
     "drift": ("docs/drift.md", "drift", drift_full),
+    "diffier": ("docs/diffier.md", "diffier", diffier_compared),
+    "diffier grid": ("docs/diffier.md", "diffier", diffier_grid),
     "arpo": ("docs/arpo.md", "arpo", arpo),
     "arpo attributes": ("docs/arpo.md", "arpo", arpo_attributes),
 }
