@@ -54,14 +54,14 @@ def inputs(execute, scorer):
 
 def test_it_finds_what_is_in_the_picture_and_returns_what_it_drew(execute, inputs, comfy):
     prompt, image, images, report, plot = execute("SteadyDiffARPO", **inputs, best_by="text")
-    assert all(phrase in prompt for phrase in ("a blue star", "a small purple square", "at the right"))
+    assert all(phrase in prompt for phrase in ("a blue star", "a small purple", "at the right", "sky"))
     told = json.loads(report)
     steps = told["log"]["steps"]
     assert told["summary"]["prompt"] == prompt and len(images) == len(steps) >= 2
     assert steps[-1]["text_similarity"] > steps[0]["text_similarity"] + 0.2
     assert image.shape == (1, 64, 64, 3) and plot.shape[-1] == 3
     [edited] = execute("SteadyDiffEditPrompt", prompt=prompt, report=report, style="a soft drawing")
-    assert "a small purple square" in edited and edited.endswith("a soft drawing")
+    assert "a small purple" in edited and edited.endswith("a soft drawing")
 
     # The picture is what KSampler draws of that prompt.
     positive = inputs["clip"].encode_from_tokens_scheduled(inputs["clip"].tokenize(prompt))
@@ -96,18 +96,18 @@ def test_progress_counts_every_step_and_shows_every_drawing(execute, inputs, com
 
 def test_cancel_takes_one_step_and_a_kept_search_goes_on(execute, inputs, comfy, monkeypatch, tmp_path):
     monkeypatch.setattr(load("folder_paths"), "get_output_directory", lambda: str(tmp_path))
-    after, calls, cancel = 8 + 3, [], comfy.management.interrupt_current_processing
-    bars = load("comfy.utils")
+    told, cancel, bars = [], comfy.management.interrupt_current_processing, load("comfy.utils")
 
     def hook(value, total, preview, **_):
-        calls.append(value)
-        if len(calls) == after:
+        told.append(value)
+        if value >= 8 + 3 and len([v for v in told if v >= 8 + 3]) == 1:
             cancel()
 
     monkeypatch.setattr(bars, "PROGRESS_BAR_HOOK", hook)
     with pytest.raises(comfy.management.InterruptProcessingException):
         execute("SteadyDiffARPO", **inputs, keep_as="mine")
-    assert len(calls) <= after + 1
+    late = [value for value in told if value >= 8 + 3]
+    assert max(late) <= late[0] + 1
     [kept] = (tmp_path / "steadydiff_arpo").iterdir()
     monkeypatch.setattr(bars, "PROGRESS_BAR_HOOK", None)
     resumed = execute("SteadyDiffARPO", **inputs, keep_as="mine")
