@@ -305,11 +305,12 @@ def inner_options(model_options: dict, patched: int) -> dict:
     options = {**model_options}
     if POST_CFG in options:
         options[POST_CFG] = options[POST_CFG][:patched]
-    transformer = {k: v for k, v in options.get("transformer_options", {}).items() if k != MDSS_KEY}
-    if "easycache" in transformer:
-        transformer["easycache"] = copy.copy(transformer["easycache"])
-        transformer["easycache"].end_t = math.inf
-    options["transformer_options"] = transformer
+    if "transformer_options" in options:
+        transformer = {k: v for k, v in options["transformer_options"].items() if k != MDSS_KEY}
+        if "easycache" in transformer:
+            transformer["easycache"] = copy.copy(transformer["easycache"])
+            transformer["easycache"].end_t = math.inf
+        options["transformer_options"] = transformer
     return options
 
 
