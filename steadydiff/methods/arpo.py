@@ -108,7 +108,7 @@ def select_phrases(
         prompts = [(current + added + p).prompt for p in left]
         read = fits(prompts)
         full |= not all(read)  # and has no more room later, as prompts only grow
-        left, prompts = (list(compress(items, read)) for items in (left, prompts))
+        left, prompts = list(compress(left, read)), list(compress(prompts, read))
         scores = similarities(prompts) if prompts else []
         at = max(range(len(left)), key=scores.__getitem__, default=None)
         if at is None or not scores[at] > best + min_gain:
