@@ -8,7 +8,6 @@ latents as well.
 import argparse
 import importlib
 import logging
-import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 
 from steadydiff.antibias_files import Card, save_prompt
-from steadydiff.errors import SettingsError, SteadyDiffError
+from steadydiff.errors import SettingsError
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork, attention_at
 from steadydiff.tinyworld import base as tinyworld
 from steadydiff.tinyworld.files import VARIANTS
@@ -25,6 +24,7 @@ from steadydiff.training.loop import Plan
 from steadydiff.training.losses import LOSSES
 from steadydiff.training.team import team
 from tools.inprocess import PACK, load_pack, pack_errors
+from tools.train_command import run_training
 
 BASES = {f"tinyworld:{variant}": variant for variant in VARIANTS}
 LATENT_SIZE = 8  # of the tiny world
@@ -57,19 +57,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    options = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    try:
-        train(options, "run.py train antibias " + shlex.join(arguments))
-    except SteadyDiffError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"Stopped; the same command goes on from the state in {options.work}.", file=sys.stderr)
-        return 130
-    return 0
+    return run_training(parser(), train, arguments)
 
 
 def train(options: argparse.Namespace, command: str) -> None:

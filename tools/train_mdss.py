@@ -6,19 +6,19 @@ latents as well. FILE is an ordinary checkpoint, or with --lora a LoRA, with the
 
 import argparse
 import logging
-import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from steadydiff.errors import SettingsError, SteadyDiffError
+from steadydiff.errors import SettingsError
 from steadydiff.methods.mdss import VARIANTS
 from steadydiff.networks.xi_head import TwoHeads
 from steadydiff.tinyworld.finetune import BASES, load_base, save_trained
 from steadydiff.training.mdss import PLAN, Recipe, train_mdss
 from steadydiff.training.team import team
+from tools.train_command import run_training
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,19 +42,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    options = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    try:
-        train(options, "run.py train mdss " + shlex.join(arguments))
-    except SteadyDiffError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"Stopped; the same command goes on from the state in {options.work}.", file=sys.stderr)
-        return 130
-    return 0
+    return run_training(parser(), train, arguments)
 
 
 def train(options: argparse.Namespace, command: str) -> None:
