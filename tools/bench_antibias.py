@@ -80,7 +80,8 @@ def control_steps() -> int:
 
 
 def flops_of_base() -> float:
-    return flops(tinyworld.Diffusion(), torch.zeros(1, 4, 8, 8), torch.zeros(1), tinyworld.tokenize([""]))
+    base, inputs = tinyworld.Diffusion(), (torch.zeros(1, 4, 8, 8), torch.zeros(1), tinyworld.tokenize([""]))
+    return flops(lambda: base(*inputs))
 
 
 def flops_of_network() -> float:
@@ -88,14 +89,15 @@ def flops_of_network() -> float:
     mult = train_antibias.numbers(defaults["mult"])
     attention = attention_at(train_antibias.LATENT_SIZE, len(mult))
     config = PromptConfig(4, defaults["channels"], mult, defaults["blocks"], attention)
-    return flops(PromptNetwork(config), torch.zeros(1, 4, 8, 8))
+    network = PromptNetwork(config)
+    return flops(lambda: network(torch.zeros(1, 4, 8, 8)))
 
 
 @torch.no_grad()
-def flops(network: torch.nn.Module, *inputs: torch.Tensor) -> float:
+def flops(call: Callable[[], object]) -> float:
     """Floating point operations of one call."""
     with FlopCounterMode(display=False) as counter:
-        network(*inputs)
+        call()
     return counter.get_total_flops()
 
 
@@ -134,22 +136,18 @@ def cost() -> Figures:
     """What the paper's network for 64x64 adds to a guided call of an SD1.5-sized model."""
     network = PromptNetwork(PromptConfig(4, 32, attention_levels=attention_at(64, 3)))
     x = torch.zeros(1, 4, 64, 64)
-    counted: list[float] = []
-
-    def count(call: Callable[[], object]) -> None:
-        with FlopCounterMode(display=False) as counter:
-            call()
-        counted.append(counter.get_total_flops())
-
-    timing.inside_runs([timing.make_model("EPS", timing.SD15)], count)
+    guided: list[float] = []
+    model = timing.make_model("EPS", timing.SD15)
+    timing.inside_runs([model], lambda call: guided.append(flops(call)))
+    own = flops(lambda: network(x))
     begun = time.perf_counter()
     with torch.no_grad():
         network(x)
     weights = sum(weight.numel() for weight in network.parameters())
     return {
-        "network_gflop": flops(network, x) / 1e9,
-        "guided_call_gflop": counted[0] / 1e9,
-        "percent": 100 * flops(network, x) / counted[0],
+        "network_gflop": own / 1e9,
+        "guided_call_gflop": guided[0] / 1e9,
+        "percent": 100 * own / guided[0],
         "network_ms": 1000 * (time.perf_counter() - begun),
         "network_mib_fp32": 4 * weights / 2**20,
     }
@@ -165,10 +163,7 @@ def main() -> int:
     bench.cell("cost", cost, quick=False)
     for part, n in enumerate(world.PARTS):
         bench.cell(f"real drawings {part}", partial(world.drawings, part, n), quick=False)
-    ways: dict[str, Callable[[Condition], Way]] = {
-        "plain": plain,
-        "control": control,
-    }
+    ways: dict[str, Callable[[Condition], Way]] = {"plain": plain, "control": control}
     ways |= {f"default seed {seed}": partial(antibias, "default", STEPS, seed) for seed in range(SEEDS)}
     compared = {f"{recipe} short": partial(antibias, recipe, FEWER_STEPS, 0) for recipe in RECIPES}
     for variant in files.VARIANTS:

@@ -8,7 +8,6 @@ training leaves behind is kept under output/mdss_bench/ with its state, so it ma
 `--curves` measures the mean square error per step of the thesis' figure 3.2 instead, and draws it into docs/.
 """
 
-import hashlib
 import os
 import sys
 import tempfile
@@ -35,10 +34,8 @@ from tools.bench import Bench, Figures
 from tools.drift_world import Condition
 from tools.environment import ROOT
 
-STEPS, BATCH = (
-    3000,
-    32,
-)  # the tiny world's own batch; a sixth of the steps after which the thesis' curve is flat
+STEPS = 3000  # a sixth of the steps after which the thesis' curve is flat
+BATCH = 32  # the tiny world's own
 PERTURBATION = 0.1
 WORK = Path(os.environ.get("STEADYDIFF_MDSS_WORK", "output/mdss_bench"))
 CURVE_STEPS, CURVE_SAMPLES = 50, 256
@@ -115,9 +112,7 @@ def train(variant: str, name: str, training: Training, steps: int, work: Path) -
         model, base, training.recipe, plan, file.with_name(f"state_{file.name}"), on_step, training.loss
     )
     seconds = (time.perf_counter() - begun) / max(len(losses), 1)
-    save_trained(
-        file_of(variant, name, work), trained.cpu(), base, training.recipe, {"bench": name, "steps": steps}
-    )
+    save_trained(file, trained.cpu(), base, training.recipe, {"bench": name, "steps": steps})
     tail = losses[-200:] or [float("nan")]
     return {"steps": steps, "seconds_per_step": seconds, "loss": sum(tail) / len(tail)}
 
@@ -132,11 +127,9 @@ class Trained:
         self.unet, self._text = files.load_diffusion(variant)
         self._head, self.digest = None, "shipped"
         if path:
-            stored, self.digest = path.read_bytes(), hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-            del stored
-            tensors = {
-                k: v.float() for k, v in files.load_checkpoint(path, kind="mdss", version=1)[0].items()
-            }
+            self.digest = world.digest_of(path)
+            stored, _ = files.load_checkpoint(path, kind="mdss", version=1)
+            tensors = {k: v.float() for k, v in stored.items()}
             self.unet.load_state_dict(files.part(tensors, files.UNET_PREFIX))
             self._head, self.card = load_head(path)
         layer = last_layer(self.unet)
