@@ -177,8 +177,8 @@ def _mean(
 
 def arpo(cells: Cells) -> str:
     """Per first prompt: every figure of every way to a prompt."""
-    parts, seeds = ({key.rsplit(" ", 2)[i] for key in cells} for i in (2, 1))
-    done = f"{20 * len(parts)} of 200 pictures and {len(seeds)} of 3 seeds have been measured."
+    parts = {key.rsplit(" ", 1)[1] for key in cells}
+    done = f"{20 * len(parts)} pictures; ± is the standard error over parts of 20."
     return "\n\n".join([done, *(f"**{start}**\n\n{_arpo(cells, start, ARPO)}" for start in STARTS)])
 
 
@@ -194,20 +194,15 @@ def _arpo(cells: Cells, start: str, columns: dict[str, str]) -> str:
     ways = [way for way in ARPO_WAYS if f"{start} {way}" in run]
     lines = [["way", *columns.values()]]
     for way in ways:
-        lines.append([way, *(_over_seeds(cells, f"{start} {way}", figure) for figure in columns)])
+        lines.append([way, *(_over_parts(cells, f"{start} {way}", figure) for figure in columns)])
     return markdown(lines)
 
 
-def _over_seeds(cells: Cells, way: str, figure: str) -> str:
-    """Mean of the seeds' means over the parts, and their spread if there are several seeds."""
-    found: dict[str, list[float]] = {}
-    for key, cell in cells.items():
-        name, seed, _ = key.rsplit(" ", 2)
-        if name == way:
-            found.setdefault(seed, []).append(cell["figures"][figure])
-    means = [statistics.mean(values) for values in found.values()]
-    text = f"{statistics.mean(means):.3f}"
-    return f"{text} ± {statistics.stdev(means):.3f}" if len(means) > 1 else text
+def _over_parts(cells: Cells, way: str, figure: str) -> str:
+    """Mean over the parts, and its standard error if there are several."""
+    found = [cell["figures"][figure] for key, cell in cells.items() if key.rsplit(" ", 2)[0] == way]
+    text = f"{statistics.mean(found):.3f}"
+    return f"{text} ± {statistics.stdev(found) / len(found) ** 0.5:.3f}" if len(found) > 1 else text
 
 
 def markdown(lines: list[list[str]]) -> str:

@@ -67,15 +67,15 @@ def test_a_table_needs_its_place():
         put("a", "x", "new")
 
 
-def test_a_way_to_a_prompt_is_the_mean_over_its_parts_and_the_spread_over_seeds():
-    figures = {"recall": [0.5, 0.7, 0.8], "precision": [1, 1, 1]}
-    keys = ("0 0", "0 1", "1 0")  # two parts of the first seed, one of the second
+def test_a_way_to_a_prompt_is_the_mean_over_its_parts_and_its_standard_error():
+    figures = {"recall": [0.5, 0.7, 0.9], "precision": [1, 1, 1]}
+    keys = ("0 0", "1 1", "2 2")
     rest = dict.fromkeys(("clip_t", "clip_i", "feature", "found"), 0.25)
     found = {
         f"{start} ARPO 5, dropping {key}": {"figures": {n: v[i] for n, v in figures.items()} | rest}
         for start in ("empty", "wrong") for i, key in enumerate(keys)
     }  # fmt: skip
     text = arpo(found)
-    assert text.startswith("40 of 200 pictures and 2 of 3 seeds have been measured.")
-    row = "| ARPO 5, dropping | 0.700 ± 0.141 | 1.000 ± 0.000 | 0.250 ± 0.000 |"
+    assert text.startswith("60 pictures; ± is the standard error over parts of 20.")
+    row = "| ARPO 5, dropping | 0.700 ± 0.115 | 1.000 ± 0.000 | 0.250 ± 0.000 |"
     assert sum(line.startswith(row) for line in text.splitlines()) == 2
