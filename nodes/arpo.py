@@ -12,9 +12,8 @@ import latent_preview
 import torch
 from comfy_api.latest import io
 
-from ..steadydiff.arpo_log import Log, as_dict, load_log, save_log
+from ..steadydiff.arpo_log import Log, as_dict, load_log, log_file, save_log
 from ..steadydiff.clip_scorer import as_pil
-from ..steadydiff.errors import SettingsError
 from ..steadydiff.methods.arpo import ARPO
 from ..steadydiff.phrases import Phrases
 from ..steadydiff.plots import arpo_figure
@@ -125,7 +124,7 @@ class SteadyDiffARPO(io.ComfyNode):
         sampler_name, scheduler, iterations, prompt, exclude, best_by, drop, min_gain, target, keep_as,
     ) -> io.NodeOutput:  # fmt: skip
         settings = ARPO(iterations, target, min_gain, Phrases.of(exclude.replace("\n", ",")).content, drop)
-        file = file_of(keep_as)
+        file = log_file(keep_as, Path(folder_paths.get_output_directory()) / FOLDER)
         bar = Bar(model, steps, iterations + 1)
         first = Phrases.of(prompt) if prompt.strip() else None
         earlier = load_log(file) if file and file.is_file() else None
@@ -147,16 +146,6 @@ class SteadyDiffARPO(io.ComfyNode):
             if file:
                 save_log(log, file)
         return output(log, best_by)
-
-
-def file_of(name: str) -> Path | None:
-    """Where a search is kept; a name is one word of a file name, not a path."""
-    plain = name.strip()
-    if not plain:
-        return None
-    if plain != Path(plain).name or set(plain) & set('\\:*?"<>|') or plain.startswith("."):
-        raise SettingsError(f"keep_as is a name of a file, without folders; got {name!r}")
-    return Path(folder_paths.get_output_directory()) / FOLDER / f"{plain}.safetensors"
 
 
 def output(log: Log, best_by: str) -> io.NodeOutput:

@@ -7,15 +7,13 @@ import comfy.model_patcher
 import folder_paths
 from comfy_api.latest import io
 
-from ..steadydiff.clip_scorer import load_scorer
+from ..steadydiff.clip_scorer import MODELS, TINY, load_scorer, named_model
 from ..steadydiff.errors import SettingsError
 from ..steadydiff.hosts.comfy_clip import HostClipScorer
-from ..steadydiff.tinyworld.files import CLIP_FOLDER
 from . import schema
 
 FOLDER = "open_clip"
-TINY, OTHER, CONNECTED = "tiny world", "other", "connected"
-MODELS = ("ViT-L-14", "ViT-B-32", "ViT-H-14", "ViT-bigG-14", OTHER, CONNECTED, TINY)
+CONNECTED = "connected"
 
 
 class SteadyDiffCLIPScorer(io.ComfyNode):
@@ -30,7 +28,7 @@ class SteadyDiffCLIPScorer(io.ComfyNode):
             search_aliases=["open_clip", "clip score", "similarity", "arpo"],
             inputs=[
                 io.Combo.Input(
-                    "model", options=list(MODELS), default="ViT-L-14",
+                    "model", options=[*MODELS, CONNECTED, TINY], default="ViT-L-14",
                     tooltip="ViT-L-14 as in the paper; smaller and larger ones of open_clip; other: named "
                     "below; connected: ComfyUI's own, given below; tiny world: for the demo model only.",
                 ),
@@ -72,7 +70,9 @@ class SteadyDiffCLIPScorer(io.ComfyNode):
                 )
             return io.NodeOutput(HostClipScorer(clip, clip_vision))
         device = comfy.model_management.get_torch_device()
-        name, source = named(model, weights.strip(), architecture.strip())
+        name, source = named_model(
+            model, weights.strip(), architecture.strip(), Path(folder_paths.models_dir) / FOLDER
+        )
         patchers = []
 
         def ready() -> None:
@@ -88,19 +88,3 @@ class SteadyDiffCLIPScorer(io.ComfyNode):
             )
         )  # fmt: skip
         return io.NodeOutput(scorer)
-
-
-def named(model: str, weights: str, architecture: str) -> tuple[str | Path, str | Path]:
-    """What `load_scorer` takes for these widgets; files and folders only of models/open_clip."""
-    if model == TINY:
-        return CLIP_FOLDER, ""
-    home = (Path(folder_paths.models_dir) / FOLDER).resolve()
-    here = (home / weights).resolve()
-    inside = bool(weights) and home in here.parents
-    if inside and here.is_dir():
-        return here, ""
-    if model == OTHER and not architecture:
-        raise SettingsError(
-            "model is other: name its architecture, or a folder of models/open_clip as weights"
-        )
-    return architecture if model == OTHER else model, here if inside and here.is_file() else weights

@@ -5,7 +5,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..steadydiff.phrase_bank import BANKS, PhraseBank, read_bank
+from ..steadydiff.phrase_bank import PhraseBank, find_banks, read_bank
 from ..steadydiff.phrases import Phrases
 from . import schema
 
@@ -13,10 +13,8 @@ FOLDER, NONE = "steadydiff_phrases", "none"
 
 
 def banks() -> dict[str, Path]:
-    """The banks that ship, and the user's: every folder of models/steadydiff_phrases."""
-    own = Path(folder_paths.models_dir) / FOLDER
-    found = [*sorted(BANKS.iterdir()), *(sorted(own.iterdir()) if own.is_dir() else [])]
-    return {folder.name: folder for folder in found if folder.is_dir()}
+    """The banks that ship, and the user's in models/steadydiff_phrases."""
+    return find_banks(Path(folder_paths.models_dir) / FOLDER)
 
 
 class SteadyDiffPhraseBank(io.ComfyNode):

@@ -78,6 +78,16 @@ def fingerprint(picture: Tensor) -> str:
 # --- file -------------------------------------------------------------------------------------------------
 
 
+def log_file(name: str, folder: Path) -> Path | None:
+    """Where a search is kept, None for no name; a name is one word of a file name, not a path."""
+    plain = name.strip()
+    if not plain:
+        return None
+    if plain != Path(plain).name or set(plain) & set('\\:*?"<>|') or plain.startswith("."):
+        raise SettingsError(f"keep_as is a name of a file, without folders; got {name!r}")
+    return folder / f"{plain}.safetensors"
+
+
 def save_log(log: Log, path: Path) -> None:
     """Write a log whole or not at all; its pictures may differ in size and are kept as 8 bit."""
     pictures = {f"picture.{i}": _eight_bit(step.picture) for i, step in enumerate(log.steps)}

@@ -16,6 +16,8 @@ from .tinyworld.clip import import_open_clip
 from .tinyworld.files import CLIP_FOLDER
 
 BATCH = 2048  # texts that are encoded at a time
+TINY, OTHER = "tiny world", "other"
+MODELS = ("ViT-L-14", "ViT-B-32", "ViT-H-14", "ViT-bigG-14", OTHER)
 REMEMBERED = 40_000  # embeddings of texts; of ViT-L-14 some 120 MB
 
 
@@ -120,6 +122,22 @@ def load_scorer(
     tokenizer = open_clip.get_tokenizer(name)
     picture_transform: Any = transform
     return OpenClipScorer(made.eval().requires_grad_(False), tokenizer, picture_transform, ready)
+
+
+def named_model(model: str, weights: str, architecture: str, home: Path) -> tuple[str | Path, str | Path]:
+    """What `load_scorer` takes for what a user chose; files and folders only of `home`."""
+    if model == TINY:
+        return CLIP_FOLDER, ""
+    home = home.resolve()
+    here = (home / weights).resolve()
+    inside = bool(weights) and home in here.parents
+    if inside and here.is_dir():
+        return here, ""
+    if model == OTHER and not architecture:
+        raise SettingsError(
+            f"model is other: name its architecture, or a folder of models/{home.name} as weights"
+        )
+    return architecture if model == OTHER else model, here if inside and here.is_file() else weights
 
 
 def tiny_scorer() -> OpenClipScorer:

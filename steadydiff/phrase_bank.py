@@ -68,6 +68,12 @@ class PhraseBank:
         return sorted(zip(scores, phrases.each(), strict=True), key=lambda pair: -pair[0])
 
 
+def find_banks(own: Path) -> dict[str, Path]:
+    """Folders of banks by name: those that ship, and the user's, every folder of `own`."""
+    found = [*sorted(BANKS.iterdir()), *(sorted(own.iterdir()) if own.is_dir() else [])]
+    return {folder.name: folder for folder in found if folder.is_dir()}
+
+
 def read_bank(folder: Path) -> tuple[Phrases, ...]:
     """The lists of a bank, their wildcards filled in.
 
