@@ -3,7 +3,9 @@
 Trains what is not trained yet (under output/antibias/bench/; after Ctrl+C the same command goes on):
 the default recipe with three seeds, other targets, losses and weights for fewer steps, and the base model on
 its own loss for as many floating point operations as one of the long trainings takes. Prompts, noise and
-judges are those of `run.py bench drift`, see tools/drift_world.py.
+judges are those of `run.py bench drift`, see tools/drift_world.py; each of its three parts is sampled with
+the network of another training seed, so that the spread is that of both. The short trainings are compared on
+the first part.
 """
 
 import statistics
@@ -12,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -31,7 +34,7 @@ from tools.drift_world import Condition, Correct
 from tools.inprocess import prepare_host
 
 WORK = Path("output/antibias/bench")
-STEPS, FEWER_STEPS, SEEDS = 4000, 1500, 3
+STEPS, FEWER_STEPS = 2000, 1000
 RECIPES = {  # name -> further arguments of `run.py train antibias`
     "default": [],
     "phi": ["--target", "phi"],
@@ -112,24 +115,25 @@ def corrected(file: Path) -> Correct:
     return AntiBiasPrompt(card.model(network)).wrap
 
 
-def judged(bench: Bench, way: Callable[[], Way], part: int) -> Figures:
+def judged(bench: Bench, way: Callable[[Condition, int], Way], condition: Condition, part: int) -> Figures:
     """Figures of one part; a quick run takes 32 samples."""
     n = 32 if bench.quick else world.PARTS[part]
-    condition, name, correct = way()
+    condition, name, correct = way(condition, part)
     return {**world.judged(condition, world.samples(condition, part, n, correct, name), part)}
 
 
-def plain(condition: Condition) -> Way:
+def plain(condition: Condition, part: int) -> Way:
     return condition, "uniform 1.0", lambda denoise, run: denoise  # the name `run.py bench drift` keeps it by
 
 
-def control(condition: Condition) -> Way:
-    return plain(replace(condition, folder=str(longer(condition.variant))))
+def control(condition: Condition, part: int) -> Way:
+    return plain(replace(condition, folder=str(longer(condition.variant))), part)
 
 
-def antibias(recipe: str, steps: int, seed: int, condition: Condition) -> Way:
-    file = trained(condition.variant, recipe, steps, seed)
-    return condition, f"antibias {recipe} {steps} {seed} {world.digest_of(file)}", corrected(file)
+def antibias(recipe: str, steps: int, condition: Condition, part: int) -> Way:
+    """With the network of the training whose seed is the part's number."""
+    file = trained(condition.variant, recipe, steps, part)
+    return condition, f"antibias {recipe} {steps} {part} {world.digest_of(file)}", corrected(file)
 
 
 def cost() -> Figures:
@@ -155,26 +159,24 @@ def cost() -> Figures:
 
 def main() -> int:
     prepare_host(cpu=not torch.cuda.is_available())
-    facts = {
-        "weights": world.weights(), "judges": world.judges(), "parts": world.PARTS, "steps": STEPS,
-        "fewer_steps": FEWER_STEPS, "seeds": SEEDS, "control_steps": control_steps(),
-    }  # fmt: skip
+    facts = {"weights": world.weights(), "judges": world.judges(), "parts": world.PARTS, "steps": STEPS,
+             "fewer_steps": FEWER_STEPS, "control_steps": control_steps()}  # fmt: skip
     bench = Bench("antibias", facts)
     bench.cell("cost", cost, quick=False)
     for part, n in enumerate(world.PARTS):
         bench.cell(f"real drawings {part}", partial(world.drawings, part, n), quick=False)
-    ways: dict[str, Callable[[Condition], Way]] = {"plain": plain, "control": control}
-    ways |= {f"default seed {seed}": partial(antibias, "default", STEPS, seed) for seed in range(SEEDS)}
-    compared = {f"{recipe} short": partial(antibias, recipe, FEWER_STEPS, 0) for recipe in RECIPES}
+    ways = {"plain": plain, "default": partial(antibias, "default", STEPS), "control": control}
+    short = {f"{recipe} short": partial(antibias, recipe, FEWER_STEPS) for recipe in RECIPES}
     for variant in files.VARIANTS:
         for sampler, steps in CONDITIONS:
-            condition = Condition(variant, sampler, steps, 1.0)
-            here = ways | (compared if (sampler, steps) == ("euler", 20) else {})
-            for name, way in here.items():
-                for part in range(len(world.PARTS)):
-                    quick = name == "plain" and part == 0 and (sampler, steps) == ("euler", 10)
-                    cell = partial(judged, bench, partial(way, condition), part)
-                    bench.cell(f"{condition} {name} {part}", cell, quick)
+            condition, parts = Condition(variant, sampler, steps, 1.0), range(len(world.PARTS))
+            here = list(product(ways.items(), parts))
+            if (sampler, steps) == ("euler", 20):
+                here += product(short.items(), (0,))
+            for (name, way), part in here:
+                quick = name == "plain" and part == 0 and (sampler, steps) == ("euler", 10)
+                cell = partial(judged, bench, way, condition, part)
+                bench.cell(f"{condition} {name} {part}", cell, quick)
     return bench.run(summary)
 
 
@@ -182,20 +184,19 @@ def summary(cells: dict[str, Figures]) -> Figures:
     """The goal: mean Fréchet distances with the default recipe over those without it and of the control."""
     figures: Figures = {}
 
-    def mean(condition: Condition, names: list[str], space: str) -> float | None:
-        keys = [f"{condition} {name} {part}" for name in names for part in range(len(world.PARTS))]
+    def mean(condition: Condition, name: str, space: str) -> float | None:
+        keys = [f"{condition} {name} {part}" for part in range(len(world.PARTS))]
         if any(key not in cells for key in keys):
             return None
         return statistics.mean(float(cells[key][f"frechet_{space}"] or 0) for key in keys)
 
-    defaults = [f"default seed {seed}" for seed in range(SEEDS)]
     for variant in files.VARIANTS:
         for steps in (10, 20):
             condition = Condition(variant, "euler", steps, 1.0)
             for space in ("reader", "clip"):
-                ours = mean(condition, defaults, space)
+                ours = mean(condition, "default", space)
                 for other in ("plain", "control"):
-                    theirs = mean(condition, [other], space)
+                    theirs = mean(condition, other, space)
                     if ours is not None and theirs is not None:
                         figures[f"{variant} {steps} steps, {space}, default / {other}"] = ours / theirs
     return figures

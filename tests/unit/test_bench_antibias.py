@@ -18,7 +18,7 @@ def test_the_goal_is_the_ratio_of_means():
     cells = {
         f"{key} {name} {part}": {"frechet_reader": value, "frechet_clip": 2 * value}
         for part in range(3)
-        for name, value in {"plain": 4.0, **{f"default seed {s}": 1.0 + s for s in range(3)}}.items()
+        for name, value in {"plain": 4.0, "default": 1.0 + part}.items()
     }
     found = bench.summary(cells)
     assert found == {f"flow 10 steps, {space}, default / plain": 0.5 for space in ("reader", "clip")}
