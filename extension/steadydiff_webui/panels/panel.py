@@ -1,0 +1,48 @@
+"""What a panel is: one declaration, from which follow its widgets, infotext keys, API and grid names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from steadydiff.hosts.webui import Plan
+from steadydiff.inputs import Input, Switch
+
+ENABLED = Switch("enabled", False, "Whether it acts.")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One method's accordion.
+
+    title:  shown; begins its keys in an infotext
+    name:   its name in the API, and part of its attributes' on a processing object
+    inputs: what the user sets, beside the accordion's own switch
+    plan:   makes of their values what a run needs
+    """
+
+    title: str
+    name: str
+    inputs: tuple[Input, ...]
+    plan: Callable[[dict], Plan]
+
+    @property
+    def all_inputs(self) -> tuple[Input, ...]:
+        """The switch and the inputs, as script arguments come."""
+        return ENABLED, *self.inputs
+
+    def key(self, one: Input) -> str:
+        """Return an input's key in an infotext."""
+        return f"SteadyDiff {self.title} {one.name}"
+
+    def attribute(self, one: Input) -> str:
+        """Return the name under which a grid puts an input's value on the processing object."""
+        return f"steadydiff_{self.name}_{one.name}"
+
+    def label(self, one: Input) -> str:
+        """Return an input's label; within a script file the host wants them all different."""
+        return f"{one.name.replace('_', ' ').capitalize()} ({self.title})"
+
+    def defaults(self) -> dict:
+        """Return the inputs' values if nothing is said."""
+        return {one.name: one.default for one in self.all_inputs}

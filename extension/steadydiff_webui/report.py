@@ -1,0 +1,29 @@
+"""Where a run tells what it did and what failed: the picture's infotext and comments, and the log."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+logger = logging.getLogger("steadydiff")
+
+
+class Report:
+    """Tells it of one generation; the hires pass has keys of its own."""
+
+    def __init__(self, p: Any) -> None:
+        self._p = p
+        self._part = "hires " if getattr(p, "is_hr_pass", False) else ""
+
+    def done(self, summary: str) -> None:
+        """Note what acted."""
+        logger.info("SteadyDiff: %s", summary)
+        self._p.extra_generation_params[f"SteadyDiff {self._part}run"] = summary
+
+    def failed(self, message: str) -> None:
+        """Note what did not, so that a picture without it says so."""
+        logger.error("SteadyDiff: %s", message)
+        known, key = self._p.extra_generation_params, f"SteadyDiff {self._part}error"
+        if message not in known.get(key, ""):  # a batch of several fails alike
+            known[key] = "; ".join(filter(None, (known.get(key), message)))
+        self._p.comment(f"SteadyDiff: {message}")

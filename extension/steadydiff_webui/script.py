@@ -1,0 +1,72 @@
+"""The one always-visible script: an accordion per method, and the hooks of a generation."""
+
+from __future__ import annotations
+
+import gradio as gr
+from modules import scripts
+from modules.ui_components import InputAccordion
+
+from steadydiff.errors import SteadyDiffError
+from steadydiff.hosts import webui
+
+from .arguments import enabled, read
+from .host import find_host
+from .panels import PANELS
+from .report import Report
+from .widgets import widget
+
+
+class SteadyDiffScript(scripts.Script):
+    """Its arguments are each panel's switch and inputs, in the panels' order."""
+
+    def title(self):
+        return "SteadyDiff"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img):
+        components, self.infotext_fields, self.paste_field_names = [], [], []
+        with gr.Accordion("SteadyDiff", open=False, elem_id=self.elem_id("steadydiff")):
+            for panel in PANELS:
+                components.extend(self._panel(panel))
+        return components
+
+    def _panel(self, panel):
+        elem_id = self.elem_id(panel.name)
+        with InputAccordion(False, label=panel.title, elem_id=elem_id) as switch:
+            widgets = [widget(one, panel.label(one), f"{elem_id}_{one.name}") for one in panel.inputs]
+        keys = [panel.key(one) for one in panel.inputs]
+        self.infotext_fields.append((switch, lambda found, key=keys[0]: key in found))
+        self.infotext_fields.extend(zip(widgets, keys, strict=True))
+        self.paste_field_names.extend(keys)
+        return [switch, *widgets]
+
+    def process(self, p, *args):
+        """Write what is set into the infotext; wrong values come to light here."""
+        report = Report(p)
+        try:
+            for panel, values in enabled(read(p, args)):
+                p.extra_generation_params.update({panel.key(one): values[one.name] for one in panel.inputs})
+        except SteadyDiffError as error:
+            report.failed(str(error))
+
+    def process_before_every_sampling(self, p, *args, **kwargs):
+        """Let the sampler's next run go through what is enabled."""
+        webui.detach(p.sampler)
+        report, plans = Report(p), []
+        try:
+            chosen = list(enabled(read(p, args)))
+        except SteadyDiffError:
+            return  # told by `process`
+        for panel, values in chosen:
+            try:
+                plans.append(panel.plan(values))
+            except SteadyDiffError as error:
+                report.failed(f"{panel.title}: {error}")
+        if plans:
+            webui.attach(p.sampler, plans, find_host(), report)
+
+
+def register() -> None:
+    """Register everything the host forgets when its UI is reloaded; called at every load of the script."""

@@ -1,0 +1,20 @@
+"""An input's widget, of keywords that gradio 3.41 and 4.40 share."""
+
+import gradio as gr
+
+from steadydiff.inputs import Input
+
+
+def widget(one: Input, label: str, elem_id: str):
+    """Return an input as a gradio component."""
+    common = {"value": one.default, "label": label, "info": one.tooltip, "elem_id": elem_id}
+    if one.kind == "number":
+        return gr.Slider(minimum=one.least, maximum=one.most, step=one.step, **common)
+    if one.kind == "whole":
+        return gr.Slider(minimum=one.least, maximum=one.most, step=1, **common)
+    if one.kind == "choice":
+        return gr.Dropdown(choices=list(one.options), **common)
+    if one.kind == "switch":
+        return gr.Checkbox(**common)
+    assert one.kind == "text", one
+    return gr.Textbox(lines=3, **common)
