@@ -10,11 +10,13 @@ def widget(one: Input, label: str, elem_id: str):
     common = {"value": one.default, "label": label, "info": one.tooltip, "elem_id": elem_id}
     if one.kind == "number":
         return gr.Slider(minimum=one.least, maximum=one.most, step=one.step, **common)
+    if one.kind == "whole" and one.most > 100_000:  # a seed
+        return gr.Number(precision=0, **common)
     if one.kind == "whole":
         return gr.Slider(minimum=one.least, maximum=one.most, step=1, **common)
     if one.kind == "choice":
         return gr.Dropdown(choices=list(one.options), **common)
     if one.kind == "switch":
         return gr.Checkbox(**common)
-    assert one.kind == "text", one
-    return gr.Textbox(lines=3, **common)
+    assert one.kind in ("line", "text"), one
+    return gr.Textbox(lines=1 if one.kind == "line" else 3, **common)
