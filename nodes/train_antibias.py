@@ -15,7 +15,7 @@ from ..steadydiff.errors import SettingsError
 from ..steadydiff.hosts.comfy_train import Samples, card_for, train_on_model
 from ..steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork, attention_at
 from ..steadydiff.training.antibias import PLAN, Recipe
-from ..steadydiff.training.loop import Plan
+from ..steadydiff.training.loop import Plan, losses
 from ..steadydiff.training.losses import LOSSES
 from ..steadydiff.training.team import team
 from . import schema
@@ -111,7 +111,7 @@ class SteadyDiffTrainAntiBias(io.ComfyNode):
             outputs=[
                 schema.AntiBias.Output(display_name="antibias", tooltip="For Anti-Bias Prompt (SteadyDiff)."),
                 io.Custom("LOSS_MAP").Output(
-                    display_name="loss_map", tooltip="For ComfyUI's Plot Loss Graph; this run's steps."
+                    display_name="loss_map", tooltip="For ComfyUI's Plot Loss Graph; every step so far."
                 ),
             ],
         )  # fmt: skip
@@ -132,15 +132,15 @@ class SteadyDiffTrainAntiBias(io.ComfyNode):
         chosen = Samples(clean, positive, empty[0] if empty else None)
         about = {"made_by": "node SteadyDiffTrainAntiBias", "sample_steps": f"{fewest}-{most}"}
         numbers = range(fewest, most + 1)
-        losses = train(model[0], chosen, config, recipe, plan, numbers, file, state, about)
-        return io.NodeOutput(from_file(file), {"loss": losses})
+        train(model[0], chosen, config, recipe, plan, numbers, file, state, about)
+        return io.NodeOutput(from_file(file), {"loss": losses(state)})
 
 
 def train(
     model, samples: Samples, config: PromptConfig, recipe: Recipe, plan: Plan, numbers: Sequence[int],
     file: Path, state: Path, about: dict, **of_base: str,
-) -> list[float]:  # fmt: skip
-    """Train on a model of the host for runs of so many steps, and write the file; return this run's losses.
+) -> None:  # fmt: skip
+    """Train on a model of the host for runs of so many steps, and write the file.
 
     about:   for people who read the file
     of_base: what the file's card shall say of the model
@@ -154,7 +154,7 @@ def train(
     with torch.random.fork_rng(), torch.inference_mode(False):
         torch.manual_seed(plan.seed)
         network = PromptNetwork(config)
-    losses, on_step = progress(plan.steps)
+    on_step = progress(plan.steps)
     trained = train_on_model(setup, samples, network, schedules, recipe, plan, state, on_step)
     about = {
         **about, "steps": plan.steps, "ema": plan.ema, "samples": len(samples.clean),
@@ -162,7 +162,6 @@ def train(
     }  # fmt: skip
     if not team().rank:
         save_prompt(file, trained, replace(card_for(setup, recipe, schedules, about), **of_base))
-    return losses
 
 
 def config_for(clean: torch.Tensor, channels: int, mult: tuple[int, ...] = PromptConfig.channel_mult, **more):
@@ -188,12 +187,11 @@ def levels(model, scheduler: str, steps: int) -> torch.Tensor:
 
 
 def progress(steps: int):
-    """Return a list that fills with losses, and what is called after every step."""
-    bar, losses = comfy.utils.ProgressBar(steps), []
+    """Return what is called after every step."""
+    bar = comfy.utils.ProgressBar(steps)
 
     def on_step(done: int, loss: float) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        losses.append(loss)
         bar.update(1)
 
-    return losses, on_step
+    return on_step

@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from ..steadydiff.methods.mdss import VARIANTS
 from ..steadydiff.networks.xi_head import TwoHeads
 from ..steadydiff.tinyworld.finetune import BASES, load_base, save_trained
+from ..steadydiff.training.loop import losses
 from ..steadydiff.training.mdss import PLAN, Recipe, train_mdss
 from . import schema, tinyworld
 from .mdss import FILES, from_file
@@ -80,7 +81,7 @@ class SteadyDiffTrainMDSS(io.ComfyNode):
                 io.Model.Output(tooltip="The fine-tuned model."),
                 schema.MdssHead.Output(display_name="head", tooltip="For MDSS (SteadyDiff), if it has one."),
                 io.Custom("LOSS_MAP").Output(
-                    display_name="loss_map", tooltip="For ComfyUI's Plot Loss Graph; this run's steps."
+                    display_name="loss_map", tooltip="For ComfyUI's Plot Loss Graph; every step so far."
                 ),
             ],
         )  # fmt: skip
@@ -94,7 +95,7 @@ class SteadyDiffTrainMDSS(io.ComfyNode):
         own = "flow" if BASES[base] == "flow" else "posterior"
         recipe = Recipe(own if variant == "as base" else variant, k, batch_size)
         plan = replace(PLAN, steps=steps, lr=learning_rate, seed=seed)
-        losses, on_step = progress(steps)
+        on_step = progress(steps)
         work = Path(folder_paths.get_output_directory()) / FILES.name
         # The host runs nodes in inference mode, whose tensors training must not touch.
         with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng():
@@ -107,4 +108,4 @@ class SteadyDiffTrainMDSS(io.ComfyNode):
         }  # fmt: skip
         save_trained(file, trained, chosen, recipe, about)
         lora = lora_rank and tinyworld.build_model(BASES[base], tinyworld.files.tensors(BASES[base]))
-        return io.NodeOutput(*from_file(file, lora or None), {"loss": losses})
+        return io.NodeOutput(*from_file(file, lora or None), {"loss": losses(state)})

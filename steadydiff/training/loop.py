@@ -75,9 +75,9 @@ def fit(
     Without a state, `start` says how many steps the model already has behind it. `identity` names what is
     trained: a state of something else is refused (SettingsError) and stays as it is.
 
-    Ctrl-C saves and re-raises. `state` (safetensors) holds weights, average, optimiser and the step; the log
-    beside it one JSON line per 50 steps. Of several processes each takes a batch of its own, the mean of
-    their gradients counts, and the first one saves and reports.
+    Ctrl-C saves and re-raises. `state` (safetensors) holds weights, average, optimiser, step and losses; the
+    log beside it one JSON line per 50 steps. Of several processes each takes a batch of its own, the mean
+    of their gradients counts, and the first one saves and reports.
     """
     together = team()
     average = copy.deepcopy(model).requires_grad_(False)
@@ -85,7 +85,8 @@ def fit(
         model.parameters(), lr=plan.lr, betas=plan.betas, weight_decay=plan.weight_decay
     )
     state.parent.mkdir(parents=True, exist_ok=True)
-    step = begun = _load(state, identity, model, average, optimiser) if state.exists() else start
+    step, past = _load(state, identity, model, average, optimiser) if state.exists() else (start, [])
+    begun = step
     seen, since = [], time.monotonic()
     try:
         while step < plan.steps:
@@ -110,14 +111,15 @@ def fit(
                 seconds = (time.monotonic() - since) / len(seen)
                 means = {name: torch.stack([f[name] for f in seen]).mean().item() for name in figures}
                 _report(state, step, plan, means, seconds)
+                past += _losses(seen)
                 seen, since = [], time.monotonic()
             if step % plan.save_every == 0:
-                _save(state, step, identity, model, average, optimiser)
+                _save(state, step, identity, model, average, optimiser, past + _losses(seen))
             if plan.keep_every and step % plan.keep_every == 0:
                 save_file(average.state_dict(), state.with_name(f"{state.stem}-{step}.safetensors"))
     finally:
         if not together.rank:
-            _save(state, step, identity, model, average, optimiser)
+            _save(state, step, identity, model, average, optimiser, past + _losses(seen))
     together.wait()
     return average.eval()
 
@@ -128,9 +130,19 @@ def steps_of(state: Path) -> int:
         return int(file.metadata()["step"])
 
 
+def losses(state: Path) -> list[float]:
+    """The loss of every step that a state has behind it."""
+    with safe_open(state, "pt") as file:
+        return file.get_tensor("losses").tolist()
+
+
 def average(state: Path) -> dict[str, Tensor]:
     """The moving average that a state holds."""
     return _part(load_file(state), "average.")
+
+
+def _losses(seen: list[dict[str, Tensor]]) -> list[float]:
+    return torch.stack([figures["loss"] for figures in seen]).tolist() if seen else []
 
 
 def _number(loss: Tensor) -> float:
@@ -164,11 +176,13 @@ def _save(
     model: nn.Module,
     average: nn.Module,
     optimiser: torch.optim.Optimizer,
+    past: list[float],
 ) -> None:
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
     for name, p in model.named_parameters():
         tensors |= {f"adam.{key}.{name}": v for key, v in optimiser.state.get(p, {}).items()}
+    tensors["losses"] = torch.tensor(past)
     part = state.with_suffix(".part")
     save_file(
         {k: v.contiguous() for k, v in tensors.items()}, part, {"step": str(step), "identity": identity}
@@ -178,7 +192,8 @@ def _save(
 
 def _load(
     state: Path, identity: str, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
-) -> int:
+) -> tuple[int, list[float]]:
+    """Fill in what a state holds; return its step and its losses."""
     try:
         with safe_open(state, "pt") as file:
             kept = file.metadata()
@@ -196,7 +211,7 @@ def _load(
         for name, value in _part(tensors, f"adam.{key}.").items():
             weight = model.get_parameter(name)
             optimiser.state[weight][key] = value if key == "step" else value.to(weight)
-    return int(kept["step"])
+    return int(kept["step"]), tensors["losses"].tolist()
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -29,6 +29,8 @@ def test_a_resumed_training_equals_an_unbroken_one_to_the_bit(tmp_path):
     _fit(tmp_path / "broken.safetensors", 3)
     assert torch.equal(_fit(tmp_path / "broken.safetensors", 8).weight, whole.weight)
     assert torch.equal(loop.average(tmp_path / "broken.safetensors")["weight"], whole.weight)
+    losses = loop.losses(tmp_path / "broken.safetensors")
+    assert losses == loop.losses(tmp_path / "whole.safetensors") and len(losses) == 8
 
 
 def test_an_interrupted_training_saves_where_it_stands(tmp_path):
