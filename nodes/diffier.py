@@ -2,7 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..steadydiff.hosts.comfy import Patch, attach
+from ..steadydiff.hosts.comfy import attach
+from ..steadydiff.hosts.session import Patch
 from ..steadydiff.measurement import Measurement
 from ..steadydiff.methods.diffier import MODES, PAPER, DiffIER
 from . import schema

@@ -2,7 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..steadydiff.hosts.comfy import Patch, attach
+from ..steadydiff.hosts.comfy import attach
+from ..steadydiff.hosts.session import Patch
 from ..steadydiff.methods.epsilon_scaling import SPACE_SETTINGS, EpsilonScaling
 from ..steadydiff.schedules import Schedule
 from . import schema

@@ -10,16 +10,17 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from ..denoiser import Denoise, Run, Space
+from ..denoiser import Run, Space
 from ..errors import HostError, SettingsError
 from ..methods.diffier import DiffIER
 from ..methods.epsilon_scaling import EpsilonScaling
+from .session import POST_CFG, Patch, count_calls, in_order, nest
 
 KEY = "steadydiff"
 """Under this name our wrappers hang on a model, and the session on a run's model options."""
@@ -29,8 +30,6 @@ ANTIBIAS_KEY = "steadydiff_antibias"
 
 MDSS_KEY = "steadydiff_mdss"
 """Under this name MDSS's wrappers hang on a model, and what they note on a call's transformer options."""
-
-POST_CFG = "sampler_post_cfg_function"
 
 logger = logging.getLogger("steadydiff")
 
@@ -74,37 +73,6 @@ class ComfyHost:
             f"this model mixes noise and picture in a way SteadyDiff does not know ({kinds}), so its noise "
             f"cannot be scaled; disconnect the SteadyDiff node for this model"
         )
-
-
-@dataclass(frozen=True)
-class Patch:
-    """One node's settings; its part of the run stays in per cent until the run's model is known."""
-
-    settings: EpsilonScaling | DiffIER
-    start_percent: float = 0.0
-    end_percent: float = 1.0
-
-    def resolve(self, model_sampling: Any) -> EpsilonScaling | DiffIER:
-        """Return the settings with noise levels for percentages, as the host counts them."""
-        if self.start_percent > self.end_percent:
-            raise SettingsError(
-                f"start_percent is not above end_percent; got {self.start_percent:g} and {self.end_percent:g}"
-            )
-        high, low = window_sigmas(model_sampling, self.start_percent, self.end_percent)
-        return replace(self.settings, sigma_high=high, sigma_low=low)
-
-    def __str__(self) -> str:
-        part = f"{100 * self.start_percent:g} to {100 * self.end_percent:g} %"
-        return f"{self.settings}, {part} of the run"
-
-
-def window_sigmas(model_sampling: Any, start: float, end: float) -> tuple[float, float]:
-    """Return the highest and lowest noise level of a part of the run, as the host counts; 0, 0 for none."""
-    if start == end:
-        return 0.0, 0.0
-    # Some samplers ask above the model's largest sigma, so the whole run has no upper bound.
-    high = math.inf if start <= 0 else float(model_sampling.percent_to_sigma(start))
-    return high, 0.0 if end >= 1 else float(model_sampling.percent_to_sigma(end))
 
 
 def sigma_data_of(model_sampling: Any, space: Space) -> float:
@@ -183,26 +151,17 @@ class Attachment:
 
 
 class Session:
-    """One sampling run: the nested denoisers around the host's model.
-
-    DiffIER is innermost and Epsilon Scaling outside it, whatever the order of the nodes: the calls DiffIER
-    makes itself are not scaled, its result is.
-    """
+    """One sampling run: the nested denoisers around the host's model."""
 
     def __init__(self, methods: list[EpsilonScaling | DiffIER], run: Run, host: ComfyHost):
-        self.methods = sorted(methods, key=lambda method: isinstance(method, EpsilonScaling))
+        self.methods = in_order(methods)
         self.run, self.calls = run, 0
         wanted = any(isinstance(method, DiffIER) and method.wants_branches for method in methods)
         self._model = GuidedModel(host, wanted)
         self._branch: Any = None
-        self._denoise = self._nest(self._model, self.methods)
+        self._denoise = nest(self._model, self.methods, run)
         scalings = [method for method in self.methods if isinstance(method, EpsilonScaling)]
-        self._scale_branch = self._nest(lambda x, sigma: self._branch, scalings)
-
-    def _nest(self, denoise: Denoise, methods: Sequence[EpsilonScaling | DiffIER]) -> Denoise:
-        for method in methods:
-            denoise = method.wrap(denoise, self.run)
-        return denoise
+        self._scale_branch = nest(lambda x, sigma: self._branch, scalings, run)
 
     def predict(self, executor, x, sigma, model_options, seed, patched: int) -> Tensor:
         """Return the corrected clean estimate; the first `patched` post-CFG functions are the model's own."""
@@ -240,8 +199,7 @@ class Session:
         The session is a reference cycle, and a model caught in one looks to the host like a leak.
         """
         self._branch: Any = None
-        extra = self._model.close()
-        calls = f"{self.calls + extra} model calls" + (f", {extra} of them extra" if extra else "")
+        calls = count_calls(self.calls, self._model.close())
         for method in self.methods:
             logger.info("SteadyDiff: %s %s; %s", method.title, method.summary(self.run), calls)
 

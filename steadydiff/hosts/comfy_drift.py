@@ -20,7 +20,8 @@ from ..errors import HostError, SettingsError
 from ..measurement import Measurement, Recorder, check_reference, noise_for, refine, unit_noise
 from ..schedules import MadeFor
 from ..stepping import step_calls
-from .comfy import ANTIBIAS_KEY, KEY, MDSS_KEY, POST_CFG, ComfyHost, patches_of, sampler_name, sigma_data_of
+from .comfy import ANTIBIAS_KEY, KEY, MDSS_KEY, ComfyHost, patches_of, sampler_name, sigma_data_of
+from .session import POST_CFG
 
 
 @dataclass(frozen=True)

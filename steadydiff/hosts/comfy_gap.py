@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..gap import Gap, GapRecorder
 from ..measurement import unit_noise
-from .comfy import KEY, POST_CFG, GuidedModel
+from .comfy import KEY, GuidedModel
 from .comfy_drift import Inner, Setup, inside_run, step_starts, without_ours
+from .session import POST_CFG
 
 
 def measure_gap(setup: Setup, shape: Sequence[int], seeds: Sequence[int], batch: int) -> tuple[Gap, Gap]:

@@ -20,9 +20,10 @@ from ..errors import HostError, SettingsError
 from ..mdss_files import Card, Head
 from ..methods.mdss import MDSS, XiModel
 from ..networks.xi_head import apply_head, last_layer, listening
-from .comfy import MDSS_KEY, POST_CFG, ComfyHost, window_sigmas
+from .comfy import MDSS_KEY, ComfyHost
 from .comfy_drift import added_functions
 from .comfy_state import check_fits, check_sampler, check_window, rectify_states, replace_function
+from .session import POST_CFG, window_sigmas
 
 Branches = Literal["positive", "guided"]
 """Whose second output counts: the positive prompt's alone, or combined as guidance combines the first."""

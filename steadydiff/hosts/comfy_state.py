@@ -24,8 +24,9 @@ from ..methods.antibias_prompt import AntiBiasPrompt
 from ..methods.mdss import MDSS
 from ..model_card import ModelCard
 from ..stepping import step_calls
-from .comfy import ANTIBIAS_KEY, ComfyHost, sampler_name, sigma_data_of, window_sigmas
+from .comfy import ANTIBIAS_KEY, ComfyHost, sampler_name, sigma_data_of
 from .comfy_drift import Shown, added_functions, show_branches
+from .session import check_card, window_sigmas
 
 Calls = Literal["every", "step starts"]
 CALLS: tuple[Calls, ...] = get_args(Calls)
@@ -102,26 +103,14 @@ def check_fits(model: Any, what: str, card: ModelCard, channels: int, host: Comf
     model_sampling = model.get_model_object("model_sampling")
     latent_format = model.get_model_object("latent_format")
     space = host.space(model_sampling)
-    needed = {
-        "states of the kind": card.space,
-        "latents of the format": card.latent_format,
-        "latent channels:": channels,
-        "models of the family": card.family,
-        "sigma_data": card.sigma_data if card.space == "ve" else 1.0,
-    }
     found = {
-        "states of the kind": space,
-        "latents of the format": type(latent_format).__name__,
-        "latent channels:": latent_format.latent_channels,
-        "models of the family": type(model.model.model_config).__name__,
+        "space": space,
+        "latent_format": type(latent_format).__name__,
+        "channels": latent_format.latent_channels,
+        "family": type(model.model.model_config).__name__,
         "sigma_data": sigma_data_of(model_sampling, space),
     }
-    for name, need in needed.items():
-        if need not in ("", found[name]):
-            raise HostError(
-                f"{what} was trained for {name} {need}, and this model has {found[name]}; load one made for "
-                f"this model"
-            )
+    check_card(what, card, channels, found)
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoise, Run, Space
+from ..denoiser import Run, Space
 from ..errors import HostError, SteadyDiffError
-from ..methods.epsilon_scaling import EpsilonScaling
-from .comfy import Patch
+from .session import Patch, count_calls, in_order, nest
 
 ORIGINAL = "_steadydiff_original"
 """Under this name our function keeps the sampler's own."""
@@ -177,19 +176,13 @@ def timestep_sigma(timestep: Tensor, alphas_cumprod: Tensor) -> Tensor:
 
 
 class Session:
-    """One sampling run: the nested denoisers around the host's model.
-
-    DiffIER is innermost and Epsilon Scaling outside it: the calls DiffIER makes itself are not scaled, its
-    result is.
-    """
+    """One sampling run: the nested denoisers around the host's model."""
 
     def __init__(self, methods: list, run: Run, route: Route, host: WebuiHost) -> None:
         self.run, self.route, self.calls = run, route, 0
-        self.methods = sorted(methods, key=lambda method: isinstance(method, EpsilonScaling))
+        self.methods = in_order(methods)
         self._model = _Answered(host)
-        self._denoise: Denoise = self._model
-        for method in self.methods:
-            self._denoise = method.wrap(self._denoise, run)
+        self._denoise = nest(self._model, self.methods, run)
 
     def correct(self, x: Tensor, sigma: Tensor, answer: Answer, again: Ask) -> Tensor:
         """Return the corrected clean estimate for the host's answer at x; `again` asks elsewhere."""
@@ -199,11 +192,8 @@ class Session:
 
     def summary(self) -> str:
         """Say what each method did."""
-        calls = f"{self.calls + self._model.extra} model calls"
-        if self._model.extra:
-            calls += f", {self._model.extra} of them extra"
         done = [f"{method.title} {method.summary(self.run)}" for method in self.methods]
-        return "; ".join((*done, calls))
+        return "; ".join((*done, count_calls(self.calls, self._model.extra)))
 
 
 class _Answered:

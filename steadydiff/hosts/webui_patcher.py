@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..denoiser import Space
 from ..errors import HostError
-from .comfy import POST_CFG
+from .session import POST_CFG
 from .webui import Answer, Session, replaced
 
 

@@ -9,8 +9,9 @@ import torch
 
 from steadydiff.denoiser import Run
 from steadydiff.errors import HostError, SettingsError
-from steadydiff.hosts.comfy import KEY, POST_CFG, ComfyHost, Patch, attach, cfg_of, sampler_name
+from steadydiff.hosts.comfy import KEY, ComfyHost, attach, cfg_of, sampler_name
 from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
+from steadydiff.hosts.session import POST_CFG, Patch
 from steadydiff.methods.diffier import DiffIER
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.schedules import MadeFor, Schedule

@@ -7,9 +7,10 @@ import torch
 
 from steadydiff.antibias_files import Card
 from steadydiff.errors import HostError, SettingsError
-from steadydiff.hosts.comfy import ANTIBIAS_KEY, ComfyHost, window_sigmas
+from steadydiff.hosts.comfy import ANTIBIAS_KEY, ComfyHost
 from steadydiff.hosts.comfy_state import LoadedPrompt, attach_prompt
 from steadydiff.hosts.mock import gaussian_denoiser
+from steadydiff.hosts.session import window_sigmas
 
 SIGMAS = torch.tensor([10.0, 4.0, 1.0, 0.0])
 

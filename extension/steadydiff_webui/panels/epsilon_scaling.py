@@ -1,7 +1,7 @@
 """Epsilon Scaling's panel."""
 
 from steadydiff import inputs
-from steadydiff.hosts.comfy import Patch
+from steadydiff.hosts.session import Patch
 from steadydiff.hosts.webui import Plan
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 

@@ -1,0 +1,93 @@
+"""What the adapters of all hosts share: a method with its part of the run, and how methods nest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from ..denoiser import Denoise, Run
+from ..errors import HostError, SettingsError
+from ..methods.antibias_prompt import AntiBiasPrompt
+from ..methods.diffier import DiffIER
+from ..methods.epsilon_scaling import EpsilonScaling
+from ..methods.mdss import MDSS
+from ..model_card import ModelCard
+
+POST_CFG = "sampler_post_cfg_function"
+"""Under this name ComfyUI and the Forge family keep the functions that are shown each guided answer."""
+
+Settings = TypeVar("Settings", bound="EpsilonScaling | DiffIER | AntiBiasPrompt | MDSS")
+
+
+@dataclass(frozen=True)
+class Patch(Generic[Settings]):
+    """One method's settings; its part of the run stays in per cent until the run's model is known."""
+
+    settings: Settings
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+
+    def resolve(self, model_sampling: Any) -> Settings:
+        """Return the settings with noise levels for percentages, as the host counts them."""
+        if self.start_percent > self.end_percent:
+            raise SettingsError(
+                f"start_percent is not above end_percent; got {self.start_percent:g} and {self.end_percent:g}"
+            )
+        high, low = window_sigmas(model_sampling, self.start_percent, self.end_percent)
+        return replace(self.settings, sigma_high=high, sigma_low=low)
+
+    def __str__(self) -> str:
+        part = f"{100 * self.start_percent:g} to {100 * self.end_percent:g} %"
+        return f"{self.settings}, {part} of the run"
+
+
+def window_sigmas(model_sampling: Any, start: float, end: float) -> tuple[float, float]:
+    """Return the highest and lowest noise level of a part of the run, as the host counts; 0, 0 for none."""
+    if start == end:
+        return 0.0, 0.0
+    # Some samplers ask above the model's largest sigma, so the whole run has no upper bound.
+    high = math.inf if start <= 0 else float(model_sampling.percent_to_sigma(start))
+    return high, 0.0 if end >= 1 else float(model_sampling.percent_to_sigma(end))
+
+
+def in_order(methods: Sequence[EpsilonScaling | DiffIER]) -> list[EpsilonScaling | DiffIER]:
+    """Return methods as they nest, the innermost first, whatever order they were asked for in.
+
+    DiffIER goes inside Epsilon Scaling: the calls DiffIER makes itself are not scaled, its result is.
+    """
+    return sorted(methods, key=lambda method: isinstance(method, EpsilonScaling))
+
+
+def nest(denoise: Denoise, methods: Sequence[EpsilonScaling | DiffIER], run: Run) -> Denoise:
+    """Wrap a denoiser in methods, the innermost first."""
+    for method in methods:
+        denoise = method.wrap(denoise, run)
+    return denoise
+
+
+def count_calls(calls: int, extra: int) -> str:
+    """Say how many model calls a run took, e.g. "30 model calls, 10 of them extra"."""
+    return f"{calls + extra} model calls" + (f", {extra} of them extra" if extra else "")
+
+
+def check_card(what: str, card: ModelCard, channels: int, found: dict[str, Any]) -> None:
+    """Raise HostError unless a model is of the kind that `what` was trained on.
+
+    found: space, latent_format, channels, family and sigma_data of the model; None where the host does not
+           know
+    """
+    needed = {
+        "space": ("states of the kind", card.space),
+        "latent_format": ("latents of the format", card.latent_format),
+        "channels": ("latent channels:", channels),
+        "family": ("models of the family", card.family),
+        "sigma_data": ("sigma_data", card.sigma_data if card.space == "ve" else 1.0),
+    }
+    for fact, (name, need) in needed.items():
+        if found[fact] is not None and need not in ("", found[fact]):
+            raise HostError(
+                f"{what} was trained for {name} {need}, and this model has {found[fact]}; load one made for "
+                f"this model"
+            )
