@@ -12,7 +12,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -30,7 +29,7 @@ from tools import bench_epsilon_scaling as timing
 from tools import drift_world as world
 from tools import train_antibias
 from tools.bench import Bench, Figures
-from tools.drift_world import Condition, Correct
+from tools.drift_world import Condition, Correct, Way
 from tools.inprocess import prepare_host
 
 WORK = Path("output/antibias/bench")
@@ -106,9 +105,6 @@ def flops(call: Callable[[], object]) -> float:
 
 # --- cells ------------------------------------------------------------------------------------------------
 
-Way = tuple[Condition, str, Correct]
-"""Condition, name of the samples, and correction."""
-
 
 def corrected(file: Path) -> Correct:
     network, card = load_prompt(file)
@@ -117,23 +113,24 @@ def corrected(file: Path) -> Correct:
 
 def judged(bench: Bench, way: Callable[[Condition, int], Way], condition: Condition, part: int) -> Figures:
     """Figures of one part; a quick run takes 32 samples."""
-    n = 32 if bench.quick else world.PARTS[part]
-    condition, name, correct = way(condition, part)
-    return {**world.judged(condition, world.samples(condition, part, n, correct, name), part)}
+    return world.figures(way(condition, part), part, 32 if bench.quick else world.PARTS[part])
 
 
 def plain(condition: Condition, part: int) -> Way:
-    return condition, "uniform 1.0", lambda denoise, run: denoise  # the name `run.py bench drift` keeps it by
+    # the name `run.py bench drift` keeps it by
+    return Way(condition, "uniform 1.0", lambda denoise, run: denoise)
 
 
 def control(condition: Condition, part: int) -> Way:
-    return plain(replace(condition, folder=str(longer(condition.variant))), part)
+    folder = longer(condition.variant)
+    own = world.digest_of(folder / f"{condition.variant}.safetensors")
+    return plain(condition, part)._replace(name=f"uniform 1.0 {own}", guide=world.guide_of(folder))
 
 
 def antibias(recipe: str, steps: int, condition: Condition, part: int) -> Way:
     """With the network of the training whose seed is the part's number."""
     file = trained(condition.variant, recipe, steps, part)
-    return condition, f"antibias {recipe} {steps} {part} {world.digest_of(file)}", corrected(file)
+    return Way(condition, f"antibias {recipe} {steps} {part} {world.digest_of(file)}", corrected(file))
 
 
 def cost() -> Figures:

@@ -32,7 +32,7 @@ from steadydiff.tinyworld import files
 from tools import bench_epsilon_scaling as timing
 from tools import drift_world as world
 from tools.bench import Bench, Figures
-from tools.drift_world import Condition, Correct
+from tools.drift_world import Condition, Correct, Way
 from tools.inprocess import load, load_pack, prepare_host
 
 CALLS, CFGS = (20, 30, 40, 80), (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -223,17 +223,15 @@ world.SAMPLERS["restart"] = lambda space: partial(sample_restart, space)
 # --- cells ------------------------------------------------------------------------------------------------
 
 
-def judged(
-    bench: Bench, condition: Condition, name: str, correct: Correct, part: int, noised: int
-) -> Figures:
+def judged(bench: Bench, way: Way, part: int, noised: int) -> Figures:
     """Figures of one part, and the saturation of its pictures; a quick run takes 16 samples.
 
     noised: drawings that the norms are compared with; 0 for none
     """
-    made = world.samples(condition, part, 16 if bench.quick else PART, correct, name)
-    if condition.sampler == "restart":  # its steps are not those of the norms in training
+    made = world.samples(way.condition, part, 16 if bench.quick else PART, way.correct, way.name)
+    if way.condition.sampler == "restart":  # its steps are not those of the norms in training
         noised = 0
-    return {**world.judged(condition, made, part, noised), "saturation": saturation(made.latents[:128])}
+    return {**world.judged(way.condition, made, part, noised), "saturation": saturation(made.latents[:128])}
 
 
 def saturation(latents: Tensor) -> float:
@@ -243,23 +241,20 @@ def saturation(latents: Tensor) -> float:
     return float(((high - low) / high.clamp(min=1e-3)).mean())
 
 
-Way = tuple[Condition, str, Correct]
-
-
 def compared(variant: str, cfg: float, calls: int) -> dict[str, Way]:
     """Ways to spend so many calls at one guidance weight: name -> condition, label and correction."""
     condition = Condition(variant, "euler", calls, cfg)
     found: dict[str, Way] = {
-        "plain": (condition, "plain", plain),
+        "plain": Way(condition, "plain", plain),
         "renoise": diffier(condition, DEFAULT),
         "norm": diffier(condition, NORM),
     }
     for name, (label, correct) in controls(cfg).items():
-        found[name] = (condition, label, correct)
+        found[name] = Way(condition, label, correct)
     for name, node in peers().items():
-        found[name] = (condition, f"host {name}", as_host(node))
+        found[name] = Way(condition, f"host {name}", as_host(node))
     restart = replace(condition, sampler="restart", steps=calls - RESTART_STEPS)
-    found["restart"] = (restart, f"restart {RESTART_STEPS}", plain)
+    found["restart"] = Way(restart, f"restart {RESTART_STEPS}", plain)
     return found
 
 
@@ -269,7 +264,7 @@ def varied(variant: str, cfg: float, calls: int) -> dict[str, Way]:
     found = {name: diffier(condition, method) for name, method in SWEEP.items()}
     for sampler in ("dpmpp_2m", "ddpm"):
         other = replace(condition, sampler=sampler)
-        found[f"{sampler} plain"] = (other, "plain", plain)
+        found[f"{sampler} plain"] = Way(other, "plain", plain)
         found[f"{sampler} renoise"] = diffier(other, DEFAULT)
     return found
 
@@ -277,7 +272,7 @@ def varied(variant: str, cfg: float, calls: int) -> dict[str, Way]:
 def diffier(condition: Condition, method: DiffIER) -> Way:
     """The most steps of the condition's sampler that with this method need no more calls than its steps."""
     steps = steps_for(method, condition.variant, condition.steps)
-    return replace(condition, steps=steps), f"diffier {method} {method.sigma_high}", method.wrap
+    return Way(replace(condition, steps=steps), f"diffier {method} {method.sigma_high}", method.wrap)
 
 
 def main() -> int:
@@ -293,9 +288,10 @@ def main() -> int:
 
     def cells(ways: dict[str, Way], cfg: float, calls: int, part: int, noised: int) -> None:
         for name, way in ways.items():
-            quick = (way[0].variant, cfg, calls, part) == ("epsilon", 2.0, 30, 0)
-            key = f"{way[0].variant} cfg {cfg:g} calls {calls} {name} {part}"
-            bench.cell(key, partial(judged, bench, *way, part, noised), quick and name in QUICK)
+            variant = way.condition.variant
+            quick = (variant, cfg, calls, part) == ("epsilon", 2.0, 30, 0)
+            key = f"{variant} cfg {cfg:g} calls {calls} {name} {part}"
+            bench.cell(key, partial(judged, bench, way, part, noised), quick and name in QUICK)
 
     for cfg in (2.0, 4.0):
         for variant in files.VARIANTS:

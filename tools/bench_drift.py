@@ -2,8 +2,7 @@
 
 2,048 held-out prompts in three parts (seeds 0 to 2), both variants; Euler at 10, 20 and 50 steps, DDPM and
 DPM++ 2M at 20, without guidance, where exposure bias is defined. A cell is one part under one condition with
-one schedule. `figures` in tools/drift_world.py says what is
-measured. Nothing is left out of the table for having lost.
+one schedule; docs/drift.md says what is measured. Nothing is left out of the table for having lost.
 """
 
 import sys

@@ -31,7 +31,7 @@ from steadydiff.tinyworld.text import tokenize
 from steadydiff.training.mdss import PLAN, MdssLoss, Recipe, train_mdss
 from tools import drift_world as world
 from tools.bench import Bench, Figures
-from tools.drift_world import Condition
+from tools.drift_world import Condition, Way
 from tools.environment import ROOT
 
 STEPS = 3000  # a sixth of the steps after which the thesis' curve is flat
@@ -167,10 +167,9 @@ def part_of(bench: Bench, work: Path, condition: Condition, name: str, head: boo
     """Figures of one part; in a quick run of 32 samples."""
     model = trained(bench, condition.variant, name, work)
     label = f"mdss {name} {model.digest} head {head}"
-    n = 32 if bench.quick else world.PARTS[part]
     correct = model.correct if head else (lambda denoise, run: denoise)
-    made = world.samples(condition, part, n, correct, label, model.guide)
-    return {**world.judged(condition, made, part, 32 if bench.quick else 512, model.guide)}
+    n, noised = (32, 32) if bench.quick else (world.PARTS[part], 512)
+    return world.figures(Way(condition, label, correct, model.guide), part, n, noised)
 
 
 # --- curves -----------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -56,17 +57,15 @@ Correct = Callable[[Denoise, Run], Denoise]
 
 @dataclass(frozen=True)
 class Condition:
-    """How pictures are sampled: all of a run but the method.
+    """How pictures are sampled: all of a run but weights and method.
 
     sampler: one of SAMPLERS
-    folder:  where the variant's weights lie; "" = the shipped ones
     """
 
     variant: str
     sampler: str
     steps: int
     cfg: float
-    folder: str = ""
 
     @property
     def run(self) -> Run:
@@ -76,13 +75,6 @@ class Condition:
     def sample(self) -> Sampler:
         """The sampler as one function of denoiser, first state and sigmas."""
         return SAMPLERS[self.sampler](self.run.space)
-
-    @property
-    def facts(self) -> dict:
-        """What tells its samples from those of another."""
-        facts = {k: v for k, v in asdict(self).items() if k != "folder"}
-        own = Path(self.folder) / f"{self.variant}.safetensors"
-        return facts | ({"own_weights": digest_of(own)} if self.folder else {})
 
     def __str__(self) -> str:
         return f"{self.variant} {self.sampler} {self.steps} cfg {self.cfg:g}"
@@ -95,9 +87,8 @@ SAMPLERS: dict[str, Callable] = {
     "heun": lambda space: sample_heun,
 }
 
-
 Guide = Callable[[Condition, list[str]], Denoise]
-"""(condition, prompts) -> the guided model for them, as `guided`, of weights other than the shipped ones."""
+"""(condition, prompts) -> the guided model for them; of the shipped weights, as `guided`, or of others."""
 
 
 @dataclass(frozen=True)
@@ -126,11 +117,28 @@ def captions(scenes: Scenes) -> list[str]:
     return [caption(scenes, i) for i in range(len(scenes))]
 
 
-@torch.no_grad()
-def guided(condition: Condition, prompts: list[str]) -> Denoise:
-    """The guided model for a batch of prompts."""
-    unet, text = _diffusion(condition.variant, condition.folder)
-    return sampling.denoiser(condition.variant, unet, *sampling.embed(text, prompts), condition.cfg)
+@cache
+def guide_of(folder: Path) -> Guide:
+    """The guided model of weights that lie in a folder as the shipped ones do in theirs."""
+
+    @torch.no_grad()
+    def guide(condition: Condition, prompts: list[str]) -> Denoise:
+        unet, text = _diffusion(condition.variant, folder)
+        return sampling.denoiser(condition.variant, unet, *sampling.embed(text, prompts), condition.cfg)
+
+    return guide
+
+
+guided = guide_of(files.FOLDER)
+
+
+class Way(NamedTuple):
+    """What benches compare: condition, name of the samples as in `samples`, correction, and model."""
+
+    condition: Condition
+    name: str
+    correct: Correct
+    guide: Guide = guided
 
 
 @torch.no_grad()
@@ -160,7 +168,7 @@ def samples(
     name: says everything about the correction, and about weights that are not the shipped ones; samples of
           another must have another
     """
-    identity = {"condition": condition.facts, "part": part, "n": n, "name": name, "weights": weights()}
+    identity = {"condition": asdict(condition), "part": part, "n": n, "name": name, "weights": weights()}
 
     def make() -> tuple[dict[str, Tensor], dict]:
         made = sample(condition, part, n, correct, guide)
@@ -231,6 +239,12 @@ def training_norms(condition: Condition, n: int, guide: Guide = guided) -> tuple
 
 
 # --- judging ----------------------------------------------------------------------------------------------
+
+
+def figures(way: Way, part: int, n: int, noised: int = 512) -> Figures:
+    """Figures of one way on the first n prompts of a part, as in `judged`."""
+    made = samples(way.condition, part, n, way.correct, way.name, way.guide)
+    return {**judged(way.condition, made, part, noised, way.guide)}
 
 
 def judged(
@@ -324,9 +338,9 @@ def judges() -> str:
 
 @cache
 @torch.no_grad()
-def _diffusion(variant: str, folder: str):
+def _diffusion(variant: str, folder: Path):
     """The models of a variant, the network traced, which saves a fifth of the time and changes no bit."""
-    unet, text = files.load_diffusion(variant, Path(folder) if folder else files.FOLDER)
+    unet, text = files.load_diffusion(variant, folder)
     example = torch.zeros(2, 4, 8, 8), torch.zeros(2), text(tokenize(["", ""]))
     with warnings.catch_warnings():
         # It is deprecated in favour of torch.compile, which needs a C++ compiler and minutes; and torch's own

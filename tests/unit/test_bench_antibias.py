@@ -2,15 +2,18 @@
 
 from steadydiff.tinyworld import files
 from tools import bench_antibias as bench
+from tools import drift_world as world
 from tools.drift_world import Condition
 
 
-def test_samples_of_other_weights_are_others(tmp_path):
-    shipped = Condition("epsilon", "euler", 20, 1.0)
-    assert shipped.facts == {"variant": "epsilon", "sampler": "euler", "steps": 20, "cfg": 1.0}
+def test_samples_of_other_weights_are_others(tmp_path, monkeypatch):
     (tmp_path / "epsilon.safetensors").write_bytes(b"other weights")
-    own = Condition("epsilon", "euler", 20, 1.0, str(tmp_path)).facts
-    assert own.pop("own_weights") and own == shipped.facts
+    monkeypatch.setattr(bench, "longer", lambda variant: tmp_path)
+    condition = Condition("epsilon", "euler", 20, 1.0)
+    shipped, own = bench.plain(condition, 0), bench.control(condition, 0)
+    assert own.condition == shipped.condition == condition
+    assert own.name != shipped.name == "uniform 1.0"  # what `run.py bench drift` keeps stays known
+    assert own.guide is world.guide_of(tmp_path) is not shipped.guide is world.guided
 
 
 def test_the_goal_is_the_ratio_of_means():
