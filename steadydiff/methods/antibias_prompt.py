@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..denoiser import Denoise, Run, Space, check_same_shape, check_space, per_sample
 from ..errors import SettingsError
-from .state import SAME_SIGMA, StateEditor, check_settings, input_scale, inside
+from .state import SAME_SIGMA, StateEditor, StateSettings, input_scale, inside
 
 __all__ = [
     "AntiBiasPrompt",
@@ -115,7 +115,7 @@ class PromptModel:
 
 
 @dataclass(frozen=True)
-class AntiBiasPrompt:
+class AntiBiasPrompt(StateSettings):
     """Add the network's correction to the sampler's state before every model call but the first.
 
     model:      the trained network
@@ -131,20 +131,13 @@ class AntiBiasPrompt:
     """
 
     title: ClassVar[str] = "anti-bias prompt"
+    what: ClassVar[str] = "anti-bias model"
 
     model: PromptModel
     strength: float = 1.0
     calls: tuple[int, ...] | None = None
     sigma_high: float = math.inf
     sigma_low: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_settings(self.strength, self.sigma_high, self.sigma_low)
-
-    @property
-    def is_off(self) -> bool:
-        """Whether these settings change nothing."""
-        return self.strength == 0 or self.sigma_low == self.sigma_high
 
     def wrap(self, denoise: Denoise, run: Run) -> Denoise:
         """Return a denoiser that rectifies its input in place, then asks; called once per run.
@@ -153,11 +146,7 @@ class AntiBiasPrompt:
         """
         if self.is_off:
             return denoise
-        if self.model.space != run.space:
-            raise SettingsError(
-                f"this anti-bias model was trained on a {self.model.space} model and this is a {run.space} "
-                f"one; load one made for it"
-            )
+        self.check_space(self.model.space, run)
         return _Rectified(self, denoise, run)
 
 

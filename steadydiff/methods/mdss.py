@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from ..denoiser import Denoise, Run, Space, check_same_shape, check_space, per_sample
-from ..errors import SettingsError
-from .state import StateEditor, check_settings, input_scale, inside
+from .state import StateEditor, StateSettings, input_scale, inside
 
 __all__ = [
     "MDSS",
@@ -199,7 +198,7 @@ class XiModel:
 
 
 @dataclass(frozen=True)
-class MDSS:
+class MDSS(StateSettings):
     """Subtract the second output from the sampler's state and from the clean estimate, after every call.
 
     model:      the second output of a model trained by MDSS
@@ -214,19 +213,12 @@ class MDSS:
     """
 
     title: ClassVar[str] = "MDSS"
+    what: ClassVar[str] = "MDSS head"
 
     model: XiModel
     strength: float = 1.0
     sigma_high: float = math.inf
     sigma_low: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_settings(self.strength, self.sigma_high, self.sigma_low)
-
-    @property
-    def is_off(self) -> bool:
-        """Whether these settings change nothing."""
-        return self.strength == 0 or self.sigma_low == self.sigma_high
 
     def wrap(self, denoise: Denoise, run: Run) -> Denoise:
         """Return a denoiser that asks, then cleans the state in place; called once per run.
@@ -235,11 +227,7 @@ class MDSS:
         """
         if self.is_off:
             return denoise
-        if self.model.space != run.space:
-            raise SettingsError(
-                f"this MDSS head was trained on a {self.model.space} model and this is a {run.space} one; "
-                f"load one made for it"
-            )
+        self.check_space(self.model.space, run)
         return Cleaned(self, denoise)
 
 

@@ -1,27 +1,56 @@
-"""What methods share that rectify the sampler's own state: bounds, and one run's count of corrections."""
+"""What methods share that rectify the sampler's own state: settings, and one run's count of corrections."""
 
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoise, Space
+from ..denoiser import Denoise, Run, Space
 from ..errors import SettingsError
 
 # Levels within this of each other are one: samplers compute the sigma they ask at in float32.
 SAME_SIGMA = 1e-4
 
 
-def check_settings(strength: float, sigma_high: float, sigma_low: float) -> None:
-    """Raise SettingsError for a strength or bounds without sense."""
-    if not (math.isfinite(strength) and strength >= 0):
-        raise SettingsError(f"strength is a number of 0 or more; got {strength}")
-    if not 0 <= sigma_low <= sigma_high:
-        raise SettingsError(
-            f"sigma_high and sigma_low are noise levels, the high one first; got {sigma_high} and {sigma_low}"
-        )
+class StateSettings:
+    """What the settings of such a method have in common.
+
+    what:     the trained thing it applies, for people
+    strength: what it does to the state is multiplied by this; 0 changes nothing
+    sigma_high, sigma_low: noise levels between which it acts, both included
+    """
+
+    title: ClassVar[str]
+    what: ClassVar[str]
+
+    strength: float
+    sigma_high: float
+    sigma_low: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.strength) and self.strength >= 0):
+            raise SettingsError(f"strength is a number of 0 or more; got {self.strength}")
+        if not 0 <= self.sigma_low <= self.sigma_high:
+            raise SettingsError(
+                f"sigma_high and sigma_low are noise levels, the high one first; got {self.sigma_high} and "
+                f"{self.sigma_low}"
+            )
+
+    @property
+    def is_off(self) -> bool:
+        """Whether these settings change nothing."""
+        return self.strength == 0 or self.sigma_low == self.sigma_high
+
+    def check_space(self, trained: Space, run: Run) -> None:
+        """Raise SettingsError for a run of the other space than that of the model it was trained on."""
+        if trained != run.space:
+            raise SettingsError(
+                f"this {self.what} was trained on a {trained} model and this is a {run.space} one; load one "
+                f"made for it"
+            )
 
 
 def input_scale(sigma: Tensor | float, space: Space, sigma_data: float = 1.0) -> Tensor | float:
