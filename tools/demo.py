@@ -88,21 +88,17 @@ def check_seeds(label: str, graph: Graph) -> None:
 
 
 def seeds_above(graph: Graph, node_id: str) -> list[int]:
-    """All seeds that the inputs of a node depend on."""
-    nodes = [graph[found] for found in sorted(ancestors(graph, node_id))]
-    values = [node["inputs"].get(key) for node in nodes for key in SEED_INPUTS]
-    return sorted({value for value in values if isinstance(value, int)})
-
-
-def ancestors(graph: Graph, node_id: str) -> set[str]:
-    """A node and every node it gets something from."""
-    found, waiting = set(), [node_id]
+    """The seeds that a node's pictures were drawn with: of the nearest nodes above it that have one."""
+    seen, waiting, seeds = set(), [node_id], set()
     while waiting:
         current = waiting.pop()
-        if current not in found:
-            found.add(current)
+        values = [graph[current]["inputs"].get(key) for key in SEED_INPUTS]
+        own = {value for value in values if isinstance(value, int)}
+        seeds |= own
+        if current not in seen and not own:
             waiting += [source for source, _ in links(graph[current])]
-    return found
+        seen.add(current)
+    return sorted(seeds)
 
 
 def links(node: dict) -> Iterator[tuple[str, int]]:

@@ -402,7 +402,9 @@ def test_a_workflow_may_name_the_rows():
 
 
 def test_seeds_and_settings_are_read_from_the_graph():
-    assert demo.seeds_above(graph(7, 8), "3") == [7]
+    trained = graph(7, 8) | {"train": {"class_type": "Train", "inputs": {"seed": 9}}}
+    trained["1"]["inputs"]["base"] = ["train", 0]  # its seed draws no picture
+    assert demo.seeds_above(trained, "3") == [7]
     assert demo.settings(graph(7, 8))[0] == {"node": "5", "class_type": "KSampler", "seed": 8, "steps": 4}
 
 
