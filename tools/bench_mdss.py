@@ -3,7 +3,8 @@
 Cells are of two kinds. A *training* fine-tunes a shipped model for STEPS steps: more plain training (the
 control without which nothing counts), input perturbation, scheduled sampling (SS), SDSS and MDSS. The other
 cells sample with it, second head off and on, and judge the pictures as `run.py bench drift` does, in parts of
-256: Fréchet distances of so few lie well above those of that bench. What a training leaves behind is kept under output/mdss_bench/ with its state, so it may be stopped at any point.
+256: Fréchet distances of so few lie well above those of that bench. What a training leaves behind is kept
+under output/mdss_bench/ with its state, so it may be stopped at any point.
 
 `--curves` measures the mean square error per step of the thesis' figure 3.2 instead, and draws it into docs/.
 """
@@ -275,8 +276,8 @@ def add_cells(bench: Bench, work: Path, only_curves: bool) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    facts = {"weights": world.weights(), "judges": world.judges(), "part": PART, "noised": NOISED, "steps": STEPS,
-             "batch": BATCH, "plan": repr(PLAN), "perturbation": PERTURBATION}  # fmt: skip
+    facts = {"weights": world.weights(), "judges": world.judges(), "part": PART, "noised": NOISED,
+             "steps": STEPS, "batch": BATCH, "plan": repr(PLAN), "perturbation": PERTURBATION}  # fmt: skip
     only_curves = "--curves" in arguments
     bench = Bench("mdss", facts, [argument for argument in arguments if argument != "--curves"])
     with tempfile.TemporaryDirectory() as scratch:
