@@ -9,6 +9,7 @@ from modules.ui_components import InputAccordion
 from steadydiff.errors import SteadyDiffError
 from steadydiff.hosts import webui
 
+from . import arpo_routes, arpo_tab, settings, xyz
 from .arguments import enabled, read
 from .host import find_host
 from .panels import PANELS
@@ -70,3 +71,8 @@ class SteadyDiffScript(scripts.Script):
 
 def register() -> None:
     """Register everything the host forgets when its UI is reloaded; called at every load of the script."""
+    xyz.register()
+    settings.register()
+    searches = arpo_tab.Searches()
+    arpo_tab.register(searches)
+    arpo_routes.register(searches)

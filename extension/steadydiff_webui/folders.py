@@ -1,0 +1,80 @@
+"""Folders for our files in a WebUI, beside its own models, and an input that is one of their files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from modules import paths, shared
+
+from steadydiff.errors import SettingsError
+
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder under the host's models, and another one if the settings name one.
+
+    name:   of the folder; the setting is called <name>_dir
+    suffix: of its files
+    """
+
+    name: str
+    suffix: str = ".safetensors"
+
+    @property
+    def setting(self) -> str:
+        return f"{self.name}_dir"
+
+    @property
+    def home(self) -> Path:
+        """Where new files are written: the host's own."""
+        return Path(paths.models_path) / self.name
+
+    def files(self) -> dict[str, Path]:
+        """All files by their names, with folders in between; of equal names the host's own."""
+        other = str(shared.opts.data.get(self.setting) or "").strip()
+        roots = [self.home, *([Path(other)] if other else [])]
+        found: dict[str, Path] = {}
+        for root in roots:
+            for file in sorted(root.rglob(f"*{self.suffix}")):
+                found.setdefault(file.relative_to(root).as_posix(), file)
+        return found
+
+    def path_of(self, name: str) -> Path:
+        """Raises: SettingsError if there is no such file."""
+        found = self.files()
+        if name not in found:
+            there = ", ".join(found) or "none"
+            raise SettingsError(f"there is no file {name!r} in models/{self.name}; it has: {there}")
+        return found[name]
+
+
+ANTIBIAS = ModelFolder("steadydiff_antibias")
+MDSS = ModelFolder("steadydiff_mdss")
+SCHEDULES = ModelFolder("steadydiff_schedules", ".json")
+FOLDERS = (ANTIBIAS, MDSS, SCHEDULES)
+
+
+@dataclass(frozen=True)
+class File:
+    """One of a folder's files, or none; a face shows it with a button that looks for new ones."""
+
+    kind: ClassVar[str] = "file"
+
+    name: str
+    folder: ModelFolder
+    tooltip: str
+    default: str = NONE
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        return NONE, *self.folder.files()
+
+    def read(self, value: object) -> str:
+        """Return a value from outside; SettingsError if it is neither a file of the folder nor none."""
+        if value != NONE:
+            self.folder.path_of(str(value))
+        return str(value)
