@@ -21,7 +21,7 @@ from ..measurement import Measurement, Recorder, check_reference, noise_for, ref
 from ..schedules import MadeFor
 from ..stepping import step_calls
 from .comfy import ANTIBIAS_KEY, KEY, MDSS_KEY, ComfyHost, patches_of, sampler_name, sigma_data_of
-from .session import POST_CFG
+from .session import POST_CFG, Shown
 
 
 @dataclass(frozen=True)
@@ -311,19 +311,3 @@ def show_branches(
     branches = {f"{name}denoised": denoised for name in ("", "cond_", "uncond_")}
     for function in functions:
         function({**branches, "input": x, "sigma": sigma})
-
-
-class Shown:
-    """What a sampler function sees as its model: our denoiser, and for the rest the host's own object."""
-
-    def __init__(self, model: Any, answer: Callable[[Tensor, Tensor, dict], Tensor]) -> None:
-        self.__dict__.update(own=model, _answer=answer)
-
-    def __call__(self, x: Tensor, sigma: Tensor, **more: Any) -> Tensor:
-        return self._answer(x, sigma, more)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.own, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self.own, name, value)

@@ -25,8 +25,8 @@ from ..methods.mdss import MDSS
 from ..model_card import ModelCard
 from ..stepping import step_calls
 from .comfy import ANTIBIAS_KEY, ComfyHost, sampler_name, sigma_data_of
-from .comfy_drift import Shown, added_functions, show_branches
-from .session import check_card, window_sigmas
+from .comfy_drift import added_functions, show_branches
+from .session import Shown, check_card, window_sigmas
 
 Calls = Literal["every", "step starts"]
 CALLS: tuple[Calls, ...] = get_args(Calls)

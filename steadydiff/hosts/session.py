@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+from torch import Tensor, nn
+
 from ..denoiser import Denoise, Run
 from ..errors import HostError, SettingsError
+from ..mdss_files import Head
 from ..methods.antibias_prompt import AntiBiasPrompt
 from ..methods.diffier import DiffIER
 from ..methods.epsilon_scaling import EpsilonScaling
 from ..methods.mdss import MDSS
 from ..model_card import ModelCard
+from ..networks.xi_head import last_layer
 
 POST_CFG = "sampler_post_cfg_function"
 """Under this name ComfyUI and the Forge family keep the functions that are shown each guided answer."""
@@ -91,3 +95,39 @@ def check_card(what: str, card: ModelCard, channels: int, found: dict[str, Any])
                 f"{what} was trained for {name} {need}, and this model has {found[fact]}; load one made for "
                 f"this model"
             )
+
+
+def fitting_layer(network: nn.Module, what: str, head: Head, model: str = "") -> nn.Module:
+    """Return a network's last layer; HostError unless the head of `what` can read what it reads.
+
+    model: the model's name, for people
+    """
+    layer = last_layer(network)
+    if layer is None:
+        raise HostError(
+            f"MDSS does not know the last layer of a {model or type(network).__name__}; it knows UNets as in "
+            f"SD1.5, SD2 and SDXL"
+        )
+    need, found = ([*weight.shape[1:]] for weight in (head.weight, layer.get_parameter("weight")))
+    if need != found:
+        raise HostError(
+            f"{what} was trained for a last layer that reads {need}, and this model's reads {found}; load "
+            f"one made for this model"
+        )
+    return layer
+
+
+class Shown:
+    """What a sampler function sees as its model: our denoiser, and for the rest the host's own object."""
+
+    def __init__(self, model: Any, answer: Callable[[Tensor, Tensor, dict], Tensor]) -> None:
+        self.__dict__.update(own=model, _answer=answer)
+
+    def __call__(self, x: Tensor, sigma: Tensor, **more: Any) -> Tensor:
+        return self._answer(x, sigma, more)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.own, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.own, name, value)

@@ -6,157 +6,180 @@ between guidance and the blending of the mask.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..denoiser import Space, eps_from_denoised, per_sample
-from .webui import Answer, Session, replaced, timestep_sigma
+from ..denoiser import Space
+from ..mdss_files import Head
+from ..networks.xi_head import apply_head, listening
+from .session import fitting_layer
+from .webui_session import Answer, Asked, Session, Units, replaced, timestep_sigma, unheard
+
+FAMILIES = {"is_sdxl": ("SDXL", "SDXL"), "is_sd1": ("SD15", "SD15")}
+"""A1111's marks of a model, and the names ComfyUI has for such models and for their latents."""
 
 
 class A1111Route:
     """One run's hooks on a CFGDenoiser."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self._calls = model, []
-        self.space: Space = "flow" if getattr(self._sd_model, "is_sd3", False) else "ve"
-        self.levels: Any = self
-        self._vp = hasattr(model, "alphas")  # the timestep samplers': x is VP, the answer eps
+        self.model, self.levels = model, self
+        sd_model = self._sd_model
+        self.space: Space = "flow" if getattr(sd_model, "is_sd3", False) else "ve"
+        known = [names for mark, names in FAMILIES.items() if getattr(sd_model, mark, False)]
+        family, latents = known[0] if known else (None, None)
+        self.facts: dict[str, Any] = {"family": family, "latent_format": latents, "sigma_data": 1.0}
+        self._asked: list[tuple[tuple, dict]] = []  # what the network was asked with in this call
+        self._hooks, self._handle = ExitStack(), None
+        self._layer: nn.Module | None = None
+        self._head: Head | None = None
+        self._heard: Sequence[Tensor] = ()
+        self._second: dict[str, Tensor] = {}
 
     @property
     def _sd_model(self) -> Any:
         return self.model.inner_model.inner_model
 
     def alphas_cumprod(self) -> Tensor:
-        """The model's own."""
         return self._sd_model.alphas_cumprod
+
+    def network(self) -> nn.Module:
+        return self._sd_model.model.diffusion_model
 
     def percent_to_sigma(self, percent: float) -> float:
         """Return the noise level at a share of the run, as ComfyUI and Forge count."""
         if self.space == "flow":
             return 1 - percent
-        share = torch.tensor([(1 - percent) * 999.0])
-        sigmas = (1 / self.alphas_cumprod().float().cpu() - 1).sqrt()
-        low = share.floor().long()
-        high = (low + 1).clamp(max=len(sigmas) - 1)
-        return float(torch.lerp(sigmas[low].log(), sigmas[high].log(), share - low).exp())
+        at = torch.tensor([(1 - percent) * 999.0])
+        return float(timestep_sigma(at, self.alphas_cumprod().cpu()))
 
-    @contextmanager
-    def installed(self, session: Session) -> Iterator[None]:
-        """Let the denoiser's answers go through the session."""
-        model = self.model
-        forward, combine, edit = model.forward, model.combine_denoised, model.combine_denoised_for_edit_model
-        update, listener = model.update_inner_model, _Listener(self._calls)
-
-        def new_forward(*args, **kwargs):
-            self._calls.clear()
-            return forward(*args, **kwargs)
+    def install(self, session: Session) -> None:
+        model, units = self.model, session.start.units
+        combine, edit = model.combine_denoised, model.combine_denoised_for_edit_model
 
         def new_combine(x_out, conds_list, uncond, cond_scale):
             rows = [i for i, conds in enumerate(conds_list) for _ in conds]
-            firsts = [conds[0][0] for conds in conds_list]
-
-            def guide(out: Tensor, cfg: float) -> Tensor:
-                return combine(out, conds_list, uncond, cfg)
-
-            return self._correct(session, x_out, (*rows, *range(len(firsts))), firsts, guide, cond_scale)
+            guidance = _Guidance(
+                lambda out, cfg: combine(out, conds_list, uncond, cfg),
+                lambda out: _weighted(out, conds_list),
+                (*rows, *range(len(conds_list))),
+                [conds[0][0] for conds in conds_list],
+                cond_scale,
+            )
+            return self._correct(session, units, x_out, guidance)
 
         def new_edit(x_out, cond_scale):
-            count = len(x_out) // 3
-            return self._correct(session, x_out, (*range(count),) * 3, [*range(count)], edit, cond_scale)
+            firsts = [*range(len(x_out) // 3)]
+            guidance = _Guidance(edit, lambda out: out[firsts], (*firsts,) * 3, firsts, cond_scale)
+            return self._correct(session, units, x_out, guidance)
 
-        def new_update():  # the refiner brings another model
-            update()
-            listener.listen(model.inner_model)
+        self._hooks.enter_context(
+            replaced(model, combine_denoised=new_combine, combine_denoised_for_edit_model=new_edit)
+        )
+        self._hooks.callback(self._unhook)
+        self._hook()
 
-        hooks = {
-            "forward": new_forward, "combine_denoised": new_combine,
-            "combine_denoised_for_edit_model": new_edit, "update_inner_model": new_update,
-        }  # fmt: skip
-        listener.listen(model.inner_model)
-        try:
-            with replaced(model, **hooks):
-                yield
-        finally:
-            listener.close()
-            self._calls.clear()
+    def follow(self, session: Session) -> None:
+        self._unhook()
+        self._hook()
+        self._layer = self._head = None  # nothing was trained for the refiner
 
-    def _correct(
-        self,
-        session: Session,
-        x_out: Tensor,
-        rows: tuple[int, ...],
-        firsts: list[int],
-        guide: Callable[[Tensor, float], Tensor],
-        cfg: float,
-    ) -> Tensor:
-        """Guide the network's answers, and correct the result.
+    def remove(self) -> None:
+        self._hooks.close()
+        self._asked.clear()
+        self._heard, self._second = (), {}
 
-        rows:   of which picture each row of x_out is
-        firsts: each picture's first row
-        """
-        calls = [*self._calls]
-        seen, levels = (torch.cat([call[0][at] for call in calls]) for at in (0, 1))
-        raw = guide(x_out, cfg)
-        x, sigma = self._as_ve(seen[firsts], levels[firsts])
+    def _hook(self) -> None:
+        self._handle = self.model.inner_model.register_forward_pre_hook(
+            lambda module, args, kwargs: self._asked.append((args, kwargs)), with_kwargs=True
+        )
+
+    def _unhook(self) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+
+    def listened(self, ask: Asked) -> Tensor:
+        self._asked.clear()
+        if self._layer is None:
+            return ask()
+        with listening(self._layer) as self._heard:
+            return ask()
+
+    def second_output(self, what: str, head: Head, branches: str) -> Callable[[Tensor, Tensor], Tensor]:
+        self._layer, self._head = fitting_layer(self.network(), what, head), head
+        return lambda x, sigma: self._second[branches].to(x)
+
+    def _correct(self, session: Session, units: Units, x_out: Tensor, guidance: _Guidance) -> Tensor:
+        asked = [*self._asked]
+        seen, levels = (torch.cat([args[at] for args, _ in asked]) for at in (0, 1))
+        if self._head is not None:
+            self._second = guidance.both(self._outputs_of(self._head, len(seen)))
+        x, sigma = units.state(seen[guidance.firsts], levels[guidance.firsts])
+        guided = len(seen) == len(guidance.rows)
+
+        def answer(x: Tensor, sigma: Tensor, out: Tensor, raw: Tensor) -> Answer:
+            found = [raw]
+            if session.wants_branches:
+                found += [guidance.guide(out, 1.0), *([out[-len(x) :]] if guided else [])]
+            return Answer(float(guidance.cfg), *(units.clean(x, one, sigma) for one in found))
 
         def again(x: Tensor, sigma: Tensor) -> Answer:
-            out = self._ask(calls, self._from_ve(x, sigma), rows)
-            if len(out) < len(rows):  # the negative prompt was skipped; the host puts the answer in its place
-                out = torch.cat([out, out[firsts]])
-            return self._answer(x, sigma, out, guide, cfg, len(seen) == len(rows))
+            out = guidance.filled(self._ask(asked, units.back(x, sigma), guidance.rows))
+            return answer(x, sigma, out, guidance.guide(out, guidance.cfg))
 
-        answer = self._answer(x, sigma, x_out, guide, cfg, len(seen) == len(rows), raw)
-        corrected = session.correct(x, sigma, answer, again)
-        if corrected is answer.denoised:
-            return raw
-        return eps_from_denoised(x, corrected, sigma).to(raw.dtype) if self._vp else corrected
+        raw = guidance.guide(x_out, guidance.cfg)
+        first = answer(x, sigma, x_out, raw)
+        corrected = session.correct(x, sigma, first, again)
+        return raw if corrected is first.denoised else units.answer(x, corrected, sigma).to(raw.dtype)
 
-    def _answer(self, x, sigma, out, guide, cfg, guided, raw=None) -> Answer:
-        raw = guide(out, cfg) if raw is None else raw
-        cond = self._clean(x, guide(out, 1.0), sigma)
-        uncond = self._clean(x, out[-len(x) :], sigma) if guided else None
-        return Answer(self._clean(x, raw, sigma), cond, uncond, float(cfg))
-
-    def _ask(self, calls: list, x: Tensor, rows: tuple[int, ...]) -> Tensor:
+    def _ask(self, asked: list[tuple[tuple, dict]], x: Tensor, rows: tuple[int, ...]) -> Tensor:
         """Put other states to the network, with all else as it was asked before."""
         answers, at = [], 0
-        for (old, *more), kwargs in calls:
+        for (old, *more), kwargs in asked:
             which = [*rows[at : at + len(old)]]
             at += len(old)
             answers.append(self.model.inner_model(x[which].to(old.dtype), *more, **kwargs))
         return torch.cat(answers)
 
-    def _as_ve(self, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """A state as x0 + sigma * eps with its sigma."""
-        if not self._vp:
-            return x, level
-        sigma = timestep_sigma(level.float(), self.alphas_cumprod().to(level.device).float())
-        return x * per_sample((sigma**2 + 1).sqrt().to(x.dtype), x), sigma
-
-    def _from_ve(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return x / per_sample((sigma**2 + 1).sqrt().to(x.dtype), x) if self._vp else x
-
-    def _clean(self, x: Tensor, out: Tensor, sigma: Tensor) -> Tensor:
-        return x - per_sample(sigma.to(x.dtype), x) * out if self._vp else out
+    def _outputs_of(self, head: Head, count: int) -> Tensor:
+        """The second output for what the last layer has read."""
+        if sum(map(len, self._heard)) != count:
+            raise unheard()
+        weight, bias = (value.to(self._heard[0].device) for value in head)
+        return torch.cat([apply_head(seen, weight, bias) for seen in self._heard])
 
 
-class _Listener:
-    """Notes with what the network is asked."""
+class _Guidance:
+    """How one call's answers of the network make one guided answer per picture.
 
-    def __init__(self, calls: list) -> None:
-        self._calls, self._handle = calls, None
+    guide:  (answers, cfg) -> guided answers, as the host does it
+    single: answers -> those of the positive prompts alone
+    rows:   of which picture each answer is; the negative prompts' are last
+    firsts: each picture's first answer
+    """
 
-    def listen(self, module: torch.nn.Module) -> None:
-        self.close()
-        self._handle = module.register_forward_pre_hook(self._note, with_kwargs=True)
+    def __init__(self, guide, single, rows: tuple[int, ...], firsts: list[int], cfg: float) -> None:
+        self.guide: Callable[[Tensor, float], Tensor] = guide
+        self.single: Callable[[Tensor], Tensor] = single
+        self.rows, self.firsts, self.cfg = rows, firsts, cfg
 
-    def _note(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-        self._calls.append((args, kwargs))
+    def filled(self, out: Tensor) -> Tensor:
+        """Where the negative prompt was skipped, put the positive one's answer there, as the host does."""
+        return torch.cat([out, out[self.firsts]]) if len(out) < len(self.rows) else out
 
-    def close(self) -> None:
-        if self._handle is not None:
-            self._handle.remove()
+    def both(self, out: Tensor) -> dict[str, Tensor]:
+        """Return what each setting of MDSS's `branches` takes."""
+        return {"positive": self.single(out), "guided": self.guide(self.filled(out), self.cfg)}
+
+
+def _weighted(out: Tensor, conds_list: Sequence[Sequence[tuple[int, float]]]) -> Tensor:
+    """Mean over each picture's prompts, by their weights."""
+    means = []
+    for conds in conds_list:
+        total = sum(weight for _, weight in conds)
+        means.append(sum(out[row] * (weight / total) for row, weight in conds))
+    return torch.stack(means)

@@ -6,91 +6,172 @@ it holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..denoiser import Space
 from ..errors import HostError
-from .session import POST_CFG
-from .webui import Answer, Session, replaced
+from ..mdss_files import Head
+from ..networks.xi_head import apply_head, listening
+from .session import POST_CFG, fitting_layer
+from .webui_session import Answer, Asked, Session, unheard
+
+COND, UNCOND = 0, 1
+"""What these hosts call a prompt and a negative prompt in a question to the network."""
 
 
 class PatcherRoute:
     """One run's hooks on the UNet of a CFGDenoiser."""
 
     def __init__(self, model: Any, sampling_function: Callable) -> None:
-        self.model, self._ask = model, sampling_function
-        inner = self._objects.unet.model
-        self.levels: Any = inner.predictor if hasattr(inner, "predictor") else inner.model_sampling
+        self.model, self._sample = model, sampling_function
+        unet = self._objects.unet.model
+        self.levels: Any = unet.predictor if hasattr(unet, "predictor") else unet.model_sampling
         self.space: Space = space_of(self.levels)
+        config = getattr(unet, "model_config", None) or getattr(self._sd_model, "model_config", None)
+        latents = getattr(unet, "latent_format", None) or getattr(config, "latent_format", None)
+        self.facts: dict[str, Any] = {
+            "family": config and type(config).__name__,
+            "latent_format": latents and getattr(latents, "__name__", type(latents).__name__),
+            "sigma_data": float(getattr(self.levels, "sigma_data", 1.0)) if self.space == "ve" else 1.0,
+        }
+        self._patched = ExitStack()
+        self._hook: Callable[[Any], None]
+        self._layer: nn.Module | None = None
+        self._head: Head | None = None
+        self._passes: list[Sequence[int]] = []
+        self._heard: Sequence[Tensor] = ()
+        self._second: dict[str, Tensor] = {}
+
+    @property
+    def _sd_model(self) -> Any:
+        return self.model.inner_model.inner_model
 
     @property
     def _objects(self) -> Any:
-        return self.model.inner_model.inner_model.forge_objects
+        return self._sd_model.forge_objects
 
     def alphas_cumprod(self) -> Tensor:
-        """The model's own."""
-        return self.model.inner_model.inner_model.alphas_cumprod
+        return self._sd_model.alphas_cumprod
 
-    @contextmanager
-    def installed(self, session: Session) -> Iterator[None]:
-        """Let the UNet's answers go through the session, also that of a refiner."""
-        patched: list[tuple[Any, Any, Any]] = []
-        update, weight = self.model.update_inner_model, [1.0]
+    def install(self, session: Session) -> None:
+        weight = 1.0
 
         def note(model, x, timestep, uncond, cond, cond_scale, model_options, seed):
-            weight[0] = cond_scale  # not among what every host tells a post-CFG function
+            nonlocal weight  # not among what every host tells a post-CFG function
+            weight = cond_scale
             return model, x, timestep, uncond, cond, cond_scale, model_options, seed
 
         def correct(args: dict) -> Tensor:
-            x, sigma, own = args["input"], args["sigma"], args["model_options"]
-            cfg = float(args.get("cond_scale", weight[0]))
-            options = {**own, POST_CFG: [one for one in own[POST_CFG] if one is not correct]}
+            cfg = float(args.get("cond_scale", weight))
+            own = [function for function in args["model_options"][POST_CFG] if function is not correct]
+            if self._head is not None:
+                self._second = self._outputs(self._head, args, cfg)
 
             def again(x: Tensor, sigma: Tensor) -> Answer:
                 shown: list[dict] = []
-
-                def show(args: dict) -> Tensor:
-                    shown.append(args)
-                    return args["denoised"]
-
-                asked = {**options, POST_CFG: [*options[POST_CFG], show]}
+                options = {**args["model_options"], POST_CFG: [*own, lambda args: _shown(shown, args)]}
                 conds = args["uncond"], args["cond"]
-                denoised = self._ask(args["model"], x, sigma, *conds, cfg, asked)
-                return _answer(shown[0], denoised, cfg)
+                denoised = self._sample(args["model"], x, sigma, *conds, cfg, options)
+                return _answer(cfg, denoised, shown[-1])
 
-            return session.correct(x, sigma, _answer(args, args["denoised"], cfg), again)
+            first = _answer(cfg, args["denoised"], args)
+            return session.correct(args["input"], args["sigma"], first, again)
 
-        def patch() -> None:
-            objects = self._objects
-            unet = objects.unet
-            objects.unet = unet.clone()
-            objects.unet.set_model_sampler_post_cfg_function(correct)
-            objects.unet.add_conditioning_modifier(note)
-            patched.append((objects, unet, objects.unet))
+        def hook(unet: Any) -> None:
+            unet.set_model_sampler_post_cfg_function(correct)
+            unet.add_conditioning_modifier(note)
 
-        def new_update():  # the refiner brings another model
-            update()
-            patch()
+        self._hook = hook
+        self._patch()
 
+    def follow(self, session: Session) -> None:
+        self._layer = self._head = None  # nothing was trained for the refiner
+        self._patch()
+
+    def remove(self) -> None:
+        self._patched.close()
+        self._heard, self._second = (), {}
+
+    def _patch(self) -> None:
+        objects, unet = self._objects, self._objects.unet
+        objects.unet = ours = unet.clone()
+        self._hook(ours)
+
+        def give_back() -> None:
+            if objects.unet is ours:
+                objects.unet = unet
+
+        self._patched.callback(give_back)
+
+    def listened(self, ask: Asked) -> Tensor:
+        if self._layer is None:
+            return ask()
+        self._passes.clear()
+
+        def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            self._passes.append(kwargs["transformer_options"]["cond_or_uncond"])
+
+        handle = self._objects.unet.model.diffusion_model.register_forward_pre_hook(note, with_kwargs=True)
         try:
-            patch()
-            with replaced(self.model, update_inner_model=new_update):
-                yield
+            with listening(self._layer) as self._heard:
+                return ask()
         finally:
-            for objects, before, ours in patched:
-                if objects.unet is ours:
-                    objects.unet = before
+            handle.remove()
+
+    def second_output(self, what: str, head: Head, branches: str) -> Callable[[Tensor, Tensor], Tensor]:
+        self._layer = fitting_layer(self._objects.unet.model.diffusion_model, what, head)
+        self._head = head
+        return lambda x, sigma: self._second[branches].to(x)
+
+    def _outputs(self, head: Head, args: dict, cfg: float) -> dict[str, Tensor]:
+        """The second output for what the last layer has read, for each setting of MDSS's `branches`."""
+        found: dict[int, list[Tensor]] = {COND: [], UNCOND: []}
+        for seen, kinds in zip(self._heard, self._passes, strict=True):
+            weight, bias = (value.to(seen.device) for value in head)
+            if len(seen) != len(kinds) * len(args["input"]):
+                raise unheard()
+            for kind, xi in zip(kinds, apply_head(seen, weight, bias).chunk(len(kinds)), strict=True):
+                found[kind].append(xi)
+        if not found[COND]:
+            raise unheard()
+        weights = _weights(args["cond"], len(found[COND]))
+        positive = sum(xi * (weight / sum(weights)) for xi, weight in zip(found[COND], weights, strict=True))
+        assert isinstance(positive, Tensor)
+        if not found[UNCOND]:
+            return {"positive": positive, "guided": positive}
+        negative = torch.stack(found[UNCOND]).mean(0)
+        return {"positive": positive, "guided": torch.lerp(negative, positive, cfg * sum(weights))}
 
 
-def _answer(args: dict, denoised: Tensor, cfg: float) -> Answer:
+def _weights(conds: Sequence[dict], asked: int) -> list[float]:
+    """The weights of prompts joined by AND, in the order in which the host asks for them: the last first.
+
+    Raises: HostError if it asks in another order, since they differ in length, and weights do, too.
+    """
+    weights = [float(cond.get("strength", 1.0)) for cond in reversed(conds)]
+    lengths = {cond["model_conds"]["c_crossattn"].cond.shape[1] for cond in conds}
+    if len(weights) != asked or (len(lengths) > 1 and len({*weights}) > 1):
+        raise HostError(
+            "MDSS cannot tell apart prompts joined by AND of different weights and lengths; give them one "
+            "weight"
+        )
+    return weights
+
+
+def _shown(shown: list[dict], args: dict) -> Tensor:
+    shown.append(args)
+    return args["denoised"]
+
+
+def _answer(cfg: float, denoised: Tensor, args: dict) -> Answer:
     # At cfg 1 the negative prompt is not asked; some hosts then show zeros in its place.
     uncond = None if args.get("uncond") is None or cfg == 1 else args["uncond_denoised"]
-    return Answer(denoised, args["cond_denoised"], uncond, cfg)
+    return Answer(cfg, denoised, args["cond_denoised"], uncond)
 
 
 def space_of(levels: Any) -> Space:
