@@ -49,7 +49,7 @@ class Card(ModelCard):
 
 
 class Head(NamedTuple):
-    """The second last layer, in float32: weight [C, D, k, k], bias [C]."""
+    """The second last layer, in float32: weight [C, D, k, k], bias [C]; a transformer's [E, D] and [E]."""
 
     weight: Tensor
     bias: Tensor
@@ -86,7 +86,8 @@ def load_head(path: Path) -> tuple[Head | None, Card]:
         raise CheckpointError(f"{path.name} holds a head that is not finite numbers; its training failed.")
     weight, bias = parts["weight"].float(), parts["bias"].float()
     kernel = weight.shape[2:]
-    if weight.ndim != 4 or bias.shape != weight.shape[:1] or len({*kernel}) != 1 or kernel[0] % 2 == 0:
+    fits = weight.ndim == 2 or weight.ndim == 4 and kernel[0] == kernel[1] and kernel[0] % 2
+    if not fits or bias.shape != weight.shape[:1]:
         raise CheckpointError(
             f"{path.name} holds a second head of an unknown shape ({[*weight.shape]}, {[*bias.shape]}); get "
             f"the file again."

@@ -19,7 +19,7 @@ from ..denoiser import Run
 from ..errors import HostError, SettingsError
 from ..mdss_files import Card, Head
 from ..methods.mdss import MDSS, XiModel
-from ..networks.xi_head import apply_head, last_layer, listening
+from ..networks.xi_head import KNOWN, apply_head, last_layer, listening, patch_of, to_latent
 from .comfy import MDSS_KEY, ComfyHost
 from .comfy_drift import added_functions
 from .comfy_state import check_fits, check_sampler, check_window, rectify_states, replace_function
@@ -71,12 +71,14 @@ def attach_mdss(
     if model.get_wrappers(host.sampler_sample, MDSS_KEY):
         raise SettingsError("this model has MDSS already, and two would subtract twice; use one")
     what = f"the MDSS head of {loaded.name}"
-    check_fits(model, what, loaded.card, len(loaded.head.bias), host)
-    _check_layer(model, what, loaded.head)
+    layer = known_layer(model)
+    channels = len(loaded.head.bias) // patch_of(model.get_model_object("diffusion_model")) ** 2
+    check_fits(model, what, loaded.card, channels, host)
+    _check_layer(layer, what, loaded.head)
     method = MDSS(
         XiModel(_unknown, loaded.card.space, loaded.card.sigma_data, loaded.card.sigma_range), strength
     )
-    attachment = MdssAttachment(method, window, loaded, branches, host)
+    attachment = MdssAttachment(method, window, loaded, channels, branches, host)
     clone = model.clone()
     clone.add_wrapper_with_key(host.sampler_sample, MDSS_KEY, attachment.sampler_sample)
     clone.add_wrapper_with_key(host.apply_model, MDSS_KEY, apply_model)
@@ -84,13 +86,17 @@ def attach_mdss(
     return clone
 
 
-def _check_layer(model: Any, what: str, head: Head) -> None:
+def known_layer(model: Any) -> torch.nn.Module:
+    """Return the last layer of a model's network; HostError by name if it is of a kind we do not know."""
     layer = last_layer(model.get_model_object("diffusion_model"))
     if layer is None:
         raise HostError(
-            f"MDSS does not know the last layer of a {type(model.model).__name__}; it knows UNets as in "
-            f"SD1.5, SD2 and SDXL"
+            f"MDSS does not know the last layer of a {type(model.model).__name__}; it knows {KNOWN}"
         )
+    return layer
+
+
+def _check_layer(layer: torch.nn.Module, what: str, head: Head) -> None:
     need, found = ([*weight.shape[1:]] for weight in (head.weight, layer.get_parameter("weight")))
     if need != found:
         raise HostError(
@@ -110,6 +116,7 @@ class MdssAttachment:
     method: MDSS
     window: tuple[float, float]
     loaded: LoadedHead
+    channels: int
     branches: Branches
     host: ComfyHost
 
@@ -119,13 +126,14 @@ class MdssAttachment:
         high, low = window_sigmas(model_sampling, *self.window)
         method = replace(self.method, sigma_high=high, sigma_low=low)
         if not (self.host.in_training() or method.is_off or len(sigmas) < 2):
-            sampler, channels = executor.class_obj, len(self.loaded.head.bias)
+            sampler = executor.class_obj
             run = Run(self.host.space(model_sampling), tuple(sigmas.tolist()))
             check_sampler(sampler, method.title)
-            if noise.shape[1] != channels:
+            if noise.shape[1] != self.channels:
                 raise HostError(
-                    f"the MDSS head of {self.loaded.name} takes latents of {channels} channels, this run's "
-                    f"have {noise.shape[1]} (packed video and audio, perhaps); disconnect it for this model"
+                    f"the MDSS head of {self.loaded.name} takes latents of {self.channels} channels, this "
+                    f"run's have {noise.shape[1]} (packed video and audio, perhaps); disconnect it for this "
+                    f"model"
                 )
             asked = _Asked(self, guider, extra_args)
             method = replace(method, model=replace(method.model, xi=asked.xi))
@@ -139,12 +147,14 @@ def apply_model(
     """Ask the network, and let the sampler's call that this serves hear its last layer."""
     options = transformer_options or {}
     call: _Call | None = options.get(MDSS_KEY)
-    layer = last_layer(executor.class_obj.diffusion_model) if call else None
+    network = executor.class_obj.diffusion_model
+    layer = last_layer(network) if call else None
     if call is None or layer is None:
         return executor(x, t, c_concat, c_crossattn, control, options, **more)
     with listening(layer) as heard:
         denoised = executor(x, t, c_concat, c_crossattn, control, options, **more)
-    call.hear(heard, list(zip(options.get("uuids", ()), options.get("cond_or_uncond", ()), strict=True)))
+    prompts = list(zip(options.get("uuids", ()), options.get("cond_or_uncond", ()), strict=True))
+    call.hear(heard, prompts, lambda output: to_latent(network, output, x.shape[-2:]))
     return denoised
 
 
@@ -160,7 +170,12 @@ class _Call:
     found: dict[Any, dict[int, Tensor]] = field(default_factory=dict)
     mask: Tensor | None = None
 
-    def hear(self, heard: Sequence[Tensor], prompts: Sequence[tuple[Any, int]]) -> None:
+    def hear(
+        self,
+        heard: Sequence[Tensor],
+        prompts: Sequence[tuple[Any, int]],
+        arrange: Callable[[Tensor], Tensor],
+    ) -> None:
         """Take what the last layer read for these prompts; nothing if a cache answered in its place.
 
         Of several passes the first counts, which is the sampler's; the others are some node's own questions.
@@ -173,7 +188,7 @@ class _Call:
                 f"{len(heard[-1])}; another node splits the batch, and works without MDSS only"
             )
         weight, bias = (value.to(heard[-1].device) for value in self.head)
-        parts = apply_head(heard[-1], weight, bias).chunk(len(prompts))
+        parts = arrange(apply_head(heard[-1], weight, bias)).chunk(len(prompts))
         for (prompt, place), xi in zip(prompts, parts, strict=True):
             self.found.setdefault(prompt, {}).setdefault(place, xi)
 

@@ -65,8 +65,8 @@ def _pair(layer: nn.Module, rank: int) -> tuple[nn.Module, nn.Module]:
         down = nn.Conv2d(layer.in_channels, rank, **size, dilation=layer.dilation, bias=False)  # pyright: ignore[reportArgumentType]
         up = nn.Conv2d(rank, layer.out_channels, 1, bias=False)
     nn.init.zeros_(up.weight)
-    weight = layer.weight
-    return down.to(weight), up.to(weight)
+    device = layer.weight.device  # in single precision, whatever the layer's own
+    return down.to(device), up.to(device)
 
 
 def _add(

@@ -6,10 +6,14 @@ to what it read, so that the first output is the base model's to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
+import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from .lora import Lora
@@ -17,14 +21,29 @@ from .lora import Lora
 LAYER = "out.2"
 """The last layer of the UNets of SD1.5, SD2, SDXL and of the tiny world, by its name inside the network."""
 
+TOKENS = {"OpenAISignatureMMDITWrapper": "p q c", "Flux": "c p q"}
+"""Transformers by ComfyUI's names for their classes (SD3's, Flux's), and how the values of a token, a patch
+of p times q latents of c channels, are arranged in their answer."""
+
+TOKEN_LAYER = "final_layer.linear"
+"""Their last layer; many others have one of this name and arrange its tokens in other ways."""
+
+KNOWN = "UNets as in SD1.5, SD2 and SDXL, and the transformers of SD3 and Flux"
+
 
 def last_layer(network: nn.Module) -> nn.Module | None:
     """Return the layer whose output is the network's answer; None in a network of a kind we do not know."""
+    tokens = type(network).__name__ in TOKENS
     try:
-        layer = network.get_submodule(LAYER)
+        layer = network.get_submodule(TOKEN_LAYER if tokens else LAYER)
     except AttributeError:
         return None
-    return layer if getattr(getattr(layer, "weight", None), "ndim", 0) == 4 else None
+    return layer if getattr(getattr(layer, "weight", None), "ndim", 0) == (2 if tokens else 4) else None
+
+
+def patch_of(network: nn.Module) -> int:
+    """Return how many latents along a side one output of the last layer stands for."""
+    return int(getattr(network, "patch_size", 1)) if type(network).__name__ in TOKENS else 1
 
 
 @contextmanager
@@ -41,18 +60,38 @@ def listening(layer: nn.Module) -> Iterator[list[Tensor]]:
 def apply_head(seen: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return the second output for what the last layer read, in the head's own precision.
 
-    Shapes:  seen [B, D, H, W]; weight [C, D, k, k] with k odd; bias [C]; result [B, C, H, W].
+    Shapes:  seen [B, D, H, W]; weight [C, D, k, k] with k odd; bias [C]; result [B, C, H, W]. Of transformers
+             seen [B, L, D]; weight [E, D]; bias [E]; result [B, L, E], for `to_latent`.
     """
+    if weight.ndim == 2:
+        return F.linear(seen.to(weight.dtype), weight, bias)
     return F.conv2d(seen.to(weight.dtype), weight, bias, padding=weight.shape[-1] // 2)
+
+
+def to_latent(network: nn.Module, output: Tensor, size: Sequence[int]) -> Tensor:
+    """Arrange a head's output as the network arranges its own last layer's; a UNet's stays as it is.
+
+    Tokens that follow those of the latent (a reference picture's) are left out.
+
+    Shapes:  output [B, C, H, W], or [B, L, E] with E = C times the patch's area; size (H, W); result
+             [B, C, H, W].
+    """
+    if output.ndim == 4:
+        return output
+    p = patch_of(network)
+    h, w = (math.ceil(side / p) for side in size)
+    order = f"b (h w) ({TOKENS[type(network).__name__]}) -> b c (h p) (w q)"
+    return rearrange(output[:, : h * w], order, h=h, w=w, p=p, q=p)[..., : size[0], : size[1]]
 
 
 class XiHead(nn.Module):
     """The second last layer; zero, so that an untrained one changes nothing."""
 
-    def __init__(self, layer: nn.Conv2d) -> None:
+    def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.weight = nn.Parameter(layer.weight.detach().new_zeros(layer.weight.shape))
-        self.bias = nn.Parameter(layer.weight.detach().new_zeros(layer.out_channels))
+        own = layer.get_parameter("weight")
+        self.weight = nn.Parameter(torch.zeros_like(own, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.zeros(len(own), device=own.device))
 
     def forward(self, seen: Tensor) -> Tensor:
         return apply_head(seen, self.weight, self.bias)
@@ -78,7 +117,7 @@ class TwoHeads(nn.Module):
     def __init__(self, network: nn.Module, xi: bool = True, rank: int = 0) -> None:
         super().__init__()
         layer = last_layer(network)
-        assert isinstance(layer, nn.Conv2d)
+        assert layer is not None
         self.xi = XiHead(layer) if xi else None
         self.lora = Lora(network, rank) if rank else None
         self.base = None if rank else network
@@ -94,9 +133,12 @@ class TwoHeads(nn.Module):
         """While this is open a rank's additions act; the backward pass may need them too."""
         return self.lora.on(self.network) if self.lora else nullcontext()
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(self, *inputs: Any, ask: Callable[..., Tensor] | None = None) -> tuple[Tensor, Tensor | None]:
+        """Both outputs; `ask` asks the network in another's way, a host's for example."""
         layer = last_layer(self.network)
         assert layer is not None
         with listening(layer) as heard:
-            answer = self.network(*inputs)
-        return answer, None if self.xi is None else self.xi(heard[-1])
+            answer = (ask or self.network)(*inputs)
+        if self.xi is None:
+            return answer, None
+        return answer, to_latent(self.network, self.xi(heard[-1]), answer.shape[-2:])
