@@ -19,11 +19,11 @@ from ..denoiser import Run
 from ..errors import HostError, SettingsError
 from ..mdss_files import Card, Head
 from ..methods.mdss import MDSS, XiModel
-from ..networks.xi_head import KNOWN, apply_head, last_layer, listening, patch_of, to_latent
+from ..networks.xi_head import apply_head, last_layer, listening, patch_of, to_latent
 from .comfy import MDSS_KEY, ComfyHost
 from .comfy_drift import added_functions
 from .comfy_state import check_fits, check_sampler, check_window, rectify_states, replace_function
-from .session import POST_CFG, window_sigmas
+from .session import POST_CFG, fitting_layer, known_layer, window_sigmas
 
 Branches = Literal["positive", "guided"]
 """Whose second output counts: the positive prompt's alone, or combined as guidance combines the first."""
@@ -71,10 +71,11 @@ def attach_mdss(
     if model.get_wrappers(host.sampler_sample, MDSS_KEY):
         raise SettingsError("this model has MDSS already, and two would subtract twice; use one")
     what = f"the MDSS head of {loaded.name}"
-    layer = known_layer(model)
-    channels = len(loaded.head.bias) // patch_of(model.get_model_object("diffusion_model")) ** 2
+    network = model.get_model_object("diffusion_model")
+    known_layer(network, type(model.model).__name__)
+    channels = len(loaded.head.bias) // patch_of(network) ** 2
     check_fits(model, what, loaded.card, channels, host)
-    _check_layer(layer, what, loaded.head)
+    fitting_layer(network, what, loaded.head)
     method = MDSS(
         XiModel(_unknown, loaded.card.space, loaded.card.sigma_data, loaded.card.sigma_range), strength
     )
@@ -84,25 +85,6 @@ def attach_mdss(
     clone.add_wrapper_with_key(host.apply_model, MDSS_KEY, apply_model)
     logger.info("SteadyDiff: MDSS %s attached (strength %g, %s)", loaded.name, strength, branches)
     return clone
-
-
-def known_layer(model: Any) -> torch.nn.Module:
-    """Return the last layer of a model's network; HostError by name if it is of a kind we do not know."""
-    layer = last_layer(model.get_model_object("diffusion_model"))
-    if layer is None:
-        raise HostError(
-            f"MDSS does not know the last layer of a {type(model.model).__name__}; it knows {KNOWN}"
-        )
-    return layer
-
-
-def _check_layer(layer: torch.nn.Module, what: str, head: Head) -> None:
-    need, found = ([*weight.shape[1:]] for weight in (head.weight, layer.get_parameter("weight")))
-    if need != found:
-        raise HostError(
-            f"{what} was trained for a last layer that reads {need}, and this model's reads {found}; load "
-            f"one made for this model"
-        )
 
 
 def _unknown(x: Tensor, sigma: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from ..methods.diffier import DiffIER
 from ..methods.epsilon_scaling import EpsilonScaling
 from ..methods.mdss import MDSS
 from ..model_card import ModelCard
-from ..networks.xi_head import last_layer
+from ..networks.xi_head import KNOWN, last_layer
 
 POST_CFG = "sampler_post_cfg_function"
 """Under this name ComfyUI and the Forge family keep the functions that are shown each guided answer."""
@@ -97,17 +97,22 @@ def check_card(what: str, card: ModelCard, channels: int, found: dict[str, Any])
             )
 
 
-def fitting_layer(network: nn.Module, what: str, head: Head, model: str = "") -> nn.Module:
-    """Return a network's last layer; HostError unless the head of `what` can read what it reads.
+def known_layer(network: nn.Module, model: str = "") -> nn.Module:
+    """Return a network's last layer; HostError by name for a network of a kind we do not know.
 
     model: the model's name, for people
     """
     layer = last_layer(network)
     if layer is None:
         raise HostError(
-            f"MDSS does not know the last layer of a {model or type(network).__name__}; it knows UNets as in "
-            f"SD1.5, SD2 and SDXL"
+            f"MDSS does not know the last layer of a {model or type(network).__name__}; it knows {KNOWN}"
         )
+    return layer
+
+
+def fitting_layer(network: nn.Module, what: str, head: Head) -> nn.Module:
+    """Return a known last layer; HostError unless the head of `what` can read what it reads."""
+    layer = known_layer(network)
     need, found = ([*weight.shape[1:]] for weight in (head.weight, layer.get_parameter("weight")))
     if need != found:
         raise HostError(

@@ -28,7 +28,7 @@ of p times q latents of c channels, are arranged in their answer."""
 TOKEN_LAYER = "final_layer.linear"
 """Their last layer; many others have one of this name and arrange its tokens in other ways."""
 
-KNOWN = "UNets as in SD1.5, SD2 and SDXL, and the transformers of SD3 and Flux"
+KNOWN = "UNets as in SD1.5, SD2 and SDXL, and in ComfyUI the transformers of SD3 and Flux"
 
 
 def last_layer(network: nn.Module) -> nn.Module | None:
