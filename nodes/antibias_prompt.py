@@ -8,8 +8,9 @@ import comfy.ops
 import torch
 from comfy_api.latest import io
 
+from ..steadydiff import inputs
 from ..steadydiff.antibias_files import load_prompt
-from ..steadydiff.hosts.comfy_state import CALLS, LoadedPrompt, attach_prompt
+from ..steadydiff.hosts.comfy_state import LoadedPrompt, attach_prompt
 from . import schema
 from .host import HOST
 from .model_folder import ModelFolder
@@ -78,26 +79,7 @@ class SteadyDiffAntiBiasPrompt(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model to correct. Other uses of it stay as they are."),
                 schema.AntiBias.Input("antibias", tooltip="From Load Anti-Bias Model, made for this model."),
-                schema.number(
-                    "strength", 1.0, 0.0, 2.0, 0.01,
-                    "The correction is multiplied by this. 0 is off, 1 what the network was trained for. "
-                    "Below 1 is careful; above 1 overshoots if the training was long enough.",
-                ),
-                schema.number(
-                    "start_percent", 0.0, 0.0, 1.0, 0.001,
-                    "Where in the run it begins to act; 0 is the first, noisiest step. Later spares the "
-                    "composition. Equal to end_percent it is off.",
-                ),
-                schema.number(
-                    "end_percent", 1.0, 0.0, 1.0, 0.001,
-                    "Where in the run it ceases to act; 1 is the last step. Earlier spares fine detail.",
-                ),
-                io.Combo.Input(
-                    "calls", options=list(CALLS), default="every",
-                    tooltip="every: before every model call but the first, also the inner ones of samplers "
-                    "that ask several times a step (heun, dpmpp_sde ...), as in the paper. step starts: once "
-                    "a step, if such a sampler overshoots.",
-                ),
+                *schema.widgets(inputs.ANTIBIAS_PROMPT),
             ],
             outputs=[io.Model.Output(tooltip="The corrected model; give it to any sampler or guider.")],
         )  # fmt: skip

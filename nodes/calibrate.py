@@ -3,16 +3,15 @@
 import torch
 from comfy_api.latest import io
 
-from ..steadydiff.calibration import TRIALS, fit_linear
+from ..steadydiff import inputs
+from ..steadydiff.calibration import TRIALS, as_method
 from ..steadydiff.hosts.comfy_drift import calibrate_model
 from ..steadydiff.measurement import Measurement
 from ..steadydiff.plots import schedule_figure
-from ..steadydiff.schedules import Schedule, linear_schedule
+from ..steadydiff.schedules import Schedule
 from . import schema
 from .drift import make_setup
 from .plot import image
-
-METHODS = ("norm", "linear", "uniform", "variance")
 
 
 class SteadyDiffCalibrate(io.ComfyNode):
@@ -39,19 +38,7 @@ class SteadyDiffCalibrate(io.ComfyNode):
                 schema.Measurement.Input(
                     "measurement", tooltip="From Measure Drift; sigmas, cfg and seed are taken from it."
                 ),
-                io.Combo.Input(
-                    "method", options=list(METHODS), default="norm",
-                    tooltip="norm: a scale of its own for every step, which follows the model closest. "
-                    "linear, uniform: the straight line, or the one number, nearest to that; smoother, and "
-                    "forgiving with few samples. variance: a scale for every step that keeps the variance of "
-                    "noised clean pictures, coarse and fine; for flow models, and to be compared with norm. "
-                    "Take 64 samples or more.",
-                ),
-                io.Int.Input(
-                    "count", default=8, min=1, max=256,
-                    tooltip="How many samples, at most as many as were measured; all at a time. More make "
-                    "the scales steadier and take more time and memory.",
-                ),
+                *schema.widgets(inputs.CALIBRATE),
             ],
             outputs=[
                 schema.Schedule.Output(display_name="schedule", tooltip="For Epsilon Scaling (SteadyDiff)."),
@@ -75,10 +62,3 @@ class SteadyDiffCalibrate(io.ComfyNode):
         plot = image(schedule_figure(made))
         text = made.to_json()
         return io.NodeOutput(text, plot, text)
-
-
-def as_method(method: str, scales: tuple[float, ...]) -> tuple[str, tuple[float, ...]]:
-    """Return a schedule's mode and values: the scales themselves, or what is fitted to them."""
-    if method in ("norm", "variance"):
-        return "table", scales
-    return method, linear_schedule(len(scales), *fit_linear(scales, slope=method == "linear"))

@@ -2,9 +2,10 @@
 
 from comfy_api.latest import io
 
+from ..steadydiff import inputs
 from ..steadydiff.hosts.comfy import attach
 from ..steadydiff.hosts.session import Patch
-from ..steadydiff.methods.epsilon_scaling import SPACE_SETTINGS, EpsilonScaling
+from ..steadydiff.methods.epsilon_scaling import EpsilonScaling
 from ..steadydiff.schedules import Schedule
 from . import schema
 from .host import HOST
@@ -25,37 +26,7 @@ class SteadyDiffEpsilonScaling(io.ComfyNode):
             search_aliases=["exposure bias", "noise scaling", "velocity scaling", "more detail", "ES"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to correct. Other uses of it stay as they are."),
-                schema.number(
-                    "scale", 1.005, 0.5, 1.5, 0.0001,
-                    "The predicted noise is divided by this. 1 is off. Above 1 less noise is taken away: "
-                    "more detail and texture, in the end grain. Below 1 more is taken away: smoother, in "
-                    "the end flat. Published values lie between 0.998 and 1.017; the fewer the steps, the "
-                    "larger.",
-                ),
-                schema.number(
-                    "slope", 0.0, -0.05, 0.05, 0.00001,
-                    "Added to scale once per step, counted from the last step back to the first (the "
-                    "paper's k). 0 is one scale for all. Above 0 the early steps are scaled more, which "
-                    "acts on composition; below 0 they are scaled less, which leaves the effect to fine "
-                    "detail. Keep the mean, scale + slope x (steps - 1) / 2, where scale alone worked well.",
-                ),
-                schema.number(
-                    "start_percent", 0.0, 0.0, 1.0, 0.001,
-                    "Where in the run it begins to act; 0 is the first, noisiest step. Later spares the "
-                    "composition and leaves the effect to detail. Equal to end_percent it is off.",
-                ),
-                schema.number(
-                    "end_percent", 1.0, 0.0, 1.0, 0.001,
-                    "Where in the run it ceases to act; 1 is the last step. Earlier spares fine texture and "
-                    "leaves the effect to composition.",
-                ),
-                io.Combo.Input(
-                    "space", options=list(SPACE_SETTINGS), default="auto",
-                    tooltip="What is scaled. epsilon: the noise, on every kind of model. velocity: the "
-                    "velocity, on flow models (SD3, Flux, Wan ...) only, as ComfyUI's own node does there; "
-                    "weaker on the early, noisiest steps. auto: epsilon, except velocity for a dcw schedule "
-                    "on a flow model.",
-                ),
+                *schema.widgets(inputs.EPSILON_SCALING),
                 schema.Schedule.Input(
                     "schedule", optional=True,
                     tooltip="A scale for every single step, from SteadyDiff Schedule. It replaces scale and "

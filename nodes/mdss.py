@@ -6,8 +6,9 @@ import comfy.sd
 import comfy.utils
 from comfy_api.latest import io
 
+from ..steadydiff import inputs
 from ..steadydiff.errors import HostError, SettingsError
-from ..steadydiff.hosts.comfy_mdss import BRANCHES, LoadedHead, attach_mdss
+from ..steadydiff.hosts.comfy_mdss import LoadedHead, attach_mdss
 from ..steadydiff.hosts.comfy_state import check_fits
 from ..steadydiff.mdss_files import XI_PREFIX, Card, load_head
 from . import schema, tinyworld
@@ -105,25 +106,7 @@ class SteadyDiffMDSS(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="From Load MDSS. Other uses of it stay as they are."),
                 schema.MdssHead.Input("head", tooltip="From Load MDSS; with none the model stays as it is."),
-                schema.number(
-                    "strength", 1.0, 0.0, 1.0, 0.01,
-                    "What is subtracted is multiplied by this. 0 is off, 1 what the head was trained for.",
-                ),
-                schema.number(
-                    "start_percent", 0.0, 0.0, 1.0, 0.001,
-                    "Where in the run it begins to act; 0 is the first, noisiest step. Equal to end_percent "
-                    "it is off.",
-                ),
-                schema.number(
-                    "end_percent", 1.0, 0.0, 1.0, 0.001,
-                    "Where in the run it ceases to act; 1 is the last step. Earlier spares fine detail.",
-                ),
-                io.Combo.Input(
-                    "branches", options=list(BRANCHES), default="positive",
-                    tooltip="Under guidance the network answers for two prompts. positive: the positive "
-                    "prompt's second output counts. guided: both, combined by cfg as the first output is, "
-                    "which enlarges it.",
-                ),
+                *schema.widgets(inputs.MDSS),
             ],
             outputs=[io.Model.Output(tooltip="The corrected model; give it to any sampler or guider.")],
         )  # fmt: skip

@@ -6,6 +6,7 @@ import math
 import comfy.sample
 from comfy_api.latest import io
 
+from ..steadydiff import inputs
 from ..steadydiff.hosts.comfy_drift import measure_model
 from ..steadydiff.measurement import Measurement
 from ..steadydiff.plots import drift_figure
@@ -44,20 +45,7 @@ class SteadyDiffMeasure(io.ComfyNode):
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
                     tooltip="Of the first sample; the next ones take the next seeds. Keep it to compare.",
                 ),
-                io.Int.Input(
-                    "count", default=16, min=2, max=100000,
-                    tooltip="How many samples. More make the curves steadier and take as much longer.",
-                ),
-                io.Int.Input(
-                    "batch_size", default=8, min=1, max=4096,
-                    tooltip="How many are sampled at a time: larger is faster and takes more memory. The "
-                    "result stays the same, up to the model's own rounding.",
-                ),
-                io.Int.Input(
-                    "refine", default=4, min=1, max=100,
-                    tooltip="Without reference: every step of the model's own clean samples is divided into "
-                    "this many. Larger is closer to the truth and takes longer. Unused with a reference.",
-                ),
+                *schema.widgets(inputs.MEASURE),
                 io.Latent.Input(
                     "reference", optional=True,
                     tooltip="Clean latents of the size of latent_image, e.g. from VAE Encode, or the "

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..steadydiff import schedules
+from ..steadydiff import inputs, schedules
 from ..steadydiff.errors import SettingsError
 from ..steadydiff.plots import schedule_figure
 from ..steadydiff.schedules import MadeFor, Schedule
@@ -48,26 +48,7 @@ class SteadyDiffSchedule(io.ComfyNode):
                     "linear: added once per step from the last step back to the first. Above 0 acts more on "
                     "composition, below 0 more on detail.",
                 ),
-                io.String.Input(
-                    "table", default="1.008, 1.006, 1.004, 1.002", multiline=True,
-                    tooltip="table: one scale per step, the first, noisiest step first, parted by commas, "
-                    "blanks or new lines; or the JSON text of a schedule, as the third output gives it. "
-                    "Above 1 more detail, below 1 smoother. It must be readable in the other modes, too.",
-                ),
-                schema.number(
-                    "tsr_k", 0.95, 0.01, 100.0, 0.001,
-                    "snr: the scale at the end of the run is 1 / tsr_k. Below 1 more detail, above 1 "
-                    "smoother, 1 is off. As in ComfyUI's TSR node.",
-                ),
-                schema.number(
-                    "tsr_sigma", 1.0, 0.01, 100.0, 0.001,
-                    "snr: larger acts earlier in the run, on larger forms; smaller later, on fine detail "
-                    "only. As in ComfyUI's TSR node.",
-                ),
-                schema.number(
-                    "dcw_lambda", 0.005, -0.5, 0.5, 0.0001,
-                    "dcw: DCW's own weight. Above 0 more detail, below 0 smoother, 0 is off.",
-                ),
+                *schema.widgets(inputs.SCHEDULE),
                 io.Sigmas.Input(
                     "sigmas", optional=True,
                     tooltip="The noise levels of the whole run, e.g. from BasicScheduler, set as the "
@@ -94,7 +75,7 @@ class SteadyDiffSchedule(io.ComfyNode):
         # Also in the modes that do not use it: naming `mode` here would put the message at both widgets.
         try:
             if table is not None:  # None is a link, whose value is not known yet
-                read_table(table)
+                schedules.read_table(table)
         except SettingsError as error:
             return str(error)
         return True
@@ -114,7 +95,7 @@ def make(mode: str, steps: int, sigmas: tuple[float, ...] | None, model, setting
         steps = len(sigmas) - 1
     if steps < 1:
         raise SettingsError("sigmas holds no step; connect those of a run that samples")
-    made = read_table(settings["table"]) if mode == "table" else compute(mode, steps, sigmas, model, settings)
+    made = compute(mode, steps, sigmas, model, settings)
     facts = {
         "steps": len(made.values),
         "sigmas": sigmas,
@@ -125,7 +106,9 @@ def make(mode: str, steps: int, sigmas: tuple[float, ...] | None, model, setting
 
 
 def compute(mode: str, steps: int, sigmas: tuple[float, ...] | None, model, settings: dict) -> Schedule:
-    """Return a schedule that follows a formula."""
+    """Return the schedule of a mode."""
+    if mode == "table":
+        return schedules.read_table(settings["table"])
     if mode == "uniform":
         return Schedule(mode, schedules.uniform_schedule(steps, settings["scale"]))
     if mode == "linear":
@@ -139,10 +122,3 @@ def compute(mode: str, steps: int, sigmas: tuple[float, ...] | None, model, sett
         raise SettingsError("mode snr needs to know how much noise a sigma means; connect model")
     space = HOST.space(model.get_model_object("model_sampling"))
     return Schedule(mode, schedules.snr_schedule(sigmas, settings["tsr_k"], settings["tsr_sigma"], space))
-
-
-def read_table(text: str) -> Schedule:
-    """Return the schedule a text holds: numbers, or a whole schedule as JSON."""
-    if text.lstrip().startswith("{"):
-        return Schedule.from_json(text)
-    return Schedule("table", schedules.table_schedule(text))

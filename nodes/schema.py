@@ -1,8 +1,11 @@
 """What our nodes' schemas share: fields that old hosts lack, and bounds that NaN does not slip through."""
 
+from collections.abc import Iterable
 from dataclasses import fields
 
 from comfy_api.latest import io
+
+from ..steadydiff.inputs import Input
 
 CATEGORY = "SteadyDiff"
 
@@ -50,3 +53,21 @@ def number(
     return io.Float.Input(
         name, default=default, min=Least(least), max=most, step=step, round=step / 10, tooltip=tooltip, **more
     )
+
+
+def widgets(declared: Iterable[Input]) -> list:
+    """Make the widgets of inputs that are declared once for all hosts, in `steadydiff/inputs.py`."""
+    return [widget(one) for one in declared]
+
+
+def widget(one: Input):
+    if one.kind == "number":
+        return number(one.name, one.default, one.least, one.most, one.step, one.tooltip)
+    if one.kind == "whole":
+        return io.Int.Input(one.name, default=one.default, min=one.least, max=one.most, tooltip=one.tooltip)
+    if one.kind == "choice":
+        return io.Combo.Input(one.name, options=list(one.options), default=one.default, tooltip=one.tooltip)
+    if one.kind == "switch":
+        return io.Boolean.Input(one.name, default=one.default, tooltip=one.tooltip)
+    assert one.kind == "text", one
+    return io.String.Input(one.name, default=one.default, multiline=True, tooltip=one.tooltip)

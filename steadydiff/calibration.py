@@ -17,10 +17,14 @@ from .errors import SettingsError, SteadyDiffError
 from .methods.epsilon_scaling import scale_epsilon
 from .metrics.norms import predicted_norm
 from .metrics.spectrum import ring_sizes, spectrum
+from .schedules import linear_schedule
 from .stepping import Question, Sampler, next_question, step_calls
 
 LEAST, MOST = 0.8, 1.25
 """No λ outside is tried: what needs more is not cured by a scale."""
+
+METHODS = ("norm", "linear", "uniform", "variance")
+"""What a schedule may be made of a calibration, see `as_method`."""
 
 TRIALS = 3
 """At most so many values of λ per step, which bounds the cost to so many sampling runs."""
@@ -133,6 +137,13 @@ def fit_linear(scales: Sequence[float], slope: bool = True) -> tuple[float, floa
         return 0.0, mean
     k = sum((t - mean_t) * (scale - mean) for t, scale in points) / spread
     return k, mean - k * mean_t
+
+
+def as_method(method: str, scales: tuple[float, ...]) -> tuple[str, tuple[float, ...]]:
+    """Return a schedule's mode and values: the scales themselves, or what is fitted to them."""
+    if method in ("norm", "variance"):
+        return "table", scales
+    return method, linear_schedule(len(scales), *fit_linear(scales, slope=method == "linear"))
 
 
 def _solve(walk: _Walk, goal: float, scale: float, pace: float) -> tuple[float, float]:

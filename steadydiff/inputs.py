@@ -5,8 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from .calibration import METHODS
 from .errors import SettingsError
+from .methods.antibias_prompt import CALLS
+from .methods.diffier import MODES, PAPER
 from .methods.epsilon_scaling import SPACE_SETTINGS
+from .methods.mdss import BRANCHES
+
+VALUES = ("as set", "paper")
+"""Whose values DiffIER takes."""
 
 
 @dataclass(frozen=True)
@@ -138,5 +145,159 @@ EPSILON_SCALING = (
         "velocity, on flow models (SD3, Flux, Wan ...) only, as ComfyUI's own node does there; "
         "weaker on the early, noisiest steps. auto: epsilon, except velocity for a dcw schedule "
         "on a flow model.",
+    ),
+)  # fmt: skip
+
+SCHEDULE = (
+    Text(
+        "table", "1.008, 1.006, 1.004, 1.002",
+        "table: one scale per step, the first, noisiest step first, parted by commas, "
+        "blanks or new lines; or the JSON text of a schedule. Above 1 more detail, below 1 "
+        "smoother. What stands here must be readable even if it is not used.",
+    ),
+    Number(
+        "tsr_k", 0.95, 0.01, 100.0, 0.001,
+        "snr: the scale at the end of the run is 1 / tsr_k. Below 1 more detail, above 1 "
+        "smoother, 1 is off. As in ComfyUI's TSR node.",
+    ),
+    Number(
+        "tsr_sigma", 1.0, 0.01, 100.0, 0.001,
+        "snr: larger acts earlier in the run, on larger forms; smaller later, on fine detail "
+        "only. As in ComfyUI's TSR node.",
+    ),
+    Number(
+        "dcw_lambda", 0.005, -0.5, 0.5, 0.0001,
+        "dcw: DCW's own weight. Above 0 more detail, below 0 smoother, 0 is off.",
+    ),
+)  # fmt: skip
+
+DIFFIER = (
+    Choice(
+        "mode", "renoise", MODES,
+        "renoise: the model is asked again at its own noised estimate, at one more model "
+        "call per iteration and step. norm: free; pulls the guided noise to the strength of the "
+        "conditional branch's, against the burnt look of high cfg; at cfg 1 it does nothing. "
+        "previous, literal: for research only, both make pictures worse; previous pulls to the "
+        "step before, literal towards plain noise, which is what the paper prints.",
+    ),
+    Number(
+        "strength", 0.5, 0.0, 1.0, 0.01,
+        "The share of the found error that is corrected: twice the paper's eta. 0 is off. More "
+        "brings more contrast and detail, in the end grain and hard edges.",
+    ),
+    Switch(
+        "divide_by_cfg", True,
+        "renoise divides strength by the sampler's cfg. Guidance multiplies the errors a "
+        "model makes by about as much; without this, high cfg needs a strength of 0.1 or less.",
+    ),
+    Whole(
+        "iterations", 1, 0, 100,
+        "How often per step, at most; in mode renoise each costs a model call. 0 is off. "
+        "Three at strength 0.1 do about what one does at 0.3.",
+    ),
+    Number(
+        "threshold", 0.0, 0.0, 10.0, 0.0001,
+        "renoise ends a step early for a picture whose mean loss changes by less than this from "
+        "one iteration to the next; norm ends below it. 0 is never. Larger saves calls where "
+        "there is little to correct.",
+    ),
+    Switch(
+        "antithetic", False,
+        "renoise asks twice, with a noise and its opposite: the correction is calmer and "
+        "adds no grain of its own, at twice the extra model calls.",
+    ),
+    Number(
+        "start_percent", 0.5, 0.0, 1.0, 0.001,
+        "Where in the run it begins to act; 0 is the first, noisiest step. The later half is the "
+        "better half, at half the cost. Equal to end_percent it is off.",
+    ),
+    Number(
+        "end_percent", 1.0, 0.0, 1.0, 0.001,
+        "Where in the run it ceases to act; 1 is the last step. Earlier saves calls and leaves "
+        "fine texture as the model draws it.",
+    ),
+    Choice(
+        "values", "as set", VALUES,
+        f"paper: strength {PAPER['strength']} (eta 0.05), threshold {PAPER['threshold']} "
+        f"and up to {PAPER['iterations']} iterations instead of what is set above; slower, and "
+        "weaker per model call.",
+    ),
+)  # fmt: skip
+
+ANTIBIAS_PROMPT = (
+    Number(
+        "strength", 1.0, 0.0, 2.0, 0.01,
+        "The correction is multiplied by this. 0 is off, 1 what the network was trained for. "
+        "Below 1 is careful; above 1 overshoots if the training was long enough.",
+    ),
+    Number(
+        "start_percent", 0.0, 0.0, 1.0, 0.001,
+        "Where in the run it begins to act; 0 is the first, noisiest step. Later spares the "
+        "composition. Equal to end_percent it is off.",
+    ),
+    Number(
+        "end_percent", 1.0, 0.0, 1.0, 0.001,
+        "Where in the run it ceases to act; 1 is the last step. Earlier spares fine detail.",
+    ),
+    Choice(
+        "calls", "every", CALLS,
+        "every: before every model call but the first, also the inner ones of samplers "
+        "that ask several times a step (heun, dpmpp_sde ...), as in the paper. step starts: once "
+        "a step, if such a sampler overshoots.",
+    ),
+)  # fmt: skip
+
+MDSS = (
+    Number(
+        "strength", 1.0, 0.0, 1.0, 0.01,
+        "What is subtracted is multiplied by this. 0 is off, 1 what the head was trained for.",
+    ),
+    Number(
+        "start_percent", 0.0, 0.0, 1.0, 0.001,
+        "Where in the run it begins to act; 0 is the first, noisiest step. Equal to end_percent "
+        "it is off.",
+    ),
+    Number(
+        "end_percent", 1.0, 0.0, 1.0, 0.001,
+        "Where in the run it ceases to act; 1 is the last step. Earlier spares fine detail.",
+    ),
+    Choice(
+        "branches", "positive", BRANCHES,
+        "Under guidance the network answers for two prompts. positive: the positive "
+        "prompt's second output counts. guided: both, combined by cfg as the first output is, "
+        "which enlarges it.",
+    ),
+)  # fmt: skip
+
+MEASURE = (
+    Whole(
+        "count", 16, 2, 100000,
+        "How many samples. More make the curves steadier and take as much longer.",
+    ),
+    Whole(
+        "batch_size", 8, 1, 4096,
+        "How many are sampled at a time: larger is faster and takes more memory. The "
+        "result stays the same, up to the model's own rounding.",
+    ),
+    Whole(
+        "refine", 4, 1, 100,
+        "Without reference: every step of the model's own clean samples is divided into "
+        "this many. Larger is closer to the truth and takes longer. Unused with a reference.",
+    ),
+)  # fmt: skip
+
+CALIBRATE = (
+    Choice(
+        "method", "norm", METHODS,
+        "norm: a scale of its own for every step, which follows the model closest. "
+        "linear, uniform: the straight line, or the one number, nearest to that; smoother, and "
+        "forgiving with few samples. variance: a scale for every step that keeps the variance of "
+        "noised clean pictures, coarse and fine; for flow models, and to be compared with norm. "
+        "Take 64 samples or more.",
+    ),
+    Whole(
+        "count", 8, 1, 256,
+        "How many samples, at most as many as were measured; all at a time. More make "
+        "the scales steadier and take more time and memory.",
     ),
 )  # fmt: skip

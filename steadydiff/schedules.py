@@ -257,6 +257,13 @@ class Schedule:
         return cls(str(data.get("mode")), tuple(values), MadeFor(**facts))
 
 
+def read_table(text: str) -> Schedule:
+    """Return the schedule a text holds: numbers, or a whole schedule as JSON."""
+    if text.lstrip().startswith("{"):
+        return Schedule.from_json(text)
+    return Schedule("table", table_schedule(text))
+
+
 def check_sigmas(sigmas: Any) -> list[float]:
     """Return noise levels as floats.
 

@@ -12,7 +12,7 @@ import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,16 +20,13 @@ from torch import Tensor
 from ..antibias_files import Card
 from ..denoiser import Denoise, Run
 from ..errors import HostError, SettingsError
-from ..methods.antibias_prompt import AntiBiasPrompt
+from ..methods.antibias_prompt import CALLS, AntiBiasPrompt, Calls
 from ..methods.mdss import MDSS
 from ..model_card import ModelCard
 from ..stepping import step_calls
 from .comfy import ANTIBIAS_KEY, ComfyHost, sampler_name, sigma_data_of
 from .comfy_drift import added_functions, show_branches
 from .session import Shown, check_card, window_sigmas
-
-Calls = Literal["every", "step starts"]
-CALLS: tuple[Calls, ...] = get_args(Calls)
 
 # These scale the state into a new tensor before they ask.
 TEMPORARY = ("uni_pc", "uni_pc_bh2")

@@ -36,6 +36,11 @@ Target = Literal["phi", "residual"]
 
 TARGETS: tuple[Target, ...] = get_args(Target)
 
+Calls = Literal["every", "step starts"]
+"""Before which model calls it acts: all but the first, or only those that start a step."""
+
+CALLS: tuple[Calls, ...] = get_args(Calls)
+
 
 def exposure_bias(x0: Tensor, denoised: Tensor, sigma: Tensor | float, sigma_next: Tensor | float) -> Tensor:
     """Return what one Euler step leaves wrong: (1 - sigma_next / sigma)·(x0 - denoised).

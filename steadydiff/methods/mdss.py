@@ -43,6 +43,11 @@ Variant = Literal["posterior", "ddim", "flow"]
 
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
+Branches = Literal["positive", "guided"]
+"""Whose second output counts: the positive prompt's alone, or combined as guidance combines the first."""
+
+BRANCHES: tuple[Branches, ...] = get_args(Branches)
+
 Prediction = Literal["eps", "v", "velocity"]
 """What the base model's network answers: noise, v = alpha·eps - sigma·x0, or in flow eps - x0."""
 
