@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,17 +18,12 @@ from torch import Tensor
 from ..denoiser import Run
 from ..errors import HostError, SettingsError
 from ..mdss_files import Card, Head
-from ..methods.mdss import MDSS, XiModel
+from ..methods.mdss import BRANCHES, MDSS, Branches, XiModel
 from ..networks.xi_head import apply_head, last_layer, listening, patch_of, to_latent
 from .comfy import MDSS_KEY, ComfyHost
 from .comfy_drift import added_functions
 from .comfy_state import check_fits, check_sampler, check_window, rectify_states, replace_function
 from .session import POST_CFG, fitting_layer, known_layer, window_sigmas
-
-Branches = Literal["positive", "guided"]
-"""Whose second output counts: the positive prompt's alone, or combined as guidance combines the first."""
-
-BRANCHES: tuple[Branches, ...] = get_args(Branches)
 
 PLACES = {"positive": 0, "negative": 1}
 """Of the prompts in a plain guider's question to the network."""
