@@ -249,6 +249,7 @@ class Search:
     def __init__(self, reference: Image.Image, given: Mapping[str, Mapping[str, object]]) -> None:
         self.id, self.state, self.message = uuid.uuid4().hex, WAITING, ""
         self.log: Log | None = None
+        self._drawing = False
         self.settings = read_settings(given)
         self.seed = int(processing.get_fixed_seed(self.settings["drawing"]["seed"]))
         self._reference, self._cancelled = as_tensor(reference), threading.Event()
@@ -289,10 +290,11 @@ class Search:
             return "Waiting for the generation before it."
         if self.state == SEARCHING:
             steps = self.log.steps if self.log else ()
-            drawing = f"Drawing {len(steps) + 1} of {self._arpo.iterations + 1} at most"
-            state = shared.state
-            step = f", step {state.sampling_step} of {state.sampling_steps}." if state.sampling_steps else "."
-            return drawing + step
+            number = f"{len(steps) + 1} of {self._arpo.iterations + 1} at most"
+            if self._drawing:
+                state = shared.state
+                return f"Drawing {number}, step {state.sampling_step} of {state.sampling_steps}."
+            return f"Comparing, drawing {number}."
         found = self.log.stopped if self.log else ""
         return {DONE: f"Done: {found}.", CANCELLED: "Cancelled.", FAILED: self.message}[self.state]
 
@@ -331,7 +333,10 @@ class Search:
         def generate(prompt: str, seed: int) -> torch.Tensor:
             scorer.model.to("cpu")  # CLIP and the model that draws take turns
             take_back()
-            return as_tensor(draw(drawing, prompt, seed))
+            self._drawing = True
+            picture = as_tensor(draw(drawing, prompt, seed))
+            self._drawing = False
+            return picture
 
         try:
             for log in self._arpo.search(

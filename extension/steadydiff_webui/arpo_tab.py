@@ -225,6 +225,8 @@ def table(steps: tuple[Step, ...]) -> str:
          named(step.gains), named(step.drops))
         for i, step in enumerate(steps)
     ]  # fmt: skip
+    if not any(step.drops for step in steps):
+        heads, rows = heads[:-1], [row[:-1] for row in rows]
     head = "".join(f"<th>{one}</th>" for one in heads)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(one)}</td>" for one in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
