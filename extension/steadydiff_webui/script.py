@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import gradio as gr
 from modules import scripts
 from modules.ui_components import InputAccordion
@@ -9,7 +11,7 @@ from modules.ui_components import InputAccordion
 from steadydiff.errors import SteadyDiffError
 from steadydiff.hosts import webui
 
-from . import arpo_routes, arpo_tab, settings, xyz
+from . import arpo_routes, arpo_tab, presets, settings, xyz
 from .arguments import enabled, read
 from .host import find_host
 from .panels import PANELS
@@ -31,16 +33,17 @@ class SteadyDiffScript(scripts.Script):
         with gr.Accordion("SteadyDiff", open=False, elem_id=self.elem_id("steadydiff")):
             for panel in PANELS:
                 components.extend(self._panel(panel))
+            presets.row(components, self.elem_id("presets"))
         return components
 
     def _panel(self, panel):
         elem_id = self.elem_id(panel.name)
         with InputAccordion(False, label=panel.title, elem_id=elem_id) as switch:
             widgets = [widget(one, panel.label(one), f"{elem_id}_{one.name}") for one in panel.inputs]
-        keys = [panel.key(one) for one in panel.inputs]
-        self.infotext_fields.append((switch, lambda found, key=keys[0]: key in found))
-        self.infotext_fields.extend(zip(widgets, keys, strict=True))
-        self.paste_field_names.extend(keys)
+        self.infotext_fields.append((switch, panel.mentioned))
+        for one, component in zip(panel.inputs, widgets, strict=True):
+            self.infotext_fields.append((component, partial(panel.pasted, one)))
+            self.paste_field_names.append(panel.key(one))
         return [switch, *widgets]
 
     def process(self, p, *args):
@@ -48,7 +51,7 @@ class SteadyDiffScript(scripts.Script):
         report = Report(p)
         try:
             for panel, values in enabled(read(p, args)):
-                p.extra_generation_params.update({panel.key(one): values[one.name] for one in panel.inputs})
+                p.extra_generation_params.update(panel.infotext(values))
         except SteadyDiffError as error:
             report.failed(str(error))
 

@@ -1,6 +1,7 @@
 """An input's widget, of keywords that gradio 3.41 and 4.40 share."""
 
 import gradio as gr
+from modules.ui_common import create_refresh_button
 
 from steadydiff.inputs import Input
 
@@ -16,7 +17,17 @@ def widget(one: Input, label: str, elem_id: str):
         return gr.Slider(minimum=one.least, maximum=one.most, step=1, **common)
     if one.kind == "choice":
         return gr.Dropdown(choices=list(one.options), **common)
+    if one.kind == "file":
+        return _file(one, common)
     if one.kind == "switch":
         return gr.Checkbox(**common)
     assert one.kind in ("line", "text"), one
     return gr.Textbox(lines=1 if one.kind == "line" else 3, **common)
+
+
+def _file(one, common):
+    with gr.Row():
+        dropdown = gr.Dropdown(choices=list(one.options), **common)
+        button = f"{common['elem_id']}_refresh"
+        create_refresh_button(dropdown, lambda: None, lambda: {"choices": list(one.options)}, button)
+    return dropdown

@@ -1,17 +1,65 @@
-"""Epsilon Scaling's panel."""
+"""Epsilon Scaling's panel: one scale, a line, or a schedule of a step each."""
 
 from steadydiff import inputs
+from steadydiff.errors import SettingsError
 from steadydiff.hosts.session import Patch
 from steadydiff.hosts.webui import Plan
+from steadydiff.hosts.webui_session import Start
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
+from steadydiff.schedules import MadeFor, Schedule, dcw_schedule, read_table, snr_schedule
 
+from ..folders import NONE, SCHEDULES, File
 from .panel import Panel
+
+LINE = "scale and slope"
+
+INPUTS = (
+    *inputs.EPSILON_SCALING,
+    inputs.Choice(
+        "schedule", LINE, (LINE, "table", "snr", "dcw", "file"),
+        "Where each step's scale comes from. scale and slope: from the two above. The others replace "
+        "these. table: your own numbers. snr: the curve of Temporal Score Rescaling, 1 in pure noise and "
+        "1/tsr_k at the end, so it acts on detail. dcw: moves every Euler step as DCW does, which acts most "
+        "where steps are short. file: a schedule that was measured or kept.",
+    ),
+    *inputs.SCHEDULE,
+    File(
+        "schedule_file", SCHEDULES,
+        "file: a schedule of models/steadydiff_schedules, made for this sampler, number of steps and cfg.",
+    ),
+)  # fmt: skip
 
 
 def plan(values: dict) -> Plan:
     """Return what a run needs."""
-    settings = EpsilonScaling(scale=values["scale"], slope=values["slope"], space=values["space"])
-    return lambda run: Patch(settings, values["start_percent"], values["end_percent"])
+    if values["schedule"] == "file" and values["schedule_file"] == NONE:
+        raise SettingsError("schedule is file and schedule_file is none; choose a file")
+
+    def begin(start: Start) -> Patch:
+        settings = EpsilonScaling(
+            scale=values["scale"],
+            slope=values["slope"],
+            schedule=schedule(values, start),
+            space=values["space"],
+        )
+        return Patch(settings, values["start_percent"], values["end_percent"])
+
+    return begin
 
 
-PANEL = Panel("Epsilon Scaling", "epsilon_scaling", inputs.EPSILON_SCALING, plan)
+def schedule(values: dict, start: Start) -> Schedule | None:
+    """Return the schedule of the panel's choice, None for scale and slope."""
+    mode, run = values["schedule"], start.run
+    if mode == LINE:
+        return None
+    if mode == "table":
+        return read_table(values["table"])
+    if mode == "file":
+        return Schedule.from_json(SCHEDULES.path_of(values["schedule_file"]).read_text())
+    if mode == "dcw":
+        made_for = MadeFor(sampler="euler")  # the identity with DCW holds for Euler steps
+        return Schedule(mode, dcw_schedule(run.sigmas, values["dcw_lambda"]), made_for)
+    return Schedule(mode, snr_schedule(run.sigmas, values["tsr_k"], values["tsr_sigma"], run.space))
+
+
+PANEL = Panel("Epsilon Scaling", "epsilon_scaling", INPUTS, plan)

@@ -35,6 +35,24 @@ class Panel:
         """Return an input's key in an infotext."""
         return f"SteadyDiff {self.title} {one.name}"
 
+    def infotext(self, values: dict) -> dict:
+        """Return what goes into an infotext: the first input, as the mark of the panel, and what is not the
+        default."""
+        first = self.inputs[0]
+        return {
+            self.key(one): values[one.name]
+            for one in self.inputs
+            if one is first or values[one.name] != one.default
+        }
+
+    def mentioned(self, found: dict) -> bool:
+        """Return whether an infotext is of a picture on which the panel acted."""
+        return self.key(self.inputs[0]) in found
+
+    def pasted(self, one: Input, found: dict):
+        """Return an input's value in an infotext, None to leave the widget as it is."""
+        return found.get(self.key(one), one.default) if self.mentioned(found) else None
+
     def attribute(self, one: Input) -> str:
         """Return the name under which a grid puts an input's value on the processing object."""
         return f"steadydiff_{self.name}_{one.name}"

@@ -1,0 +1,43 @@
+"""The anti-bias prompt's panel."""
+
+from steadydiff import inputs
+from steadydiff.antibias_files import load_prompt
+from steadydiff.errors import SettingsError
+from steadydiff.hosts.session import Patch
+from steadydiff.hosts.webui import Plan
+from steadydiff.hosts.webui_session import Start
+from steadydiff.methods.antibias_prompt import AntiBiasPrompt
+
+from ..folders import ANTIBIAS, NONE, File
+from .panel import Panel
+
+INPUTS = (
+    File(
+        "file", ANTIBIAS,
+        "A .safetensors file of models/steadydiff_antibias, trained for the base model you use; it is "
+        "refused on another kind.",
+    ),
+    *inputs.ANTIBIAS_PROMPT,
+)  # fmt: skip
+
+
+def plan(values: dict) -> Plan:
+    """Return what a run needs."""
+    name = values["file"]
+    if name == NONE:
+        raise SettingsError("choose a file of models/steadydiff_antibias")
+    network, card = load_prompt(ANTIBIAS.path_of(name))
+
+    def begin(start: Start) -> Patch:
+        start.check(f"the anti-bias model {name}", card, network.config.latent_channels)
+        settings = AntiBiasPrompt(
+            card.model(start.on_device(network)),
+            values["strength"],
+            calls=start.step_calls()[1:] if values["calls"] == "step starts" else None,
+        )
+        return Patch(settings, values["start_percent"], values["end_percent"])
+
+    return begin
+
+
+PANEL = Panel("Anti-Bias Prompt", "antibias_prompt", INPUTS, plan)

@@ -1,0 +1,51 @@
+"""MDSS's panel: takes off the sampler's state what the second output of a model trained by MDSS tells."""
+
+from pathlib import Path
+
+from modules import shared
+
+from steadydiff import inputs
+from steadydiff.errors import SettingsError
+from steadydiff.hosts.session import Patch
+from steadydiff.hosts.webui import Plan
+from steadydiff.hosts.webui_session import Start
+from steadydiff.mdss_files import load_head
+from steadydiff.methods.mdss import MDSS as Method
+from steadydiff.methods.mdss import XiModel
+
+from ..folders import MDSS, NONE, File
+from .panel import Panel
+
+INPUTS = (
+    File(
+        "file", MDSS,
+        "Whose second output is taken: a .safetensors file of models/steadydiff_mdss. Load the same file as "
+        "the checkpoint, or as the LoRA. none: the loaded checkpoint's own.",
+    ),
+    *inputs.MDSS,
+)  # fmt: skip
+
+
+def plan(values: dict) -> Plan:
+    """Return what a run needs."""
+    path = loaded_checkpoint() if values["file"] == NONE else MDSS.path_of(values["file"])
+    head, card = load_head(path)
+    if head is None:
+        raise SettingsError(f"{path.name} was trained without a second head, so there is nothing to subtract")
+
+    def begin(start: Start) -> Patch:
+        what = f"the MDSS head of {path.name}"
+        start.check(what, card, len(head.bias))
+        xi = start.route.second_output(what, head, values["branches"])
+        settings = Method(XiModel(xi, card.space, card.sigma_data, card.sigma_range), values["strength"])
+        return Patch(settings, values["start_percent"], values["end_percent"])
+
+    return begin
+
+
+def loaded_checkpoint() -> Path:
+    """The file of the model that draws."""
+    return Path(shared.sd_model.sd_checkpoint_info.filename)
+
+
+PANEL = Panel("MDSS", "mdss", INPUTS, plan)
