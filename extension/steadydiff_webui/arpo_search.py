@@ -31,6 +31,8 @@ from steadydiff.methods.arpo import ARPO, Proposer, Scorer
 from steadydiff.phrase_bank import PhraseBank, find_banks, read_bank
 from steadydiff.phrases import Phrases
 
+from .settings import server_default
+
 logger = logging.getLogger("steadydiff")
 
 Settings = dict[str, dict[str, Any]]
@@ -59,7 +61,7 @@ def parts() -> dict[str, tuple[Input, ...]]:
             ),
         ),
         "bank": (replace(arpo_inputs.PHRASE_BANK[0], options=banks()), *arpo_inputs.PHRASE_BANK[1:]),
-        "server": arpo_inputs.CHAT_SERVER,
+        "server": tuple(replace(one, default=server_default(one)) for one in arpo_inputs.CHAT_SERVER),
         "scorer": arpo_inputs.CLIP_SCORER,
     }  # fmt: skip
 

@@ -18,6 +18,7 @@ from steadydiff.errors import SteadyDiffError
 from steadydiff.inputs import Input
 
 from .arpo_search import Search, banks, parts
+from .settings import SERVER
 from .widgets import widget
 
 TITLE, NAME = "SteadyDiff ARPO", "steadydiff_arpo"
@@ -132,7 +133,9 @@ def settings_widgets(known: dict[str, tuple[Input, ...]]) -> dict[tuple[str, str
     widgets: dict[tuple[str, str], Any] = {}
 
     def add(part: str, one: Input) -> None:
-        widgets[part, one.name] = widget(one, label(part, one), f"{NAME}_{part}_{one.name}")
+        made = widgets[part, one.name] = widget(one, label(part, one), f"{NAME}_{part}_{one.name}")
+        if part == "server" and one.name in SERVER:
+            made.do_not_save_to_config = True  # the settings page says with what they begin
 
     for one in known["search"]:
         if one.name in SHOWN:

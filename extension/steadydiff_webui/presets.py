@@ -84,9 +84,13 @@ def row(components: list, elem_id: str) -> None:
     presets, places = users(), [(panel.name, one.name) for panel in PANELS for one in panel.all_inputs]
     with gr.Row(elem_id=elem_id):
         name = gr.Dropdown(
-            choices=known(presets), value=OFF, label="SteadyDiff preset", allow_custom_value=True, scale=3
+            choices=known(presets), value=OFF, label="SteadyDiff preset", allow_custom_value=True, scale=3,
+            elem_id=f"{elem_id}_name",
+        )  # fmt: skip
+        use, keep, drop = (
+            gr.Button(f"{word} preset", scale=1, elem_id=f"{elem_id}_{word.lower()}")
+            for word in ("Use", "Save", "Delete")
         )
-        use, keep, drop = (gr.Button(f"{word} preset", scale=1) for word in ("Use", "Save", "Delete"))
     said = gr.HTML()
 
     def using(chosen: str) -> list:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 from modules import script_callbacks, shared
 
 from steadydiff import arpo_inputs
+from steadydiff.inputs import Input
 
 from .folders import FOLDERS
 
@@ -32,6 +35,6 @@ def add(key: str, default: str, label: str, tooltip: str = "") -> None:
     shared.opts.add_option(key, option.info(tooltip) if tooltip else option)
 
 
-def server_default(name: str, default: str) -> str:
-    """What the settings say of the chat server."""
-    return str(shared.opts.data.get(f"steadydiff_server_{name}", default))
+def server_default(one: Input) -> Any:
+    """An input of the chat server as the settings have it, or else as it is declared."""
+    return shared.opts.data.get(f"steadydiff_server_{one.name}", one.default)
