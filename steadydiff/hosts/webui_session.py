@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -167,23 +167,25 @@ class Start:
         check_card(what, card, channels, found)
 
     def step_calls(self) -> tuple[int, ...]:
-        """Return which model calls begin the run's steps, found without the model.
-
-        The sampler's own noise is left out, since drawing it would move the user's.
-        """
-        with replaced(self.model.p.rng, next=lambda: torch.zeros_like(self.x)):
+        """Return which model calls begin the run's steps, found without the model."""
+        with self.own_noise():
             return step_calls(self.sample, torch.zeros_like(self.x[:1]), self.run)
 
+    def own_noise(self) -> AbstractContextManager[None]:
+        """While this is open the sampler draws no noise of the user's picture."""
+        return replaced(self.model.p.rng, next=lambda: torch.randn(self.x.shape).to(self.x))
+
     def sample(self, denoise: Denoise, x: Tensor, sigmas: tuple[float, ...]) -> Tensor:
-        """Run the user's sampler on any denoiser, over the run's own noise levels."""
+        """Run the user's sampler on any denoiser; other noise levels than the run's where it goes by them."""
 
         def answer(x: Tensor, level: Tensor, more: dict) -> Tensor:
             state, sigma = self.units.state(x, level)
             return self.units.answer(state, denoise(state, sigma), sigma)
 
-        assert sigmas == self.run.sigmas
-        quiet = {**self.kwargs, "callback": lambda step: None, "disable": True}
-        return self.function(Shown(self.model, answer), x, **quiet)
+        kwargs = {**self.kwargs, "callback": lambda step: None, "disable": True}
+        if "sigmas" in kwargs:
+            kwargs["sigmas"] = torch.tensor(sigmas).to(kwargs["sigmas"])
+        return self.function(Shown(self.model, answer), x, **kwargs)
 
     def on_device(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
         """Return a network as something that computes on the run's device, in float32."""

@@ -1,0 +1,483 @@
+"""The WebUI adapter without a WebUI: two hosts of stand-ins around an exact denoiser, and the core's runs."""
+
+import copy
+import functools
+import inspect
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from steadydiff.denoiser import Guided, Run
+from steadydiff.errors import HostError, SettingsError
+from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
+from steadydiff.hosts.session import POST_CFG, Patch
+from steadydiff.hosts.webui import WebuiHost, attach, detach
+from steadydiff.hosts.webui_patcher import space_of
+from steadydiff.hosts.webui_session import Units, run_sigmas, timestep_sigma
+from steadydiff.mdss_files import Head
+from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel
+from steadydiff.methods.diffier import DiffIER
+from steadydiff.methods.epsilon_scaling import EpsilonScaling
+from steadydiff.methods.mdss import MDSS, XiModel
+
+BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+ABAR = torch.cumprod(1 - BETAS, 0)
+TIMESTEPS = torch.tensor([1, 201, 401, 601, 801])
+SIGMAS = timestep_sigma(TIMESTEPS.flip(0), ABAR).double()
+MEANS = {"cond": 1.5, "uncond": -0.5}
+CFG = 3.0
+
+
+class Network(torch.nn.Module):
+    """Its last layer reads the conditioning, so that a head's output is known: `cond` and `uncond` differ."""
+
+    def __init__(self):
+        super().__init__()
+        self.out = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Identity(), torch.nn.Conv2d(1, 2, 1))
+
+    def forward(self, x, sigma, mean, transformer_options=None):
+        self.out(mean.view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:]).float())
+        shifted = gaussian_denoiser(0.0, 0.7)(x - mean.view(-1, 1, 1, 1), sigma)
+        return shifted + mean.view(-1, 1, 1, 1)
+
+
+class InnerModel(torch.nn.Module):
+    """A1111's k-diffusion or timestep wrapper of a model."""
+
+    def __init__(self, sd_model, vp):
+        super().__init__()
+        self.inner_model, self._vp = sd_model, vp
+
+    def forward(self, x, level, cond):
+        network = self.inner_model.model.diffusion_model
+        if not self._vp:
+            return network(x, level, cond)
+        sigma = timestep_sigma(level, ABAR).to(x)
+        ve = x * (sigma**2 + 1).sqrt().view(-1, 1, 1, 1)
+        return (ve - network(ve, sigma, cond)) / sigma.view(-1, 1, 1, 1)
+
+
+class A1111(torch.nn.Module):
+    """CFGDenoiser's order of events: positive rows, negative rows, guidance, mask."""
+
+    def __init__(self, vp=False, conds=((0, 1.0),), skip=False):
+        super().__init__()
+        diffusion = SimpleNamespace(diffusion_model=Network())
+        sd_model = SimpleNamespace(model=diffusion, alphas_cumprod=ABAR, is_sd1=True)
+        self.__dict__["inner_model"] = InnerModel(sd_model, vp)
+        self.mask, self.nmask, self.init_latent, self.steps, self.step = None, None, None, 4, 0
+        self.conds, self.skip, self.p = conds, skip, None
+
+    @property
+    def network(self):
+        return self.inner_model.inner_model.model.diffusion_model
+
+    def update_inner_model(self):
+        pass
+
+    def combine_denoised(self, x_out, conds_list, uncond, cond_scale):
+        negative = x_out[-len(conds_list) :]
+        denoised = negative.clone()
+        for i, conds in enumerate(conds_list):
+            for row, weight in conds:
+                denoised[i] += (x_out[row] - negative[i]) * (weight * cond_scale)
+        return denoised
+
+    def combine_denoised_for_edit_model(self, x_out, cond_scale):
+        raise NotImplementedError
+
+    def forward(self, x, sigma, cond_scale):
+        many, batch = len(self.conds), len(x)
+        x_in, sigma_in = torch.cat([x.repeat_interleave(many, 0), x]), sigma.repeat(many + 1)
+        means = torch.tensor([MEANS["cond"]] * many * batch + [MEANS["uncond"]] * batch).to(x)
+        for row in range(many * batch):
+            means[row] += row % many
+        conds_list = [[(i * many + row, weight) for row, weight in self.conds] for i in range(batch)]
+        asked = many * batch if self.skip else len(x_in)
+        parts = [slice(at, min(at + 2, asked)) for at in range(0, asked, 2)]  # as with little memory
+        x_out = torch.cat([self.inner_model(x_in[part], sigma_in[part], cond=means[part]) for part in parts])
+        if self.skip:
+            x_out = torch.cat([x_out, x_out[[conds[0][0] for conds in conds_list]]])
+        denoised = self.combine_denoised(x_out, conds_list, means[-batch:], 1.0 if self.skip else cond_scale)
+        if self.mask is not None:
+            denoised = denoised * self.nmask + self.init_latent * self.mask
+        self.step += 1
+        return denoised
+
+
+class Predictor:
+    sigma_data = 1.0
+
+    def calculate_input(self, sigma, x):
+        return x / (sigma**2 + 1) ** 0.5
+
+    def percent_to_sigma(self, percent):
+        return float(timestep_sigma(torch.tensor([(1 - percent) * 999]), ABAR))
+
+
+class Patcher:
+    """A UnetPatcher whose clones copy their options deeply, as Forge's do."""
+
+    def __init__(self, model):
+        self.model, self.model_options = model, {}
+
+    def clone(self):
+        clone = Patcher(self.model)
+        clone.model_options = copy.deepcopy(self.model_options)
+        return clone
+
+    def set_model_sampler_post_cfg_function(self, function):
+        self.model_options[POST_CFG] = [*self.model_options.get(POST_CFG, ()), function]
+
+    def add_conditioning_modifier(self, function):
+        self.model_options["conditioning_modifiers"] = [function]
+
+
+def sampling_function(model, x, timestep, uncond, cond, cond_scale, model_options, seed=None):
+    """Forge's: prompts in one pass, the last first, then guidance and the post-CFG functions."""
+    kinds = [1, 0] if cond_scale != 1 else [0]
+    means = torch.tensor([MEANS["uncond"], MEANS["cond"]][-len(kinds) :]).to(x).repeat_interleave(len(x))
+    options = {"cond_or_uncond": kinds}
+    out = model.diffusion_model(
+        x.repeat(len(kinds), 1, 1, 1), timestep.repeat(len(kinds)), means, transformer_options=options
+    ).chunk(len(kinds))
+    negative = out[0] if len(kinds) == 2 else torch.zeros_like(x)
+    denoised = negative + (out[-1] - negative) * cond_scale
+    for function in model_options.get(POST_CFG, ()):
+        args = {
+            "denoised": denoised, "cond": cond, "uncond": uncond, "model": model, "sigma": timestep,
+            "uncond_denoised": negative, "cond_denoised": out[-1], "input": x, "model_options": model_options,
+        }  # fmt: skip
+        denoised = function(args)
+    return denoised
+
+
+class Forge(torch.nn.Module):
+    """Forge's CFGDenoiser."""
+
+    def __init__(self, vp=False):
+        super().__init__()
+        model = SimpleNamespace(diffusion_model=Network(), predictor=Predictor())
+        objects = SimpleNamespace(unet=Patcher(model))
+        sd_model = SimpleNamespace(forge_objects=objects, alphas_cumprod=ABAR)
+        self.inner_model, self.vp = SimpleNamespace(inner_model=sd_model), vp
+        self.mask, self.steps, self.step, self.p = None, 4, 0, None
+
+    @property
+    def network(self):
+        return self.inner_model.inner_model.forge_objects.unet.model.diffusion_model
+
+    def update_inner_model(self):
+        pass
+
+    def forward(self, x, sigma, cond_scale):
+        if self.vp:
+            sigma = timestep_sigma(sigma, ABAR).to(x)
+            x = x * (sigma**2 + 1).sqrt().view(-1, 1, 1, 1)
+        unet = self.inner_model.inner_model.forge_objects.unet
+        conds = [{"model_conds": {"c_crossattn": SimpleNamespace(cond=torch.zeros(1, 77, 1))}}]
+        asked = unet.model, x, sigma, conds, conds, cond_scale, unet.model_options, 0
+        for modifier in unet.model_options.get("conditioning_modifiers", ()):
+            asked = modifier(*asked)
+        denoised = sampling_function(*asked)
+        return (x - denoised) / sigma.view(-1, 1, 1, 1) if self.vp else denoised
+
+
+def euler(model, x, sigmas, extra_args=None, callback=None, disable=None):
+    """k-diffusion's, which asks with its own state and goes on with that."""
+    for sigma, following in zip(sigmas, sigmas[1:], strict=False):
+        denoised = model(x, sigma * x.new_ones(len(x)), **extra_args)
+        x = x + (x - denoised) / sigma * (following - sigma)
+    return x
+
+
+def ddim(model, x, timesteps, extra_args=None, callback=None, disable=None):
+    """The hosts' own, on VP states."""
+    for at in range(len(timesteps) - 1, 0, -1):
+        a, following = ABAR[timesteps[at]], ABAR[timesteps[at - 1]]
+        eps = model(x, float(timesteps[at]) * x.new_ones(len(x)), **extra_args)
+        clean = (x - (1 - a).sqrt() * eps) / a.sqrt()
+        x = following.sqrt() * clean + (1 - following).sqrt() * eps
+    return x
+
+
+class Report:
+    def __init__(self):
+        self.summary, self.errors, self.warnings = None, [], []
+
+    def done(self, summary):
+        self.summary = summary
+
+    def failed(self, message):
+        self.errors.append(message)
+
+    def warned(self, message):
+        self.warnings.append(message)
+
+
+HOST = WebuiHost(sampling_function)
+HEAD = Head(torch.tensor([[[[0.1]]], [[[-0.2]]]]), torch.zeros(2))
+X = torch.randn((2, 2, 3, 5), generator=torch.Generator().manual_seed(1), dtype=torch.float64) * SIGMAS[0]
+
+
+def network(seen):
+    """An anti-bias network."""
+    return 0.05 * seen.tanh()
+
+
+def antibias(start=None):
+    return Patch(AntiBiasPrompt(PromptModel(network, "phi", "ve")))
+
+
+def mdss(start, branches="positive"):
+    return Patch(MDSS(XiModel(start.route.second_output("a head", HEAD, branches), "ve"), 0.5))
+
+
+PLANS = {
+    "epsilon scaling": lambda start: Patch(EpsilonScaling(1.02, slope=0.001)),
+    "diffier": lambda start: Patch(DiffIER(), 0.0, 1.0),
+    "diffier norm": lambda start: Patch(DiffIER("norm"), 0.0, 1.0),
+    "antibias": antibias,
+    "mdss": mdss,
+    "guided mdss": functools.partial(mdss, branches="guided"),
+}
+HOSTS = {"a1111": A1111, "forge": Forge}
+
+
+def sample(model, plans, function=euler, x=X, cfg=CFG):
+    """One run as a host makes it; return its result and report."""
+    sampler, report = SimpleNamespace(func=function), Report()
+    if plans is not None:
+        attach(sampler, plans, HOST, report)
+        attach(sampler, plans, HOST, report)  # Forge calls twice; it must count once
+        assert inspect.signature(sampler.func) == inspect.signature(function)
+    levels = {"timesteps": TIMESTEPS} if function is ddim else {"sigmas": SIGMAS}
+    result = sampler.func(model, x, extra_args={"cond_scale": cfg}, disable=False, callback=None, **levels)
+    assert sampler.func is function and "forward" not in vars(model)
+    return result, report
+
+
+def by_the_core(name, cfg=CFG):
+    """The same run by the core's own sampler, states corrected in place as its contract says."""
+    run = Run("ve", tuple(SIGMAS.tolist()))
+    guided = Guided(*(gaussian_denoiser(mean, 0.7) for mean in MEANS.values()), cfg)
+    cond, uncond = MEANS.values()
+    mean = cond if name == "mdss" else uncond + cfg * (cond - uncond)
+    xi = mean * torch.tensor([0.1, -0.2], dtype=torch.float64).view(1, 2, 1, 1)
+    settings = {
+        "epsilon scaling": EpsilonScaling(1.02, slope=0.001),
+        "diffier": DiffIER(sigma_high=float("inf")),
+        "diffier norm": DiffIER("norm", sigma_high=float("inf")),
+        "antibias": antibias().settings,
+    }.get(name) or MDSS(XiModel(lambda x, sigma: xi.expand_as(x), "ve"), 0.5)
+    return sample_euler(settings.wrap(guided, run), X.clone(), run.sigmas)
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_run_is_the_cores(host, name):
+    result, report = sample(HOSTS[host](), [PLANS[name]])
+    assert report.errors == [] and "4 model calls" in report.summary or name == "diffier"
+    torch.testing.assert_close(result, by_the_core(name), rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(result, sample(HOSTS[host](), None)[0], atol=1e-3), "it must act"
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("host", HOSTS)
+def test_ddim_is_euler_in_other_units(host, name):
+    spread = (SIGMAS**2 + 1).sqrt()
+    result, _ = sample(HOSTS[host](vp=True), [PLANS[name]], ddim, X / spread[0])
+    torch.testing.assert_close(result * spread[-1], by_the_core(name), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("function", (euler, ddim))
+@pytest.mark.parametrize("host", HOSTS)
+def test_neutral_settings_and_failures_change_no_bit(host, function):
+    neutral = [
+        lambda start: Patch(EpsilonScaling(1.0)),
+        lambda start: Patch(DiffIER(strength=0)),
+        lambda start: Patch(AntiBiasPrompt(PromptModel(network, "phi", "ve"), 0.0)),
+        lambda start: Patch(EpsilonScaling(space="velocity")),
+        lambda start: Patch(AntiBiasPrompt(PromptModel(network, "phi", "flow"))),
+    ]
+    vp = function is ddim
+    result, report = sample(HOSTS[host](vp), neutral, function)
+    torch.testing.assert_close(result, sample(HOSTS[host](vp), None, function)[0], rtol=0, atol=0)
+    assert len(report.errors) == 2 and "velocity" in report.errors[0] and "flow" in report.errors[1]
+
+
+def test_prompts_joined_by_and_are_asked_again_as_one():
+    """DiffIER asks all prompts again, however the host has divided them into passes."""
+    model = A1111(conds=((0, 1.0), (1, 0.5)))
+    result, report = sample(model, [PLANS["diffier"]])
+    first, second = (gaussian_denoiser(MEANS["cond"] + more, 0.7) for more in (0, 1))
+    negative = gaussian_denoiser(MEANS["uncond"], 0.7)
+
+    class Joined:
+        cfg = CFG
+
+        def __call__(self, x, sigma):
+            u = negative(x, sigma)
+            return u + CFG * (first(x, sigma) - u) + CFG * 0.5 * (second(x, sigma) - u)
+
+    run = Run("ve", tuple(SIGMAS.tolist()))
+    expected = sample_euler(DiffIER(sigma_high=float("inf")).wrap(Joined(), run), X.clone(), run.sigmas)
+    torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-6)
+    assert report.summary.endswith("8 model calls, 4 of them extra")
+
+
+def test_a_skipped_negative_prompt_is_not_asked_again():
+    result, _ = sample(A1111(skip=True), [PLANS["diffier"]])
+    alone = Guided(gaussian_denoiser(MEANS["cond"], 0.7), gaussian_denoiser(MEANS["cond"], 0.7), 1.0)
+    run = Run("ve", tuple(SIGMAS.tolist()))
+    expected = sample_euler(DiffIER(sigma_high=float("inf")).wrap(alone, run), X.clone(), run.sigmas)
+    torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ("antibias", "mdss"))
+def test_a_masked_state_is_corrected_where_it_is_free(name):
+    model, asked = A1111(), []
+    model.init_latent, model.mask = torch.zeros_like(X), torch.zeros_like(X[0])
+    model.mask[..., :2] = 1
+    model.nmask = 1 - model.mask
+
+    def watched(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        before = x.clone()
+        model(x, sigmas[0] * x.new_ones(2), **extra_args)
+        model(x, sigmas[1] * x.new_ones(2), **extra_args)
+        asked.append(x - before)
+        return x
+
+    first = X.clone()
+    sample(model, [PLANS[name]], watched, first)
+    assert torch.equal(first, X), "the user's own latent stays"
+    assert not asked[0][..., :2].any() and asked[0][..., 2:].all()
+
+
+def test_after_a_refiner_states_are_left_alone_and_guidance_is_still_corrected():
+    model = Forge()
+    first = model.inner_model.inner_model
+
+    def swapping(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        model(x, sigmas[0] * x.new_ones(2), **extra_args)
+        model.inner_model = Forge().inner_model
+        model.update_inner_model()
+        before = x.clone()
+        scaled = model(x, sigmas[1] * x.new_ones(2), **extra_args)
+        assert torch.equal(x, before)
+        return scaled
+
+    result, _ = sample(model, [PLANS["epsilon scaling"], antibias, mdss], swapping)
+    plain, _ = sample(Forge(), None, swapping)
+    assert not torch.allclose(result, plain)
+    for sd_model in (first, model.inner_model.inner_model):
+        assert sd_model.forge_objects.unet.model_options == {}
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_an_interrupted_run_leaves_nothing_behind(host):
+    class Interrupted(Exception):  # noqa: N818  # as the host calls it
+        pass
+
+    def cut(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        model(x, sigmas[0] * x.new_ones(2), **extra_args)
+        raise Interrupted
+
+    model, sampler = HOSTS[host](), SimpleNamespace(func=cut)
+    attach(sampler, [*PLANS.values()][:1] + [antibias, mdss], HOST, Report())
+    with pytest.raises(Interrupted):
+        sampler.func(model, X, sigmas=SIGMAS, extra_args={"cond_scale": CFG})
+    assert sampler.func is cut and "forward" not in vars(model) and "combine_denoised" not in vars(model)
+    assert not model.network.out[2]._forward_pre_hooks
+    if host == "forge":
+        assert model.inner_model.inner_model.forge_objects.unet.model_options == {}
+
+
+def test_detaching_gives_back_the_samplers_own_function():
+    sampler = SimpleNamespace(func=euler)
+    detach(sampler)
+    assert sampler.func is euler
+    attach(sampler, [antibias], HOST, Report())
+    detach(sampler)
+    assert sampler.func is euler
+
+
+def test_a_sampler_that_drops_its_state_is_reported():
+    def sample_lcm(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        return x
+
+    _, report = sample(A1111(), [antibias], sample_lcm)
+    assert report.summary is None and "lcm does not go on with the state" in report.errors[0]
+
+
+def test_step_starts_are_found_without_the_model_or_the_users_noise():
+    model, found = A1111(), []
+    model.p = SimpleNamespace(rng=SimpleNamespace())
+
+    def plan(start):
+        found.append(start.step_calls())
+        return antibias()
+
+    def heun(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+            slope = (x - model(x, sigma * x.new_ones(len(x)), **extra_args)) / sigma
+            there = x + slope * (following - sigma)
+            again = (there - model(there, following * x.new_ones(len(x)), **extra_args)) / following
+            x = x + (slope + again) / 2 * (following - sigma)
+        return x
+
+    sample(model, [plan], heun)
+    assert found == [(0, 2, 4, 6)] and model.step == 8
+    assert vars(model.p.rng) == {}
+
+
+def test_units_there_and_back():
+    units, level = Units(ABAR), torch.tensor([400.5, 3.0])
+    state, sigma = units.state(X, level)
+    torch.testing.assert_close(units.back(state, sigma), X, rtol=1e-6, atol=1e-6)
+    clean = units.clean(state, X, sigma)
+    torch.testing.assert_close(units.answer(state, clean, sigma), X, rtol=1e-5, atol=1e-5)
+    assert Units().state(X, level)[0] is X
+
+
+def test_sigmas_of_every_kind_of_sampler():
+    exact = ((1 - ABAR[[801, 1]]) / ABAR[[801, 1]]).sqrt().float()
+    torch.testing.assert_close(timestep_sigma(torch.tensor([801, 1]), ABAR), exact, rtol=1e-5, atol=0)
+    assert run_sigmas(euler, {"sigmas": SIGMAS}, 4, None) == tuple(SIGMAS.tolist())
+    assert len(run_sigmas(ddim, {"timesteps": TIMESTEPS}, 4, ABAR)) == 5
+    fast = run_sigmas(euler, {"sigma_max": 10.0, "sigma_min": 0.1, "n": 3}, 4, None)
+    assert fast == pytest.approx((10, 1, 0.1, 0))
+    with pytest.raises(HostError, match="noise levels"):
+        run_sigmas(euler, {"eta": 1}, 4, None)
+
+
+def test_spaces_are_found_by_trying():
+    class Flow:
+        def calculate_input(self, sigma, x):
+            return x
+
+        def noise_scaling(self, sigma, noise, latent, max_denoise=False):
+            return sigma * noise + (1 - sigma) * latent
+
+    class Odd(Flow):
+        def noise_scaling(self, sigma, noise, latent, max_denoise=False):
+            return noise * sigma + latent
+
+    assert (space_of(Predictor()), space_of(Flow())) == ("ve", "flow")
+    with pytest.raises(HostError, match="Odd"):
+        space_of(Odd())
+
+
+def test_a_schedule_for_other_settings_is_warned_of():
+    from steadydiff.schedules import MadeFor, Schedule
+
+    made = Schedule("table", (1.01,) * 4, MadeFor(sampler="heun", cfg=CFG))
+    _, report = sample(A1111(), [lambda start: Patch(EpsilonScaling(schedule=made))])
+    assert report.warnings == ["the schedule does not fit this run: sampler euler, made for heun"]
+
+
+def test_a_part_that_ends_before_it_begins_is_reported():
+    _, report = sample(A1111(), [lambda start: Patch(EpsilonScaling(), 0.6, 0.4)])
+    assert "start_percent" in report.errors[0] and report.summary is None
+    assert issubclass(HostError, Exception) and issubclass(SettingsError, ValueError)
