@@ -17,6 +17,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from tools import webui
 from tools.chat_server import running_chat
 from tools.console import Stop, say, tail
 from tools.demo import run_demo
@@ -52,6 +53,8 @@ def test(options: argparse.Namespace, rest: list[str]) -> int:
         codes.append(pytest(python, ["-m", "host and not gpu", *(rest or ["tests/hosts"])], host))
     if options.chat:
         codes.append(chat_suite(python, rest))
+    if options.webui:
+        codes.append(webui_suite(python, rest, host or ensure_host(options.python, *needed)))
     if rest and 0 in codes:  # arguments may select tests of one suite only
         codes = [code for code in codes if code != NOTHING_COLLECTED]
     return max(codes)
@@ -63,6 +66,15 @@ def chat_suite(python: Path, rest: list[str]) -> int:
         say("\nChat suite against transformers serve")
         os.environ["STEADYDIFF_CHAT"] = f"{chat.url} {chat.model}"
         return pytest(python, ["-m", "chat", *(rest or ["tests/chat"])])
+
+
+def webui_suite(python: Path, rest: list[str], host: Host) -> int:
+    """Run what needs real WebUIs against those whose checkouts the environment names."""
+    kinds = webui.named()
+    say(f"\nWebUI suite against {', '.join(kind.name for kind in kinds) or 'no host: none is named'}")
+    for gradio in {kind.gradio for kind in kinds}:
+        os.environ[f"STEADYDIFF_GRADIO{gradio}"] = str(webui.ensure_python(python, gradio))
+    return pytest(python, ["-m", "webui", *(rest or ["tests/webui"])], host)
 
 
 def ui(options: argparse.Namespace, rest: list[str]) -> int:
@@ -141,6 +153,8 @@ def parser() -> argparse.ArgumentParser:
     sub = command(test, "the fast suite, then the host suite; further arguments go to pytest")
     sub.add_argument("--fast", action="store_true", help="leave the host suite out")
     sub.add_argument("--chat", action="store_true", help="also a real chat server, set up and started for it")
+    variables = ", ".join(kind.variable for kind in webui.KINDS)
+    sub.add_argument("--webui", action="store_true", help=f"also the real WebUIs named by {variables}")
     sub = command(ui, "the same ComfyUI left running, for the browser")
     sub.add_argument("--port", type=int, default=8188)
     sub = command(

@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.console import Stop, say, tail
-from tools.environment import HOSTS, ROOT, pip, setup_lock, stamp_matches, venv_python, write_stamp
+from tools.environment import HOSTS, ROOT, borrowing_venv
 from tools.server import free_port, stop
 
 REQUIREMENTS = ROOT / "tools" / "requirements-chat.txt"
 START_LIMIT = 300
-PATHS = "import sysconfig; print(sysconfig.get_path('purelib'))"
 SERVE = "import sys; sys.argv[0] = 'transformers'; from transformers.cli.transformers import main; main()"
 
 
@@ -33,22 +32,9 @@ class Chat:
     model: str
 
 
-def ensure_chat_python(base: Path, venv: Path = HOSTS / "chat") -> Path:
+def ensure_chat_python(base: Path) -> Path:
     """Return the interpreter of .hosts/chat, made first where needed; `base` is the host's."""
-    python, borrowed = venv_python(venv), venv / "borrowed.txt"
-    packages = _run([base, "-c", PATHS]).strip()
-    with setup_lock():
-        same = borrowed.is_file() and borrowed.read_text(encoding="utf-8") == packages
-        if not (same and stamp_matches(venv, REQUIREMENTS)):
-            say(f"Making {venv.name} for a real chat server, only once ...")
-            _run([base, "-m", "venv", "--clear", "--without-pip", venv])
-            own = Path(_run([python, "-c", PATHS]).strip())
-            (own / "borrowed.pth").write_text(packages + "\n", encoding="utf-8")
-            options = ["--python", str(python), "install", "--requirement", str(REQUIREMENTS)]
-            pip(base, options, "install the chat server")
-            borrowed.write_text(packages, encoding="utf-8")
-            write_stamp(venv, REQUIREMENTS)
-    return python
+    return borrowing_venv(base, HOSTS / "chat", REQUIREMENTS, "install the chat server")
 
 
 def _run(command: list) -> str:

@@ -30,6 +30,7 @@ import importlib.util, json, sys
 missing = [name for name in sys.argv[1:] if importlib.util.find_spec(name) is None]
 print(json.dumps({"python": list(sys.version_info[:3]), "missing": missing}))
 """
+_PACKAGES = "import sysconfig; print(sysconfig.get_path('purelib'))"
 _GPU_PROBE = """
 import torch
 accelerators = [torch.cuda, torch.backends.mps, getattr(torch, "xpu", torch.cuda)]
@@ -76,6 +77,35 @@ def ensure_venv(venv: Path = VENV, requirements: Path = REQUIREMENTS) -> Path:
             pip(python, ["install", "--requirement", str(requirements)], "install the host's packages")
             write_stamp(venv, requirements)
     return python
+
+
+def borrowing_venv(base: Path, venv: Path, requirements: Path, purpose: str, *options: str) -> Path:
+    """Return the interpreter of an environment that has its own packages and else those of `base`'s.
+
+    It is made or made again where needed; its own packages come before the borrowed ones.
+    """
+    python, borrowed = venv_python(venv), venv / "borrowed.txt"
+    packages = _output([base, "-c", _PACKAGES], purpose).strip()
+    with setup_lock():
+        if _read(borrowed) != packages or not stamp_matches(venv, requirements):
+            say(f"Making {venv.name}, only once ...")
+            _output([base, "-m", "venv", "--clear", "--without-pip", venv], purpose)
+            own = Path(_output([python, "-c", _PACKAGES], purpose).strip())
+            (own / "borrowed.pth").write_text(packages + "\n", encoding="utf-8")
+            install = ["--python", str(python), "install", *options, "--requirement", str(requirements)]
+            pip(base, install, purpose)
+            borrowed.write_text(packages, encoding="utf-8")
+            write_stamp(venv, requirements)
+    return python
+
+
+def _output(command: list, purpose: str) -> str:
+    done = subprocess.run(
+        [str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise Stop(f"Could not {purpose}: '{command[0]}' failed.", done.stdout + done.stderr)
+    return done.stdout
 
 
 def stamp_matches(venv: Path, requirements: Path) -> bool:

@@ -61,7 +61,7 @@ def defaults(runner) -> list:
 
 
 def generate(
-    kind="txt2img", args=None, inpaint=False, sigmas=None, latents=None, options=None, attributes=None, **given
+    kind="txt2img", args=None, inpaint=False, sigmas=None, latents=None, options=None, attributes=None, **more
 ):
     """Make pictures; `args` maps a script's title to the list of its arguments, `sigmas` imposes a schedule.
 
@@ -73,7 +73,7 @@ def generate(
         **{"prompt": "a cat", "negative_prompt": "a dog", "seed": 5, "steps": 5, "cfg_scale": 3.0},
         **{"width": 64, "height": 64, "sampler_name": "Euler", "scheduler": "Automatic"},
         **{"do_not_save_samples": True, "do_not_save_grid": True},
-        **given,
+        **more,
     }
     if kind == "txt2img":
         hires = {"hr_additional_modules": ["Use same choices"], "hr_cfg": fields["cfg_scale"]}
@@ -94,6 +94,7 @@ def generate(
         own = (args or {}).get(script.title(), [])
         values[script.args_from : script.args_from + len(own)] = own
     p.scripts, p.script_args = runner, values
+    torch.manual_seed(0)  # Forge draws from it behind masks
     started, before = time.perf_counter(), len(swallowed())
     with Imposed(latents, options or {}):
         try:

@@ -8,17 +8,8 @@ NAMES = (
     *("torchvision", "torchaudio", "transformers", "diffusers", "tokenizers", "open_clip", "clip", "kornia"),
     *("ldm", "sgm", "taming", "pytorch_lightning", "spandrel", "facexlib", "gfpgan", "basicsr", "timm"),
     *("skimage", "cv2", "tomesd", "huggingface_guess", "accelerate", "sentencepiece", "pillow_avif", "rembg"),
-    *(
-        "insightface",
-        "onnxruntime",
-        "mediapipe",
-        "onnx",
-        "resize_right",
-        "dctorch",
-        "cleanfid",
-        "clip_anytorch",
-        "wandb",
-    ),
+    *("insightface", "onnxruntime", "mediapipe", "onnx", "resize_right", "dctorch", "cleanfid", "wandb"),
+    *("pillow_heif", "pillow_jxl", "cachetools", "peft", "comfy_kitchen", "av", "spandrel_extra_arches"),
 )
 """Always replaced, installed or not, so that every machine tests the same. Never what a host merely probes
 for (xformers, bitsandbytes): finding that would change what it does."""

@@ -54,7 +54,7 @@ class TinyModel(torch.nn.Module):
         return tiny.decode(latent)
 
 
-def install() -> None:
+def install(kind: type = TinyModel) -> None:
     """Put the tiny model where A1111 keeps its own; another checkpoint (the refiner's) has other weights."""
     from modules import sd_hijack
 
@@ -63,7 +63,7 @@ def install() -> None:
     def reload_model_weights(sd_model=None, info=None, forced_reload=False):
         info = info or sd_models.select_checkpoint()
         if info.filename not in built:
-            built[info.filename] = TinyModel(info, seed=len(built))
+            built[info.filename] = kind(info, seed=len(built))
         sd_models.model_data.sd_model = built[info.filename]
         sd_models.model_data.was_loaded_at_least_once = True
         return built[info.filename]

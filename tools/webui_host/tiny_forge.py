@@ -1,7 +1,10 @@
 """The tiny model as Forge's and Neo's: the host's own engine, patcher and predictor around our network."""
 
+from types import SimpleNamespace
+
 import tiny
 import torch
+from backend import args
 from backend.diffusion_engine.base import ForgeDiffusionEngine, ForgeObjects
 from backend.modules.k_prediction import Prediction
 from backend.patcher.unet import UnetPatcher
@@ -24,30 +27,26 @@ class _Config:
     ztsnr = False
     memory_usage_factor = 1.0
     unet_config = {"in_channels": 4}
+    latent_format = SimpleNamespace(latent_channels=4)
+    model_type = SimpleNamespace(name="EPS")
 
     def inpaint_model(self):
         return False
 
 
-class _Codec:
-    latent_channels = 4
-    first_stage_model = None
-
-
 class TinyEngine(ForgeDiffusionEngine):
     def __init__(self, info, seed):
-        super().__init__(_Config(), {})
-        predictor = Prediction(prediction_type="epsilon")
+        codec = SimpleNamespace(latent_channels=4, first_stage_model=None)
+        super().__init__(_Config(), {"vae": codec})
+        predictor = Prediction(1.0, "epsilon", "linear", 0.00085, 0.012, 1000)
         unet = UnetPatcher.from_model(_Network(seed), None, _Config(), k_predictor=predictor)
-        self.forge_objects = ForgeObjects(unet=unet, clip=None, vae=_Codec(), clipvision=None)
+        self.forge_objects = ForgeObjects(unet=unet, clip=None, vae=codec, clipvision=None)
         self.forge_objects_original = self.forge_objects.shallow_copy()
         self.forge_objects_after_applying_lora = self.forge_objects.shallow_copy()
         self.is_sd1, self.extra_generation_params, self.comments = True, {}, []
         self.alphas_cumprod = predictor.alphas_cumprod
         self.sd_checkpoint_info, self.filename = info, info.filename
         self.sd_model_hash = info.calculate_shorthash()
-        self.first_stage_model = torch.nn.Linear(1, 1)
-        self.first_stage_model.dtype = torch.float32
 
     def get_learned_conditioning(self, prompt):
         return tiny.encode_prompts(prompt)
@@ -62,6 +61,8 @@ class TinyEngine(ForgeDiffusionEngine):
 def install() -> None:
     """Put the tiny model where Forge keeps its own; another checkpoint (the refiner's) has other weights."""
     built = {}
+    if hasattr(args.dynamic_args, "ops"):  # Neo's loader sets it
+        args.dynamic_args.ops = ""
 
     def forge_model_reload():
         wanted = sd_models.model_data.forge_loading_parameters.get("checkpoint_info")

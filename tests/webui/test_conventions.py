@@ -1,0 +1,183 @@
+"""A WebUI's own ways: infotexts pasted back, grids, API by name, settings, presets, translations, reloads."""
+
+import json
+
+import pytest
+
+FIELDS = {
+    "prompt": "a cat", "seed": 5, "steps": 4, "cfg_scale": 3.0, "width": 64, "height": 64,
+    "sampler_name": "Euler", "scheduler": "Automatic", "save_images": False,
+}  # fmt: skip
+
+PASTED = """
+from modules import scripts
+from modules.infotext_utils import parse_generation_parameters
+
+script = next(s for s in scripts.scripts_txt2img.alwayson_scripts if s.title() == "SteadyDiff")
+found = parse_generation_parameters(infotext)
+values = {id(control): control.value for control in script.controls}
+for component, key in script.infotext_fields:
+    value = key(found) if callable(key) else found.get(key)
+    if value is not None:
+        values[id(component)] = type(component.value)(value) if isinstance(value, str) else value
+result = [values[id(control)] for control in script.controls]
+"""
+
+GRID = """
+from pathlib import Path
+from modules import scripts
+
+grid = next(s.module for s in scripts.scripts_data if Path(s.path).name == "xyz_grid.py")
+result = [o.label for o in grid.axis_options if type(o) is grid.AxisOption or not o.is_img2img]
+"""
+
+WORDS = """
+from modules import shared
+
+found = set()
+
+def add(*texts):
+    found.update(text.strip() for text in texts if isinstance(text, str) and text.strip())
+
+def walk(block, ours):
+    ours = ours or "steadydiff" in str(getattr(block, "elem_id", "") or "")
+    if ours:
+        add(getattr(block, "label", None), getattr(block, "info", None))
+        if type(block).__name__ == "Button":
+            add(block.value)
+    for child in getattr(block, "children", None) or []:
+        walk(child, ours)
+
+walk(shared.demo, False)
+result = sorted(found)
+"""
+
+
+@pytest.fixture
+def txt2img(packed):
+    """Return a function that asks the host's API for pictures: their hashes and infotexts."""
+
+    def txt2img(**more):
+        answer = packed.ask("http", method="POST", path="/sdapi/v1/txt2img", body={**FIELDS, **more})
+        assert answer["status"] == 200, answer
+        return answer["json"]["digests"], json.loads(answer["json"]["info"])["infotexts"]
+
+    return txt2img
+
+
+def script(*args):
+    return {"alwayson_scripts": {"SteadyDiff": {"args": list(args)}}}
+
+
+@pytest.mark.parametrize("panel", ["epsilon_scaling", "diffier", "antibias_prompt", "mdss"])
+def test_an_infotext_pasted_back_draws_the_same(packed, drawn, txt2img, on, panel):
+    named = {panel: on[panel]}
+    images, infotexts = txt2img(**script(named))
+    values = packed.ask("run", source=PASTED, infotext=infotexts[0])
+    assert txt2img(**script(*values))[0] == images
+    assert txt2img()[0] != images
+
+
+def test_an_infotext_without_us_switches_nothing_on(packed, txt2img):
+    values = packed.ask("run", source=PASTED, infotext=txt2img()[1][0])
+    assert not any(value is True for value in values[:1])
+    assert txt2img(**script(*values))[0] == txt2img()[0]
+
+
+def test_by_name_and_by_place_draw_the_same(txt2img):
+    by_name = txt2img(**script({"epsilon_scaling": {"scale": 1.05}}))
+    assert by_name == txt2img(**script(True, 1.05))
+    assert by_name[0] != txt2img()[0]
+
+
+def test_a_name_we_do_not_know_is_told(txt2img):
+    images, infotexts = txt2img(**script({"epsilon_scaling": {"scales": 1.05}}))
+    assert images == txt2img()[0]
+    assert "scales" in infotexts[0]
+
+
+def test_a_grid_of_three_cells_carries_its_values(packed, txt2img):
+    labels = packed.ask("run", source=GRID)
+    axis, nothing = labels.index("[SteadyDiff] Epsilon Scaling scale"), labels.index("Nothing")
+    values = ("1.0", "1.02", "1.05")
+    args = [axis, ", ".join(values), [], nothing, "", [], nothing, "", []]
+    args += [False, True, False, False, False, False, False, 0, False]
+    images, infotexts = txt2img(script_name="x/y/z plot", script_args=args)
+    for value, text in zip(values, infotexts[1:], strict=True):
+        assert f"SteadyDiff Epsilon Scaling scale: {value}" in text
+    assert images[1] == txt2img()[0][0]  # 1 is off
+    assert images[3] == txt2img(**script(True, 1.05))[0][0]
+
+
+def test_a_grid_with_a_value_out_of_range_is_refused(packed):
+    labels = packed.ask("run", source=GRID)
+    axis, nothing = labels.index("[SteadyDiff] Epsilon Scaling scale"), labels.index("Nothing")
+    args = [axis, "7", [], nothing, "", [], nothing, "", []]
+    args += [False, True, False, False, False, False, False, 0, False]
+    body = {**FIELDS, "script_name": "x/y/z plot", "script_args": args}
+    answer = packed.ask("http", method="POST", path="/sdapi/v1/txt2img", body=body)
+    assert answer["status"] != 200 and "0.5 to 1.5" in str(answer)
+
+
+def test_every_input_but_texts_has_one_axis_also_after_reloads(packed):
+    inputs = packed.ask(
+        "run",
+        source="from steadydiff_webui.panels import PANELS\n"
+        "result = [f'[SteadyDiff] {p.title} {i.name}' for p in PANELS for i in p.all_inputs "
+        "if i.kind not in ('text', 'line')]",
+    )
+    packed.ask("reload_ui")
+    packed.ask("reload_ui")
+    assert sorted(label for label in packed.ask("run", source=GRID) if "SteadyDiff" in label) == sorted(
+        inputs
+    )
+    assert packed.ask("titles").count("SteadyDiff") == 1
+
+
+def test_presets_come_back_and_go(packed, tmp_path):
+    source = """
+from pathlib import Path
+from steadydiff_webui.presets import Presets
+
+presets = Presets(Path(file))
+off = presets.get("off")
+mine = presets.get("off")
+mine["epsilon_scaling"] |= {"enabled": True, "scale": 1.02}
+presets.save(" mine ", mine)
+again = Presets(Path(file))
+names, same = again.names(), again.get("mine") == mine
+again.delete("mine")
+said = []
+for wrong in (lambda: again.get("mine"), lambda: again.save("off", off)):
+    try:
+        wrong()
+    except Exception as error:
+        said.append(str(error))
+result = [names, same, again.names(), any(values["enabled"] for values in off.values()), said]
+"""
+    names, same, after, enabled, said = packed.ask("run", source=source, file=str(tmp_path / "presets.json"))
+    assert (names, same, after, enabled) == (["off", "mine"], True, ["off"], False)
+    assert ["no preset 'mine'" in said[0], "other than off" in said[1]] == [True, True]
+
+
+def test_a_folder_of_the_settings_page_is_looked_in(packed, tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine.safetensors").touch()
+    source = """
+from modules import shared
+from steadydiff_webui.folders import ANTIBIAS
+
+before = ANTIBIAS.files()
+shared.opts.data[ANTIBIAS.setting] = folder
+found = ANTIBIAS.files()
+del shared.opts.data[ANTIBIAS.setting]
+result = [ANTIBIAS.setting in shared.opts.data_labels, sorted(set(found) - set(before))]
+"""
+    assert packed.ask("run", source=source, folder=str(tmp_path)) == [True, ["own/mine.safetensors"]]
+
+
+def test_every_word_is_translated(packed):
+    root = packed.data / "extensions" / "SteadyDiff" / "localizations"
+    english, chinese = (json.loads((root / f"{n}.json").read_text("utf-8")) for n in ("en", "zh_CN"))
+    shown = {word for word in packed.ask("run", source=WORDS) if not word.startswith("Send to ")}
+    assert (shown - english.keys(), english.keys() - chinese.keys()) == (set(), set())
