@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from modules import call_queue, devices, paths, processing, sd_models, sd_samplers, sd_schedulers, shared
+from modules import call_queue, devices, paths, processing, sd_models, sd_samplers, shared
 from PIL import Image
 
 from steadydiff import arpo_inputs
@@ -68,17 +68,19 @@ def parts() -> dict[str, tuple[Input, ...]]:
 
 def drawing_inputs() -> tuple[Input, ...]:
     """How each prompt is drawn, named as ComfyUI's nodes name it."""
-    samplers = tuple(sd_samplers.visible_sampler_names())
-    schedulers = tuple(one.label for one in sd_schedulers.schedulers)
+    samplers, schedulers = tuple(sd_samplers.visible_sampler_names()), ()
+    if util.find_spec("modules.sd_schedulers"):  # Forge Classic's samplers bring their own
+        schedulers = tuple(one.label for one in import_module("modules.sd_schedulers").schedulers)
+    as_in = "Of each drawing, as in txt2img."
     return (
         Text("negative", "", "What to steer away from, at cfg above 1."),
         Choice(
             "sampler_name", "Euler" if "Euler" in samplers else samplers[0], samplers,
-            "Of each drawing, as in txt2img.",
+            as_in,
         ),
-        Choice("scheduler", schedulers[0], schedulers, "Of each drawing, as in txt2img."),
-        Whole("steps", 20, 1, 150, "Of each drawing, as in txt2img."),
-        Number("cfg", 7.0, 1.0, 30.0, 0.1, "Of each drawing, as in txt2img."),
+        *([Choice("scheduler", schedulers[0], schedulers, as_in)] if schedulers else []),
+        Whole("steps", 20, 1, 150, as_in),
+        Number("cfg", 7.0, 1.0, 30.0, 0.1, as_in),
         Whole("width", 512, 64, 2048, "Of each drawing; near the reference's proportions if you can."),
         Whole("height", 512, 64, 2048, "Of each drawing; near the reference's proportions if you can."),
         Whole(
@@ -212,7 +214,8 @@ def on_main_thread(work: Callable[[], None]) -> None:
 
 def draw(settings: Mapping[str, Any], prompt: str, seed: int) -> Image.Image:
     """Draw a prompt as txt2img does, without scripts and without saving."""
-    wanted = {name: settings[name] for name in ("sampler_name", "scheduler", "steps", "width", "height")}
+    same = ("sampler_name", "scheduler", "steps", "width", "height")
+    wanted = {name: settings[name] for name in same if name in settings}
     p = processing.StableDiffusionProcessingTxt2Img(
         prompt=prompt, negative_prompt=settings["negative"], cfg_scale=settings["cfg"], seed=seed,
         do_not_save_samples=True, do_not_save_grid=True, **wanted,
@@ -227,8 +230,8 @@ def infotext(settings: Mapping[str, Any], prompt: str, seed: int) -> str:
     """What txt2img needs to draw it again."""
     fields = {
         "Steps": settings["steps"], "Sampler": settings["sampler_name"],
-        "Schedule type": settings["scheduler"], "CFG scale": settings["cfg"], "Seed": seed,
-        "Size": f"{settings['width']}x{settings['height']}",
+        **({"Schedule type": settings["scheduler"]} if "scheduler" in settings else {}),
+        "CFG scale": settings["cfg"], "Seed": seed, "Size": f"{settings['width']}x{settings['height']}",
     }  # fmt: skip
     negative = f"\nNegative prompt: {settings['negative']}" if settings["negative"] else ""
     return f"{prompt}{negative}\n" + ", ".join(f"{name}: {value}" for name, value in fields.items())
