@@ -115,7 +115,11 @@ def _hooked(model: Any, session: Session) -> Iterator[None]:
     route, forward, update = session.start.route, model.forward, model.update_inner_model
 
     def new_forward(x, level, *args, **kwargs):
-        return session.ask(x, level, lambda x: route.listened(lambda: forward(x, level, *args, **kwargs)))
+        more = route.sent_along(session, kwargs)
+        answer = session.ask(x, level, lambda x: route.listened(lambda: forward(x, level, *args, **more)))
+        if route.shows_noise and getattr(model, "need_last_noise_uncond", False):
+            model.last_noise_uncond = session.scaled_noise(x, level, model.last_noise_uncond)
+        return answer
 
     def new_update():  # the refiner brings another model
         update()

@@ -26,6 +26,8 @@ FAMILIES = {"is_sdxl": ("SDXL", "SDXL"), "is_sd1": ("SD15", "SD15")}
 class A1111Route:
     """One run's hooks on a CFGDenoiser."""
 
+    shows_noise = True
+
     def __init__(self, model: Any) -> None:
         self.model, self.levels = model, self
         sd_model = self._sd_model
@@ -101,6 +103,9 @@ class A1111Route:
     def _unhook(self) -> None:
         if self._handle is not None:
             self._handle.remove()
+
+    def sent_along(self, session: Session, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return kwargs
 
     def listened(self, ask: Asked) -> Tensor:
         self._asked.clear()

@@ -39,6 +39,10 @@ class PatcherRoute:
             "latent_format": latents and getattr(latents, "__name__", type(latents).__name__),
             "sigma_data": float(getattr(self.levels, "sigma_data", 1.0)) if self.space == "ve" else 1.0,
         }
+        # reForge keeps a clean estimate there instead, which its DDIM CFG++ then takes for noise.
+        self.shows_noise = not hasattr(model, "cond_scale_miltiplier")
+        self._correct: Any = None
+        self._corrected, self._theirs = False, []
         self._patched = ExitStack()
         self._hook: Callable[[Any], None]
         self._layer: nn.Module | None = None
@@ -67,8 +71,12 @@ class PatcherRoute:
             return model, x, timestep, uncond, cond, cond_scale, model_options, seed
 
         def correct(args: dict) -> Tensor:
+            if self._corrected:  # registered twice, see `sent_along`
+                return args["denoised"]
+            self._corrected = True
             cfg = float(args.get("cond_scale", weight))
-            own = [function for function in args["model_options"][POST_CFG] if function is not correct]
+            ours = correct, *self._theirs
+            own = [function for function in args["model_options"][POST_CFG] if function not in ours]
             if self._head is not None:
                 self._second = self._outputs(self._head, args, cfg)
 
@@ -86,7 +94,7 @@ class PatcherRoute:
             unet.set_model_sampler_post_cfg_function(correct)
             unet.add_conditioning_modifier(note)
 
-        self._hook = hook
+        self._hook, self._correct = hook, correct
         self._patch()
 
     def follow(self, session: Session) -> None:
@@ -108,13 +116,27 @@ class PatcherRoute:
 
         self._patched.callback(give_back)
 
+    def sent_along(self, session: Session, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Samplers of the CFG++ kind step along the unconditional estimate, which they pick up through a
+        post-CFG function of their own. reForge takes it in the place of the model's own functions, Neo beside
+        them; ours goes first either way, and theirs is shown branches that agree with the result."""
+        self._corrected, self._theirs = False, []
+        options = kwargs.get("model_options") or {}
+        if not options.get(POST_CFG):
+            return kwargs
+        self._theirs = [_shown_branches(function, session) for function in options[POST_CFG]]
+        return {**kwargs, "model_options": {**options, POST_CFG: [self._correct, *self._theirs]}}
+
     def listened(self, ask: Asked) -> Tensor:
         if self._layer is None:
             return ask()
         self._passes.clear()
 
         def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            self._passes.append(kwargs["transformer_options"]["cond_or_uncond"])
+            options = kwargs.get("transformer_options") or {}
+            if "cond_or_uncond" not in options:
+                raise unheard()
+            self._passes.append(options["cond_or_uncond"])
 
         handle = self._objects.unet.model.diffusion_model.register_forward_pre_hook(note, with_kwargs=True)
         try:
@@ -146,6 +168,15 @@ class PatcherRoute:
             return {"positive": positive, "guided": positive}
         negative = torch.stack(found[UNCOND]).mean(0)
         return {"positive": positive, "guided": torch.lerp(negative, positive, cfg * sum(weights))}
+
+
+def _shown_branches(function: Callable[[dict], Tensor], session: Session) -> Callable[[dict], Tensor]:
+    def shown(args: dict) -> Tensor:
+        x, sigma = args["input"], args["sigma"]
+        names = [f"{name}_denoised" for name in ("cond", "uncond") if args.get(name) is not None]
+        return function({**args, **{name: session.shown_branch(x, sigma, args[name]) for name in names}})
+
+    return shown
 
 
 def _weights(conds: Sequence[dict], asked: int) -> list[float]:

@@ -17,7 +17,7 @@ from ..mdss_files import Head
 from ..methods.antibias_prompt import AntiBiasPrompt
 from ..methods.diffier import DiffIER
 from ..methods.epsilon_scaling import EpsilonScaling
-from ..methods.mdss import MDSS
+from ..methods.mdss import MDSS, Cleaned
 from ..model_card import ModelCard
 from ..stepping import step_calls
 from .session import Shown, check_card, count_calls, in_order, nest
@@ -52,11 +52,13 @@ class Route(Protocol):
     space:  how the model builds its states
     levels: has `percent_to_sigma`: a share of the run, 0 its beginning -> the noise level there
     facts:  what `check_card` compares, None where the host does not know
+    shows_noise: whether the denoiser keeps the negative prompt's noise, for DDIM CFG++ to step along
     """
 
     space: Space
     levels: Any
     facts: dict[str, Any]
+    shows_noise: bool
 
     def alphas_cumprod(self) -> Tensor:
         """The signal's share of the variance at each timestep, for samplers that count in them."""
@@ -75,6 +77,10 @@ class Route(Protocol):
         """Return what tells the second output of the sampler's latest call, and listen for it from now on."""
         ...
 
+    def sent_along(self, session: Session, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return what the sampler sends along with one call, such that our hooks and its own work."""
+        ...
+
     def listened(self, ask: Asked) -> Tensor:
         """Make one call of the sampler's, listening to the network if someone wants its second output."""
         ...
@@ -89,6 +95,11 @@ class Units:
 
     def __init__(self, alphas_cumprod: Tensor | None = None) -> None:
         self._alphas = alphas_cumprod
+
+    @property
+    def vp(self) -> bool:
+        """Whether the sampler is one of those."""
+        return self._alphas is not None
 
     def state(self, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """Return a state and its sigma; x itself where it is one already."""
@@ -230,6 +241,8 @@ class Session:
         self._guided: list[EpsilonScaling | DiffIER] = []
         self._model = _Answered(check_interrupted)
         self._correct: Denoise = self._model
+        self._branch: Any = None
+        self._scale: Denoise = lambda x, sigma: self._branch
         self._ask: Callable[[Tensor], Tensor] | None = None
         self._editors: list[Any] = []
         self._edit: Denoise = self._asked
@@ -242,6 +255,8 @@ class Session:
         else:
             guided = in_order([*self._guided, method])
             self._correct, self._guided = nest(self._model, guided, run), guided
+            scalings = [one for one in guided if isinstance(one, EpsilonScaling)]
+            self._scale = nest(lambda x, sigma: self._branch, scalings, run)
         self.methods.append(method)
 
     def _add_editor(self, method: AntiBiasPrompt | MDSS) -> None:
@@ -318,6 +333,26 @@ class Session:
         """Return the corrected clean estimate for the host's answer at x; `again` asks elsewhere."""
         self._model.begin(answer, again)
         return self._correct(x, sigma)
+
+    def shown_branch(self, x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
+        """Return a branch's clean estimate as samplers should see it that step along it: scaled as the guided
+        one, and moved as far as MDSS will move the state, so that its noise stays."""
+        self._branch = denoised
+        denoised, self._branch = self._scale(x, sigma), None
+        for editor in self._editors:
+            if isinstance(editor, Cleaned) and self._edit != self._asked:
+                denoised = denoised - editor.error(x, sigma)
+        return denoised
+
+    def scaled_noise(self, x: Tensor, level: Tensor, noise: Tensor | None) -> Tensor | None:
+        """Return the negative prompt's noise, scaled as the guided one, for DDIM CFG++."""
+        units = self.start.units
+        if noise is None or not units.vp:
+            return noise
+        state, sigma = units.state(x, level)
+        self._branch = clean = units.clean(state, noise, sigma)
+        scaled, self._branch = self._scale(state, sigma), None
+        return noise if scaled is clean else units.answer(state, scaled, sigma).to(noise.dtype)
 
     def summary(self) -> str:
         """Say what each method did."""

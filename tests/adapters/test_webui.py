@@ -68,6 +68,7 @@ class A1111(torch.nn.Module):
         self.__dict__["inner_model"] = InnerModel(sd_model, vp)
         self.mask, self.nmask, self.init_latent, self.steps, self.step = None, None, None, 4, 0
         self.conds, self.skip, self.p = conds, skip, None
+        self.need_last_noise_uncond = False
 
     @property
     def network(self):
@@ -97,6 +98,7 @@ class A1111(torch.nn.Module):
         asked = many * batch if self.skip else len(x_in)
         parts = [slice(at, min(at + 2, asked)) for at in range(0, asked, 2)]  # as with little memory
         x_out = torch.cat([self.inner_model(x_in[part], sigma_in[part], cond=means[part]) for part in parts])
+        self.last_noise_uncond = x_out[-batch:].clone()
         if self.skip:
             x_out = torch.cat([x_out, x_out[[conds[0][0] for conds in conds_list]]])
         denoised = self.combine_denoised(x_out, conds_list, means[-batch:], 1.0 if self.skip else cond_scale)
@@ -163,6 +165,7 @@ class Forge(torch.nn.Module):
         sd_model = SimpleNamespace(forge_objects=objects, alphas_cumprod=ABAR)
         self.inner_model, self.vp = SimpleNamespace(inner_model=sd_model), vp
         self.mask, self.steps, self.step, self.p = None, 4, 0, None
+        self.need_last_noise_uncond, self.joins = False, True
 
     @property
     def network(self):
@@ -171,16 +174,21 @@ class Forge(torch.nn.Module):
     def update_inner_model(self):
         pass
 
-    def forward(self, x, sigma, cond_scale):
+    def forward(self, x, sigma, cond_scale, model_options=None):
         if self.vp:
             sigma = timestep_sigma(sigma, ABAR).to(x)
             x = x * (sigma**2 + 1).sqrt().view(-1, 1, 1, 1)
         unet = self.inner_model.inner_model.forge_objects.unet
         conds = [{"model_conds": {"c_crossattn": SimpleNamespace(cond=torch.zeros(1, 77, 1))}}]
-        asked = unet.model, x, sigma, conds, conds, cond_scale, unet.model_options, 0
+        options = {**unet.model_options, **(model_options or {})}  # reForge's way
+        if model_options and self.joins:  # Neo's
+            options[POST_CFG] = [*unet.model_options.get(POST_CFG, ()), *model_options[POST_CFG]]
+        asked = unet.model, x, sigma, conds, conds, cond_scale, options, 0
         for modifier in unet.model_options.get("conditioning_modifiers", ()):
             asked = modifier(*asked)
         denoised = sampling_function(*asked)
+        negative = gaussian_denoiser(MEANS["uncond"], 0.7)(x, sigma)
+        self.last_noise_uncond = (x - negative) / sigma.view(-1, 1, 1, 1)
         return (x - denoised) / sigma.view(-1, 1, 1, 1) if self.vp else denoised
 
 
@@ -430,6 +438,46 @@ def test_step_starts_are_found_without_the_model_or_the_users_noise():
     sample(model, [plan], heun)
     assert found == [(0, 2, 4, 6)] and model.step == 8
     assert vars(model.p.rng) == {}
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_ddim_cfg_pp_steps_along_scaled_noise(host):
+    seen = []
+
+    def ddim_cfgpp(model, x, timesteps, extra_args=None, callback=None, disable=None):
+        model.need_last_noise_uncond = True
+        model(x, float(timesteps[-1]) * x.new_ones(len(x)), **extra_args)
+        seen.append(model.last_noise_uncond)
+        return x
+
+    for scale in (1.02, 1.0):
+        plans = [lambda start, scale=scale: Patch(EpsilonScaling(scale))]
+        sampler = SimpleNamespace(func=ddim_cfgpp)
+        attach(sampler, plans, HOST, Report())
+        sampler.func(HOSTS[host](vp=True), X / 5, timesteps=TIMESTEPS, extra_args={"cond_scale": CFG})
+    torch.testing.assert_close(seen[0] * 1.02, seen[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("joins", (True, False), ids=("neo", "reforge"))
+def test_samplers_that_bring_a_post_cfg_function_see_scaled_branches_once(joins):
+    seen = []
+
+    def euler_cfg_pp(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        def keep(args):
+            seen.append(args["uncond_denoised"])
+            return args["denoised"]
+
+        options = {"model_options": {POST_CFG: [keep]}}
+        return model(x, sigmas[0] * x.new_ones(len(x)), **extra_args, **options)
+
+    model = Forge()
+    model.joins = joins
+    plain, _ = sample(model, None, euler_cfg_pp)
+    result, report = sample(
+        model, [lambda start: Patch(EpsilonScaling(1.02)), PLANS["diffier norm"]], euler_cfg_pp
+    )
+    torch.testing.assert_close(seen[1], X - (X - seen[0]) / 1.02, rtol=1e-6, atol=1e-6)
+    assert len(seen) == 2 and not torch.allclose(result, plain) and report.errors == []
 
 
 def test_units_there_and_back():
