@@ -1,21 +1,33 @@
 """SteadyDiffTrainMDSS: fine-tunes a model against its own accumulated error."""
 
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import comfy.model_management
 import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..steadydiff.methods.mdss import VARIANTS
+from ..steadydiff.denoiser import Space
+from ..steadydiff.errors import SettingsError
+from ..steadydiff.hosts.comfy_finetune import checkpoint_blocks, finetune_base, rebuilt, schedule_of
+from ..steadydiff.hosts.comfy_train import Samples, names_of
+from ..steadydiff.mdss_files import UNET_PREFIXES
+from ..steadydiff.methods.mdss import VARIANTS, Variant
 from ..steadydiff.networks.xi_head import TwoHeads
-from ..steadydiff.tinyworld.finetune import BASES, load_base, save_trained
-from ..steadydiff.training.loop import losses
-from ..steadydiff.training.mdss import PLAN, Recipe, train_mdss
+from ..steadydiff.tinyworld import files
+from ..steadydiff.tinyworld.finetune import BASES, load_base, save_finetuned
+from ..steadydiff.training.loop import Plan, losses
+from ..steadydiff.training.mdss import PLAN, Recipe, save_trained, train_mdss, variant_for
+from ..steadydiff.training.team import team
 from . import schema, tinyworld
+from .drift import prepare
+from .host import HOST
 from .mdss import FILES, from_file
-from .train_antibias import progress
+from .train_antibias import latents, progress
 
 
 class SteadyDiffTrainMDSS(io.ComfyNode):
@@ -27,12 +39,16 @@ class SteadyDiffTrainMDSS(io.ComfyNode):
             category=schema.CATEGORY,
             description="Fine-tunes a model so that it knows its own errors: part of each batch is a state "
             "that the model made one step of and that was carried on over k more; the model learns the noise "
-            "of the state without the error, and a second head the error. So far on the tiny world that "
-            "ships with the pack. Cancel keeps what was learnt: run it again to go on. (Ren et al., "
-            "Multi-Step Denoising Scheduled Sampling, AAAI 2024.)",
+            "of the state without the error, and a second head the error. For models of SD1.5, SD2, SDXL, "
+            "SD3 and Flux, and the tiny world that ships with the pack. Cancel keeps what was learnt: run it "
+            "again to go on. (Ren et al., Multi-Step Denoising Scheduled Sampling, AAAI 2024.)",
             search_aliases=["exposure bias", "scheduled sampling", "SDSS", "fine-tune"],
+            is_input_list=True,  # so that ComfyUI's own data set nodes fit
             inputs=[
-                io.Combo.Input("base", options=list(BASES), tooltip="The model to begin with; not changed."),
+                io.Combo.Input(
+                    "base", options=list(BASES),
+                    tooltip="The model to begin with while none is connected; not changed.",
+                ),
                 io.Combo.Input(
                     "variant", options=["as base", *VARIANTS], default="as base",
                     tooltip="How errors are carried on. as base: posterior (the thesis) for noise, flow for "
@@ -76,6 +92,26 @@ class SteadyDiffTrainMDSS(io.ComfyNode):
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFF, control_after_generate=False,
                     tooltip="Of the noise and the draws.",
                 ),
+                io.Model.Input(
+                    "model", optional=True, tooltip="The model to begin with, from its loader; not changed.",
+                ),
+                io.Conditioning.Input(
+                    "positive", optional=True, tooltip="With model: the samples' captions, a list of as many "
+                    "as there are samples (Make Training Dataset); or one prompt for all of them.",
+                ),
+                io.Latent.Input(
+                    "samples", optional=True,
+                    tooltip="With model: clean latents, a batch or a list. Thousands, or it forgets others.",
+                ),
+                io.Image.Input(
+                    "images", optional=True, tooltip="Pictures instead of samples; needs vae.",
+                ),
+                io.Vae.Input("vae", optional=True, tooltip="Encodes the images; the model's own VAE."),
+                io.Conditioning.Input(
+                    "empty", optional=True,
+                    tooltip="Conditioning of an empty prompt: it stands in for a tenth of the captions, as "
+                    "when most models were trained.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The fine-tuned model."),
@@ -89,23 +125,108 @@ class SteadyDiffTrainMDSS(io.ComfyNode):
     @classmethod
     def execute(
         cls, base, variant, k, lora_rank, second_head, name, steps, batch_size, learning_rate, checkpointing,
-        seed,
+        seed, model=None, positive=None, samples=None, images=None, vae=None, empty=None,
     ) -> io.NodeOutput:  # fmt: skip
-        file, state = FILES.paths(name)
-        own = "flow" if BASES[base] == "flow" else "posterior"
-        recipe = Recipe(own if variant == "as base" else variant, k, batch_size)
-        plan = replace(PLAN, steps=steps, lr=learning_rate, seed=seed)
-        on_step = progress(steps)
-        work = Path(folder_paths.get_output_directory()) / FILES.name
-        # The host runs nodes in inference mode, whose tensors training must not touch.
-        with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng():
-            torch.manual_seed(seed)
-            chosen = load_base(base, work, comfy.model_management.get_torch_device(), checkpointing)
-            model = TwoHeads(chosen.network, second_head, lora_rank)
-            trained = train_mdss(model, chosen, recipe, plan, state, on_step)
-        about = {
-            "made_by": "node SteadyDiffTrainMDSS", "steps": steps, "ema": plan.ema, "recipe": vars(recipe)
-        }  # fmt: skip
-        save_trained(file, trained, chosen, recipe, about)
-        lora = lora_rank and tinyworld.build_model(BASES[base], tinyworld.files.tensors(BASES[base]))
-        return io.NodeOutput(*from_file(file, lora or None), {"loss": losses(state)})
+        file, state = FILES.paths(name[0])
+        own = None if variant[0] == "as base" else variant[0]
+        wanted = Wanted(own, k[0], batch_size[0], second_head[0], lora_rank[0], checkpointing[0])
+        plan = replace(PLAN, steps=steps[0], lr=learning_rate[0], seed=seed[0])
+        about = {"made_by": "node SteadyDiffTrainMDSS"}
+        if not model:
+            train_tinyworld(base[0], wanted, plan, file, state, about)
+            lora = lora_rank[0] and tinyworld.build_model(BASES[base[0]], files.tensors(BASES[base[0]]))
+            return io.NodeOutput(*from_file(file, lora or None), {"loss": losses(state)})
+        if not positive:
+            raise SettingsError("a model is trained with captions; connect positive")
+
+        def chosen() -> Samples:
+            return Samples(latents(samples, images, vae), positive, empty[0] if empty else None)
+
+        train(model[0], chosen, type(model[0].model).__name__, wanted, plan, file, state, about)
+        loaded = from_file(file, model[0] if lora_rank[0] else None)
+        return io.NodeOutput(*loaded, {"loss": losses(state)})
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a user asks for, whatever the model; no variant: the one for its kind."""
+
+    variant: Variant | None
+    k: int
+    batch: int
+    second_head: bool
+    rank: int
+    checkpointing: bool
+
+    def recipe(self, space: Space) -> Recipe:
+        return Recipe(self.variant or variant_for(space), self.k, self.batch)
+
+
+def train(
+    model, samples: Callable[[], Samples], name: str, wanted: Wanted, plan: Plan, file: Path, state: Path,
+    about: dict, stored: Mapping[str, torch.Tensor] = MappingProxyType({}), **of_base: str,
+) -> None:  # fmt: skip
+    """Fine-tune a model of the host and write the file.
+
+    samples: asked for them once it is clear that the model can be trained
+    about:   for people who read the file
+    stored:  tensors of the model's own file, of which a checkpoint keeps all but the network's
+    of_base: what the file's card shall say of the model
+    """
+    schedule = schedule_of(model, HOST)
+    recipe = wanted.recipe(schedule.space)
+    recipe.check(name, schedule.space, len(schedule.sigmas))
+    chosen = samples()
+    chosen.check(model)
+    comfy.model_management.unload_all_models()  # for room, and so that no clone's LoRA is in the weights
+    device, on_step = comfy.model_management.get_torch_device(), progress(plan.steps)
+    dtype = torch.bfloat16 if wanted.rank and device.type == "cuda" else torch.float32
+    with training(plan.seed, device):
+        fresh = rebuilt(model, dtype, device)
+        if wanted.checkpointing:
+            checkpoint_blocks(fresh.diffusion_model)
+        base = finetune_base(model, name, schedule, chosen, HOST, prepare, fresh)
+        heads = TwoHeads(base.network, wanted.second_head, wanted.rank)
+        trained = train_mdss(heads, base, recipe, plan, state, on_step)
+    if team().rank:
+        return
+
+    half = torch.bfloat16 if model.model.get_dtype() == torch.bfloat16 else torch.float16
+
+    def checkpoint(network: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        network = {key: value.to(half) for key, value in network.items()}
+        own = model.model.model_config.process_unet_state_dict_for_saving(network)
+        if schedule.prediction == "v":
+            own["v_pred"] = torch.tensor([])  # by which the host knows some of them
+        return own | {key: value for key, value in stored.items() if not key.startswith(UNET_PREFIXES[0])}
+
+    about = {**about, "steps": plan.steps, "ema": plan.ema, "samples": len(chosen.clean)}
+    about["recipe"] = vars(recipe)
+    facts = {**names_of(model), **of_base, "training": about}
+    save_trained(file, trained, base, recipe, checkpoint, **facts)
+
+
+def train_tinyworld(base: str, wanted: Wanted, plan: Plan, file: Path, state: Path, about: dict) -> None:
+    """Fine-tune a variant of the tiny world and write the file."""
+    work, on_step = Path(folder_paths.get_output_directory()) / FILES.name, progress(plan.steps)
+    device = comfy.model_management.get_torch_device()
+    with training(plan.seed, device):
+        chosen = load_base(base, work, device, wanted.checkpointing)
+        model, recipe = TwoHeads(chosen.network, wanted.second_head, wanted.rank), wanted.recipe(chosen.space)
+        trained = train_mdss(model, chosen, recipe, plan, state, on_step)
+    about = {**about, "steps": plan.steps, "ema": plan.ema, "recipe": vars(recipe)}
+    save_finetuned(file, trained, chosen, recipe, about)
+
+
+@contextmanager
+def training(seed: int, device: torch.device):
+    """Leave the host's inference mode, whose tensors training must not touch, and tell the host."""
+    # Flux's blocks change what their layers keep for the backward pass; on a GPU autocast gives them copies.
+    kept = torch.autograd.graph.allow_mutation_on_saved_tensors() if device.type == "cpu" else nullcontext()
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(), kept:
+        torch.manual_seed(seed)
+        comfy.model_management.in_training = True
+        try:
+            yield
+        finally:
+            comfy.model_management.in_training = False

@@ -27,7 +27,7 @@ from steadydiff.methods.mdss import MDSS, Sample, XiModel
 from steadydiff.networks.xi_head import TwoHeads, apply_head, last_layer, listening
 from steadydiff.plots import DPI, PAPER
 from steadydiff.tinyworld import files, sampling
-from steadydiff.tinyworld.finetune import load_base, save_trained
+from steadydiff.tinyworld.finetune import load_base, save_finetuned
 from steadydiff.tinyworld.text import tokenize
 from steadydiff.training.mdss import PLAN, MdssLoss, Recipe, train_mdss
 from tools import drift_world as world
@@ -115,7 +115,7 @@ def train(variant: str, name: str, training: Training, steps: int, work: Path) -
         model, base, training.recipe, plan, file.with_name(f"state_{file.name}"), on_step, training.loss
     )
     seconds = (time.perf_counter() - begun) / max(len(losses), 1)
-    save_trained(file, trained.cpu(), base, training.recipe, {"bench": name, "steps": steps})
+    save_finetuned(file, trained.cpu(), base, training.recipe, {"bench": name, "steps": steps})
     tail = losses[-200:] or [float("nan")]
     return {"steps": steps, "seconds_per_step": seconds, "loss": sum(tail) / len(tail)}
 

@@ -3,11 +3,14 @@
 Needs the host's packages and STEADYDIFF_COMFYUI; `run.py train` sees to both.
 """
 
+import argparse
+import csv
 import hashlib
+import importlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from steadydiff.errors import SettingsError
-from tools.inprocess import host_path, load, prepare_host
+from steadydiff.training.team import team
+from tools.inprocess import PACK, host_path, load, load_pack, pack_errors, prepare_host
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 ENCODE_BATCH = 4
+ROWS = {".jsonl": lambda file: map(json.loads, filter(str.strip, file)), ".csv": csv.DictReader}
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,10 @@ class HostBase:
             while data := file.read(1 << 24):
                 digest.update(data)
         return digest.hexdigest()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that the checkpoint's file holds."""
+        return load("comfy.utils").load_torch_file(str(self.path), safe_load=True)
 
     def captions(self, texts: Sequence[str]) -> list[Any]:
         """Conditioning of each text, each different one encoded once."""
@@ -88,6 +97,29 @@ def load_base(path: Path) -> HostBase:
     return HostBase(path, *found[:3])
 
 
+def train_on(options: argparse.Namespace, module: str, whole: bool, train: Callable[..., None]) -> None:
+    """Train on --base with --images as a node does, in a ComfyUI inside this process.
+
+    module: of the node, of whose `Samples` the training's are
+    whole:  whether every picture must have a caption
+    train:  (module, base, a function that encodes the samples)
+    """
+    team()  # before the host chooses a device
+    pictures = pictures_in(options.images)
+    where = options.captions
+    texts = all_captions(pictures, where) if whole else [text or "" for text in captions_of(pictures, where)]
+    base = load_base(Path(options.base))
+    load_pack()
+    node = importlib.import_module(f"{PACK}.nodes.{module}")
+
+    def samples():
+        clean = base.latents(pictures, options.size, options.work)
+        return node.Samples(clean, base.captions(texts), base.captions([""])[0])
+
+    with pack_errors(), torch.inference_mode():  # as the host runs nodes
+        train(node, base, samples)
+
+
 def pictures_in(folder: Path) -> list[Path]:
     """The folder's pictures by name; SettingsError if there are none."""
     if not folder.is_dir():
@@ -98,10 +130,40 @@ def pictures_in(folder: Path) -> list[Path]:
     return found
 
 
-def caption_of(picture: Path) -> str:
-    """What stands in the .txt file beside a picture; nothing if there is none."""
-    file = picture.with_suffix(".txt")
-    return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+def captions_of(pictures: Sequence[Path], where: Path | None = None) -> list[str | None]:
+    """Captions of pictures, None for those that have none.
+
+    where: a folder with a .txt for each (None: their own), or a .jsonl or .csv file whose rows have file_name
+           and text, as data sets of Hugging Face have it
+
+    Raises:  SettingsError for a file that cannot be read so.
+    """
+    if where is None or where.is_dir():
+        files = [(where or picture.parent) / f"{picture.stem}.txt" for picture in pictures]
+        return [file.read_text(encoding="utf-8").strip() if file.is_file() else None for file in files]
+    if where.suffix not in ROWS:
+        raise SettingsError(f"--captions is a folder, or a file of {' or '.join(ROWS)}; got {where}")
+    try:
+        with where.open(encoding="utf-8-sig", newline="") as file:
+            known = {Path(row["file_name"]).name: row["text"].strip() for row in ROWS[where.suffix](file)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SettingsError(
+            f"{where} cannot be read as rows of file_name and text ({type(error).__name__}: {error})"
+        ) from error
+    return [known.get(picture.name) for picture in pictures]
+
+
+def all_captions(pictures: Sequence[Path], where: Path | None) -> list[str]:
+    """As `captions_of`; SettingsError unless every picture has one, and be it empty."""
+    captions = captions_of(pictures, where)
+    missing = [p.name for p, caption in zip(pictures, captions, strict=True) if caption is None]
+    if missing:
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise SettingsError(
+            f"{len(missing)} of {len(pictures)} pictures have no caption ({shown}); write them, empty ones "
+            f"for none, or move these pictures away"
+        )
+    return [caption or "" for caption in captions]
 
 
 def read_picture(path: Path, size: int) -> Tensor:

@@ -6,11 +6,9 @@ latents as well.
 """
 
 import argparse
-import importlib
 import logging
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -23,25 +21,14 @@ from steadydiff.training.antibias import PLAN, Recipe, StepPairs, train_prompt
 from steadydiff.training.loop import Plan
 from steadydiff.training.losses import LOSSES
 from steadydiff.training.team import team
-from tools.inprocess import PACK, load_pack, pack_errors
-from tools.train_command import run_training
+from tools.train_command import check_base, run_training, training_parser
 
 BASES = {f"tinyworld:{variant}": variant for variant in VARIANTS}
 LATENT_SIZE = 8  # of the tiny world
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="run.py train antibias", description=__doc__, allow_abbrev=False)
-    top.formatter_class = argparse.RawDescriptionHelpFormatter
-    top.add_argument("--base", required=True, help=f"a checkpoint, or {' or '.join(BASES)}")
-    top.add_argument(
-        "--images", type=Path, metavar="FOLDER", help="pictures, each with its caption in a .txt beside it"
-    )
-    top.add_argument("--size", type=int, default=512, help="pixels a side that pictures are brought to")
-    top.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors to write")
-    top.add_argument("--work", type=Path, default=Path("output/antibias"), help="folder of state and cache")
-    top.add_argument("--steps", type=int, default=PLAN.steps, help="optimiser steps in all")
-    top.add_argument("--batch", type=int, default=Recipe.batch)
+    top = training_parser("antibias", __doc__, BASES, PLAN, Recipe.batch)
     top.add_argument("--target", default=Recipe.target, help="residual or phi")
     top.add_argument("--loss", default=Recipe.loss, help=", ".join(LOSSES))
     top.add_argument("--snr-cap", type=float, default=Recipe.snr_cap, help="inf: the paper's weight")
@@ -49,10 +36,6 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--channels", type=int, default=16, help="width; the paper's: 32, 64, 16 (small)")
     top.add_argument("--mult", default="2,2,2", help="times the width, one per resolution")
     top.add_argument("--blocks", type=int, default=PromptConfig.blocks, help="per resolution")
-    top.add_argument("--lr", type=float, default=PLAN.lr)
-    top.add_argument("--ema", type=float, default=PLAN.ema, help="decay of the average; warmed up")
-    top.add_argument("--seed", type=int, default=PLAN.seed)
-    top.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
     return top
 
 
@@ -66,35 +49,25 @@ def train(options: argparse.Namespace, command: str) -> None:
         PLAN, steps=options.steps, lr=options.lr, ema=options.ema, seed=options.seed, keep_every=2000
     )
     about = {"command": command, "sample_steps": options.sample_steps}
-    if options.base in BASES:
-        train_on_tinyworld(options, recipe, plan, about)
-    else:
-        train_on_checkpoint(options, recipe, plan, about)
+    way = train_on_checkpoint if check_base(options, BASES) else train_on_tinyworld
+    way(options, recipe, plan, about)
     if not team().rank:
         logging.info("wrote %s", options.out)
 
 
 def train_on_checkpoint(options: argparse.Namespace, recipe: Recipe, plan: Plan, about: dict) -> None:
-    """Train on a checkpoint as the node does, in a ComfyUI inside this process."""
-    if options.images is None:
-        raise SettingsError(
-            f"--base is {' or '.join(BASES)}, or a checkpoint together with --images; got {options.base!r}"
-        )
-    from tools import host_base  # only here, as it needs the host's packages
+    from tools.host_base import train_on  # only here, as it needs the host's packages
 
-    team()  # before the host chooses a device
-    pictures = host_base.pictures_in(options.images)
-    base = host_base.load_base(Path(options.base))
-    load_pack()
-    node = importlib.import_module(f"{PACK}.nodes.train_antibias")
-    with pack_errors(), torch.inference_mode():  # as the host runs nodes
-        clean = base.latents(pictures, options.size, options.work)
-        captions = base.captions([host_base.caption_of(picture) for picture in pictures])
-        config = node.config_for(clean, options.channels, numbers(options.mult), blocks=options.blocks)
+    def train(node, base, encoded) -> None:
+        samples = encoded()
+        config = node.config_for(
+            samples.clean, options.channels, numbers(options.mult), blocks=options.blocks
+        )
         state = options.work / f"{options.out.stem}.safetensors"
-        samples = node.Samples(clean, captions, base.captions([""])[0])
         steps, card = numbers(options.sample_steps), {"base": base.path.name, "base_sha256": base.sha256}
         node.train(base.model, samples, config, recipe, plan, steps, options.out, state, about, **card)
+
+    train_on(options, "train_antibias", whole=False, train=train)
 
 
 def train_on_tinyworld(options: argparse.Namespace, recipe: Recipe, plan: Plan, about: dict) -> None:

@@ -4,11 +4,37 @@ import argparse
 import logging
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 
-from steadydiff.errors import SteadyDiffError
+from steadydiff.errors import SettingsError, SteadyDiffError
+from steadydiff.training.loop import Plan
+
+
+def training_parser(
+    name: str, text: str | None, bases: Iterable[str], plan: Plan, batch: int
+) -> argparse.ArgumentParser:
+    """What every trainer asks for; `plan` and `batch` hold the defaults."""
+    top = argparse.ArgumentParser(prog=f"run.py train {name}", description=text, allow_abbrev=False)
+    top.formatter_class = argparse.RawDescriptionHelpFormatter
+    top.add_argument("--base", required=True, help=f"a checkpoint, or {' or '.join(bases)}")
+    top.add_argument("--images", type=Path, metavar="FOLDER", help="with a checkpoint: pictures")
+    top.add_argument(
+        "--captions", type=Path, metavar="FOLDER_OR_FILE",
+        help="of the .txt files, if not beside the pictures; or a .jsonl or .csv of file_name and text",
+    )  # fmt: skip
+    top.add_argument("--size", type=int, default=512, help="pixels a side that pictures are brought to")
+    top.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors to write")
+    top.add_argument("--work", type=Path, default=Path("output") / name, help="folder of state and cache")
+    top.add_argument("--steps", type=int, default=plan.steps, help="optimiser steps in all")
+    top.add_argument("--batch", type=int, default=batch)
+    top.add_argument("--lr", type=float, default=plan.lr)
+    top.add_argument("--ema", type=float, default=plan.ema, help="decay of the average; warmed up")
+    top.add_argument("--seed", type=int, default=plan.seed)
+    top.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
+    return top
 
 
 def run_training(
@@ -31,3 +57,14 @@ def run_training(
         print(f"Stopped; the same command goes on from the state in {options.work}.", file=sys.stderr)
         return 130
     return 0
+
+
+def check_base(options: argparse.Namespace, bases: Iterable[str]) -> bool:
+    """Whether --base is a checkpoint; SettingsError if it is neither one with pictures nor one of `bases`."""
+    if options.base in bases:
+        return False
+    if options.images is None:
+        raise SettingsError(
+            f"--base is {' or '.join(bases)}, or a checkpoint together with --images; got {options.base!r}"
+        )
+    return True

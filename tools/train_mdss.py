@@ -1,4 +1,5 @@
-"""Fine-tune a model by MDSS: `python3 run.py train mdss --base tinyworld:epsilon --k 4 --out FILE`.
+"""Fine-tune a model by MDSS: `python3 run.py train mdss --base tinyworld:epsilon --k 4 --out FILE`, or
+`--base CHECKPOINT --images FOLDER --out FILE` for checkpoints of SD1.5, SD2, SDXL, SD3 and Flux.
 
 Ctrl+C keeps the state in --work; the same command goes on from there, to the bit. --work holds the cached
 latents as well. FILE is an ordinary checkpoint, or with --lora a LoRA, with the second head beside it.
@@ -8,36 +9,26 @@ import argparse
 import logging
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from steadydiff.errors import SettingsError
 from steadydiff.methods.mdss import VARIANTS
 from steadydiff.networks.xi_head import TwoHeads
-from steadydiff.tinyworld.finetune import BASES, load_base, save_trained
-from steadydiff.training.mdss import PLAN, Recipe, train_mdss
+from steadydiff.tinyworld.finetune import BASES, load_base, save_finetuned
+from steadydiff.training.loop import Plan
+from steadydiff.training.mdss import PLAN, Recipe, train_mdss, variant_for
 from steadydiff.training.team import team
-from tools.train_command import run_training
+from tools.train_command import check_base, run_training, training_parser
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="run.py train mdss", description=__doc__, allow_abbrev=False)
-    top.formatter_class = argparse.RawDescriptionHelpFormatter
-    top.add_argument("--base", required=True, help=" or ".join(BASES))
-    top.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors to write")
-    top.add_argument("--work", type=Path, default=Path("output/mdss"), help="folder of state and cache")
+    top = training_parser("mdss", __doc__, BASES, PLAN, Recipe.batch)
     top.add_argument("--k", type=int, default=Recipe.k, help="steps an error is carried on; 0 is SDSS")
     top.add_argument("--variant", help=f"{', '.join(VARIANTS)}; the thesis': posterior")
     top.add_argument("--no-xi", action="store_true", help="without the second head")
     top.add_argument("--lora", type=int, default=0, metavar="RANK", help="0: train all weights")
-    top.add_argument("--steps", type=int, default=PLAN.steps, help="optimiser steps in all")
-    top.add_argument("--batch", type=int, default=Recipe.batch)
-    top.add_argument("--lr", type=float, default=PLAN.lr)
-    top.add_argument("--ema", type=float, default=PLAN.ema, help="decay of the average; warmed up")
     top.add_argument("--checkpointing", action="store_true", help="less memory for a quarter more time")
-    top.add_argument("--seed", type=int, default=PLAN.seed)
-    top.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
     return top
 
 
@@ -46,24 +37,43 @@ def main(arguments: list[str]) -> int:
 
 
 def train(options: argparse.Namespace, command: str) -> None:
-    if options.base not in BASES:
-        raise SettingsError(f"--base is one of {', '.join(BASES)}; got {options.base!r}")
     if options.lora < 0:
         raise SettingsError(f"--lora is a rank of 1 or more, or 0 for all weights; got {options.lora}")
-    flow = BASES[options.base] == "flow"
-    recipe = Recipe(options.variant or ("flow" if flow else "posterior"), options.k, options.batch)
     plan = replace(PLAN, steps=options.steps, lr=options.lr, ema=options.ema, seed=options.seed)
+    way = train_on_checkpoint if check_base(options, BASES) else train_on_tinyworld
+    way(options, plan, {"command": command})
+    if not team().rank:
+        logging.info("wrote %s", options.out)
+
+
+def train_on_checkpoint(options: argparse.Namespace, plan: Plan, about: dict) -> None:
+    from tools.host_base import train_on  # only here, as it needs the host's packages
+
+    def train(node, base, encoded) -> None:
+        wanted = node.Wanted(
+            options.variant, options.k, options.batch, not options.no_xi, options.lora, options.checkpointing
+        )
+        state, name = options.work / f"{options.out.stem}.safetensors", base.path.name
+        stored, sha256 = base.tensors(), base.sha256
+        node.train(
+            base.model, encoded, name, wanted, plan, options.out, state, about, stored, base_sha256=sha256
+        )
+
+    train_on(options, "train_mdss", whole=True, train=train)
+
+
+def train_on_tinyworld(options: argparse.Namespace, plan: Plan, about: dict) -> None:
+    """Train a variant of the tiny world, without a host."""
     torch.manual_seed(plan.seed)
     base = load_base(options.base, options.work, team().device, options.checkpointing)
+    recipe = Recipe(options.variant or variant_for(base.space), options.k, options.batch)
     model = TwoHeads(base.network, xi=not options.no_xi, rank=options.lora)
     logging.info("%s parameters to train", f"{sum(w.numel() for w in model.parameters()):,}")
     state = options.work / f"{BASES[options.base]}-{options.out.stem}.safetensors"
     trained = train_mdss(model, base, recipe, plan, state)
-    if team().rank:
-        return
-    facts = {"command": command, "steps": plan.steps, "ema": plan.ema, "recipe": vars(recipe)}
-    save_trained(options.out, trained, base, recipe, facts)
-    logging.info("wrote %s", options.out)
+    if not team().rank:
+        facts = {**about, "steps": plan.steps, "ema": plan.ema, "recipe": vars(recipe)}
+        save_finetuned(options.out, trained, base, recipe, facts)
 
 
 if __name__ == "__main__":

@@ -51,9 +51,9 @@ class Samples:
                 f"or one for all"
             )
 
-    def check(self, setup: Setup) -> None:
+    def check(self, model: Any) -> None:
         """Raise SettingsError for latents that the model or the training cannot use."""
-        clean, channels = self.clean, setup.model.get_model_object("latent_format").latent_channels
+        clean, channels = self.clean, model.get_model_object("latent_format").latent_channels
         if clean.ndim < 3 or clean.shape[1] != channels:
             raise SettingsError(
                 f"this model's latents have {channels} channels, got {tuple(clean.shape)}; encode with its "
@@ -69,14 +69,22 @@ class Samples:
                 "the latents hold values that are not finite numbers; encode the pictures again"
             )
 
-    def draw(self, n: int, rng: torch.Generator) -> tuple[list[int], Conditioning]:
-        """Draw n samples, and join their captions."""
-        rows = torch.randint(len(self.clean), (n,), generator=rng).tolist()
-        captions = [self.captions[row % len(self.captions)] for row in rows]
+    def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw n samples: their places, and those of their captions, -1 where there shall be none."""
+        rows = torch.randint(len(self.clean), (n,), generator=rng)
+        captions = rows % len(self.captions)
         if self.empty is not None:
-            dropped = (torch.rand(n, generator=rng) < UNCONDITIONAL).tolist()
-            captions = [self.empty if drop else own for own, drop in zip(captions, dropped, strict=True)]
-        return rows, joined(captions)
+            captions[torch.rand(n, generator=rng) < UNCONDITIONAL] = -1
+        return rows, captions
+
+    def conditioning(self, captions: Tensor) -> Conditioning:
+        """Join the captions at these places."""
+        known = [self.captions[at] if at >= 0 else self.empty for at in captions.tolist()]
+        return joined([caption for caption in known if caption is not None])
+
+    def latents(self, model: Any) -> Tensor:
+        """The clean latents in the units of the model's sampler."""
+        return model.model.process_latent_in(self.clean.clone()).to("cpu", torch.float32)
 
 
 def joined(captions: Sequence[Conditioning]) -> Conditioning:
@@ -125,7 +133,7 @@ def train_on_model(
 
     Raises:  SettingsError before the first step; HostError for a model whose states we do not know.
     """
-    samples.check(setup)
+    samples.check(setup.model)
     trained: list[PromptNetwork] = []
 
     def work(inner: Inner, x: Tensor) -> None:
@@ -147,18 +155,25 @@ def card_for(setup: Setup, recipe: Recipe, schedules: tuple[tuple[float, ...], .
         sigma_data=setup.sigma_data,
         sigma_range=StepPairs.of(schedules).sigma_range,
         base=type(setup.model.model).__name__,
-        family=type(setup.model.model.model_config).__name__,
-        latent_format=type(setup.model.get_model_object("latent_format")).__name__,
         training=training,
+        **names_of(setup.model),
     )
 
 
+def names_of(model: Any) -> dict[str, str]:
+    """What a file's card says of the model it was made for, by the host's names."""
+    return {
+        "family": type(model.model.model_config).__name__,
+        "latent_format": type(model.get_model_object("latent_format")).__name__,
+    }
+
+
 def _draw(setup: Setup, samples: Samples) -> Callable[[int, torch.Generator], tuple[Tensor, Any]]:
-    data = setup.model.model.process_latent_in(samples.clean.clone()).to("cpu", torch.float32)
+    data = samples.latents(setup.model)
 
     def draw(n: int, rng: torch.Generator) -> tuple[Tensor, Conditioning]:
-        rows, caption = samples.draw(n, rng)
-        return data[rows], caption
+        rows, captions = samples.draw(n, rng)
+        return data[rows], samples.conditioning(captions)
 
     return draw
 

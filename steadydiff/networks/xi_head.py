@@ -116,12 +116,12 @@ class TwoHeads(nn.Module):
 
     def __init__(self, network: nn.Module, xi: bool = True, rank: int = 0) -> None:
         super().__init__()
-        layer = last_layer(network)
+        layer = last_layer(network.requires_grad_(not rank))
         assert layer is not None
         self.xi = XiHead(layer) if xi else None
         self.lora = Lora(network, rank) if rank else None
         self.base = None if rank else network
-        self._frozen = _Shared(network.requires_grad_(False)) if rank else None
+        self._frozen = _Shared(network) if rank else None
 
     @property
     def network(self) -> nn.Module:

@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..mdss_files import Card, Head, save_mdss
 from ..networks.xi_head import TwoHeads
-from ..training.mdss import Base, Recipe
+from ..training.mdss import Base, Recipe, save_trained
 from . import base as tinyworld
 from . import files, sampling
 from .files import check_variant
@@ -46,27 +45,23 @@ def load_base(name: str, work: Path, device: torch.device, checkpointing: bool =
     )
 
 
-def save_trained(path: Path, model: TwoHeads, base: Base, recipe: Recipe, training: dict) -> None:
+def save_finetuned(path: Path, model: TwoHeads, base: Base, recipe: Recipe, training: dict) -> None:
     """Write a checkpoint with the text encoder in it, or a LoRA if the model has one; in half precision."""
     variant = BASES[base.name]
-    if model.lora:
-        tensors = model.lora.tensors()
-    else:
-        stored = files.tensors(variant)
-        own = {f"{files.UNET_PREFIX}{k}": v for k, v in model.network.state_dict().items()}
-        tensors = {k: own.get(k, v) for k, v in stored.items()}
-    card = Card(
-        form="lora" if model.lora else "checkpoint",
-        variant=recipe.variant,
-        k=recipe.k,
-        space=base.space,
-        sigma_range=recipe.sigma_range(base),
-        base=base.name,
+
+    def checkpoint(network: dict[str, Tensor]) -> dict[str, Tensor]:
+        own = {f"{files.UNET_PREFIX}{name}": value for name, value in network.items()}
+        return {name: own.get(name, value).half() for name, value in files.tensors(variant).items()}
+
+    save_trained(
+        path,
+        model,
+        base,
+        recipe,
+        checkpoint,
         base_sha256=tinyworld.sha256(variant),
         family=f"TinyWorld{variant.capitalize()}",
         latent_format="SD15",
         training={"data": "drawings of the tiny world, those its base model was trained on", **training},
         licence="MIT",
     )
-    head = Head(*(v.detach().cpu() for v in (model.xi.weight, model.xi.bias))) if model.xi else None
-    save_mdss(path, {k: v.detach().cpu().half() for k, v in tensors.items()}, head, card)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..denoiser import Space, per_sample
 from ..errors import SettingsError
+from ..mdss_files import Card, Head, save_mdss
 from ..methods.mdss import (
     VARIANTS,
     Level,
@@ -36,6 +37,9 @@ from .loop import OnStep, Plan, fit, steps_of
 PLAN = Plan(steps=20_000, lr=1e-4, betas=(0.9, 0.999), weight_decay=0.0, ema=0.9999)
 """The thesis' AdamW and moving average, which the loop warms up. It trains 10,000 to 50,000 steps and finds
 its curve flat from 20,000 on; decay and betas are not given."""
+
+
+Checkpoint = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -80,15 +84,15 @@ class Recipe:
         if self.k < 0 or self.batch < 1:
             raise SettingsError(f"k is 0 or more, batch 1 or more; got {self.k} and {self.batch}")
 
-    def check(self, base: Base) -> None:
-        """Raise SettingsError unless this can be taught to a model."""
-        if (self.variant == "flow") != (base.space == "flow"):
-            fitting = "flow" if base.space == "flow" else "posterior or ddim"
-            raise SettingsError(f"{base.name} takes the variant {fitting}; got {self.variant}")
-        if self.k > len(base.sigmas) - 2:
+    def check(self, name: str, space: Space, levels: int) -> None:
+        """Raise SettingsError unless this can be taught to a model whose schedule has so many levels."""
+        if (self.variant == "flow") != (space == "flow"):
+            fitting = "flow" if space == "flow" else "posterior or ddim"
+            raise SettingsError(f"{name} takes the variant {fitting}; got {self.variant}")
+        if self.k > levels - 2:
             raise SettingsError(
-                f"k counts steps of the training schedule; that of {base.name} has {len(base.sigmas)}, so k "
-                f"is at most {len(base.sigmas) - 2}; got {self.k}"
+                f"k counts steps of the training schedule; that of {name} has {levels}, so k is at most "
+                f"{levels - 2}; got {self.k}"
             )
 
     def sigma_range(self, base: Base) -> tuple[float, float]:
@@ -106,7 +110,7 @@ class MdssLoss:
     def __init__(
         self, model: TwoHeads, base: Base, recipe: Recipe, total: int, done: Callable[[], int] = lambda: 0
     ) -> None:
-        recipe.check(base)
+        recipe.check(base.name, base.space, len(base.sigmas))
         self.model, self.base, self.recipe = model, base, recipe
         self._total, self._done, self._step = total, done, -1
         self._levels = training_levels(base.sigmas, base.space)
@@ -164,6 +168,11 @@ class MdssLoss:
         return targets(x0, eps, x0_hat, levels, self.recipe.variant)
 
 
+def variant_for(space: Space) -> Variant:
+    """The thesis' way to carry errors on, and ours for flow models."""
+    return "flow" if space == "flow" else "posterior"
+
+
 def train_mdss(
     model: TwoHeads,
     base: Base,
@@ -184,3 +193,21 @@ def train_mdss(
     step = loss(model, base, recipe, plan.steps, lambda: steps_of(state) if state.exists() else 0)
     with model.attached():
         return fit(model, step, plan, state, identity=identity, on_step=on_step)
+
+
+def save_trained(
+    path: Path, model: TwoHeads, base: Base, recipe: Recipe, checkpoint: Checkpoint, **facts: Any
+) -> None:
+    """Write a LoRA in half precision if the model has one, or else a checkpoint; with its second head.
+
+    checkpoint: the network's weights by name -> tensors of the file
+    facts:      what the card shall say besides
+    """
+    if model.lora:
+        tensors = {name: value.half() for name, value in model.lora.tensors().items()}
+    else:
+        tensors = checkpoint(model.network.state_dict())
+    facts = {"base": base.name, "space": base.space, "sigma_range": recipe.sigma_range(base), **facts}
+    card = Card(form="lora" if model.lora else "checkpoint", variant=recipe.variant, k=recipe.k, **facts)
+    head = Head(*(v.detach().cpu() for v in (model.xi.weight, model.xi.bias))) if model.xi else None
+    save_mdss(path, {k: v.detach().cpu() for k, v in tensors.items()}, head, card)

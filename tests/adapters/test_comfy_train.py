@@ -34,11 +34,14 @@ def test_samples_have_one_caption_each_or_one_for_all():
     clean = torch.zeros(8, 4, 8, 8)
     with pytest.raises(SettingsError, match="3 captions for 8 samples"):
         Samples(clean, [caption(1.0)] * 3)
-    rows, [(texts, _)] = Samples(clean, [caption(i) for i in range(8)]).draw(64, torch.Generator())
-    assert texts[:, 0, 0].tolist() == rows
+    samples = Samples(clean, [caption(i) for i in range(8)])
+    rows, captions = samples.draw(64, torch.Generator())
+    [(texts, _)] = samples.conditioning(captions)
+    assert texts[:, 0, 0].tolist() == rows.tolist()
 
 
 def test_a_tenth_of_the_captions_is_dropped():
     samples = Samples(torch.zeros(8, 4, 8, 8), [caption(1.0)], caption(0.0))
-    _, [(texts, _)] = samples.draw(20_000, torch.Generator())
+    _, captions = samples.draw(20_000, torch.Generator())
+    [(texts, _)] = samples.conditioning(captions)
     assert 1 - texts[:, 0, 0].mean().item() == pytest.approx(UNCONDITIONAL, abs=0.01)
