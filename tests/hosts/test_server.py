@@ -63,11 +63,17 @@ def test_everything_is_explained(name, info, client):
     assert all(node["output_tooltips"])
 
 
+@pytest.mark.parametrize("language", ["", "/zh"], ids=["en", "zh"])
 @pytest.mark.parametrize("name", NODES)
-def test_a_help_page_names_every_input(name, info, client):
-    status, page = client._send("GET", f"/extensions/SteadyDiff/docs/{name}.md")
+def test_a_help_page_names_every_input(name, language, info, client):
+    status, page = client._send("GET", f"/extensions/SteadyDiff/docs/{name}{language}.md")
     assert status == 200
     assert [word for word in inputs_of(info[name]) if word not in page.decode()] == []
+
+
+def test_chinese_is_served(client):
+    ours = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
+    assert client.get("/i18n")["zh"]["nodeDefs"] == ours
 
 
 def widgets_of(node):
