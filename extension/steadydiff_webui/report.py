@@ -21,9 +21,17 @@ class Report:
         self._p.extra_generation_params[f"SteadyDiff {self._part}run"] = summary
 
     def failed(self, message: str) -> None:
-        """Note what did not, so that a picture without it says so."""
+        """Note what did not act, so that a picture without it says so."""
         logger.error("SteadyDiff: %s", message)
-        known, key = self._p.extra_generation_params, f"SteadyDiff {self._part}error"
-        if message not in known.get(key, ""):  # a batch of several fails alike
+        self._tell("error", message)
+
+    def warned(self, message: str) -> None:
+        """Note what acted, but perhaps not as meant."""
+        logger.warning("SteadyDiff: %s", message)
+        self._tell("warning", message)
+
+    def _tell(self, kind: str, message: str) -> None:
+        known, key = self._p.extra_generation_params, f"SteadyDiff {self._part}{kind}"
+        if message not in known.get(key, ""):  # every batch of several tells it
             known[key] = "; ".join(filter(None, (known.get(key), message)))
         self._p.comment(f"SteadyDiff: {message}")

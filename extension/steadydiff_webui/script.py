@@ -11,10 +11,10 @@ from modules.ui_components import InputAccordion
 from steadydiff.errors import SteadyDiffError
 from steadydiff.hosts import webui
 
-from . import arpo_routes, arpo_tab, presets, settings, xyz
+from . import arpo_routes, arpo_tab, calibration, presets, settings, xyz
 from .arguments import enabled, read
-from .host import find_host
-from .panels import PANELS
+from .host import find_host, native_scaling
+from .panels import PANELS, epsilon_scaling
 from .report import Report
 from .widgets import widget
 
@@ -28,23 +28,44 @@ class SteadyDiffScript(scripts.Script):
     def show(self, is_img2img):
         return scripts.AlwaysVisible
 
+    def __init__(self):
+        super().__init__()
+        self._calibration, self._settings = None, {}
+
     def ui(self, is_img2img):
         components, self.infotext_fields, self.paste_field_names = [], [], []
         with gr.Accordion("SteadyDiff", open=False, elem_id=self.elem_id("steadydiff")):
             for panel in PANELS:
                 components.extend(self._panel(panel))
             presets.row(components, self.elem_id("presets"))
+        self._connect()
         return components
 
     def _panel(self, panel):
         elem_id = self.elem_id(panel.name)
         with InputAccordion(False, label=panel.title, elem_id=elem_id) as switch:
             widgets = [widget(one, panel.label(one), f"{elem_id}_{one.name}") for one in panel.inputs]
+            if panel is epsilon_scaling.PANEL and not self.is_img2img:
+                targets = [switch, *(widgets[place] for place in epsilon_scaling.CHOSEN_BY_CALIBRATION)]
+                self._calibration = calibration.Row(targets, f"{elem_id}_calibration")
         self.infotext_fields.append((switch, panel.mentioned))
         for one, component in zip(panel.inputs, widgets, strict=True):
             self.infotext_fields.append((component, partial(panel.pasted, one)))
             self.paste_field_names.append(panel.key(one))
         return [switch, *widgets]
+
+    def after_component(self, component, **kwargs):
+        """Note the host's own widgets, from which a calibration takes its settings."""
+        for name, elem_id in calibration.SETTINGS.items():
+            if kwargs.get("elem_id") == elem_id:
+                self._settings[name] = component
+                self._connect()
+
+    def _connect(self):
+        """Let the calibration work once all its widgets are there, in whatever order the host makes them."""
+        if self._calibration and self._settings.keys() == calibration.SETTINGS.keys():
+            self._calibration.connect({name: self._settings[name] for name in calibration.SETTINGS})
+            self._calibration, self._settings = None, {}
 
     def process(self, p, *args):
         """Write what is set into the infotext; wrong values come to light here."""
@@ -64,6 +85,8 @@ class SteadyDiffScript(scripts.Script):
         except SteadyDiffError:
             return  # told by `process`
         for panel, values in chosen:
+            if panel is epsilon_scaling.PANEL and (native := native_scaling()):
+                report.warned(native)
             try:
                 plans.append(panel.plan(values))
             except SteadyDiffError as error:

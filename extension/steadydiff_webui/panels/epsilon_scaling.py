@@ -62,4 +62,8 @@ def schedule(values: dict, start: Start) -> Schedule | None:
     return Schedule(mode, snr_schedule(run.sigmas, values["tsr_k"], values["tsr_sigma"], run.space))
 
 
+CHOSEN_BY_CALIBRATION = tuple(
+    place for place, one in enumerate(INPUTS) if one.name in ("schedule", "schedule_file")
+)
+
 PANEL = Panel("Epsilon Scaling", "epsilon_scaling", INPUTS, plan)

@@ -1,0 +1,162 @@
+"""Calibration in txt2img: finds an Epsilon Scaling schedule for what is set there, shows and keeps it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Any
+
+import gradio as gr
+from modules import call_queue, processing, scripts, shared
+
+from steadydiff import inputs
+from steadydiff.errors import SettingsError, SteadyDiffError
+from steadydiff.hosts.webui_drift import Order, calibrate_next
+from steadydiff.measurement import Measurement
+from steadydiff.plots import drift_figure, pixels, schedule_figure
+from steadydiff.schedules import Schedule
+
+from .arpo_search import on_main_thread
+from .folders import SCHEDULES
+from .host import find_host
+from .widgets import widget
+
+WIDGETS = {
+    "prompt": "txt2img_prompt",
+    "negative_prompt": "txt2img_neg_prompt",
+    "sampler_name": "txt2img_sampling",
+    "scheduler": "txt2img_scheduler",  # Forge Classic's samplers bring their own
+    "steps": "txt2img_steps",
+    "cfg_scale": "txt2img_cfg_scale",
+    "distilled_cfg_scale": "txt2img_distilled_cfg_scale",  # Forge's and Neo's
+    "width": "txt2img_width",
+    "height": "txt2img_height",
+}
+SETTINGS = {
+    name: elem_id
+    for name, elem_id in WIDGETS.items()
+    if name in processing.StableDiffusionProcessingTxt2Img.__dataclass_fields__
+}
+"""A run's settings, as far as this host has them, and its names for their widgets."""
+
+CHOICES = (*inputs.CALIBRATE, *(one for one in inputs.MEASURE if one.name == "refine"))
+"""What is asked beside them."""
+
+
+class Found:
+    """What one calibration has found; `error` if nothing."""
+
+    schedule: Schedule | None = None
+    measurement: Measurement | None = None
+    error: Exception | None = None
+
+
+class _Calibrating(scripts.Script):
+    """The one script of a calibration's generation."""
+
+    args_from = args_to = 0
+
+    def __init__(self, order: Order, found: Found) -> None:
+        self._order, self._found = order, found
+
+    def title(self):
+        return "SteadyDiff calibration"
+
+    def process_before_every_sampling(self, p, *args, **kwargs):
+        calibrate_next(p.sampler, find_host(), self._order, self._keep)
+
+    def _keep(self, schedule: Schedule, measurement: Measurement) -> None:
+        self._found.schedule, self._found.measurement = schedule, measurement
+
+
+def calibrate(settings: dict[str, Any], method: str, count: int, refine: int, seed: int = 0) -> Found:
+    """Find a schedule for the loaded checkpoint; `settings` as in SETTINGS."""
+    found = Found()
+    on_main_thread(lambda: _calibrate(found, settings, method, int(count), int(refine), seed))
+    if found.error is not None:
+        raise found.error
+    if found.schedule is None:
+        raise SettingsError("calibration was cancelled; nothing was found")
+    return found
+
+
+def _calibrate(found: Found, settings: dict, method: str, count: int, refine: int, seed: int) -> None:
+    p = processing.StableDiffusionProcessingTxt2Img(
+        sd_model=shared.sd_model, seed=seed, batch_size=count,
+        do_not_save_samples=True, do_not_save_grid=True, **settings,
+    )  # fmt: skip
+    order = Order(
+        method, refine, seed, settings.get("scheduler"), shared.sd_model.sd_checkpoint_info.model_name
+    )
+    runner = scripts.ScriptRunner()
+    runner.scripts = runner.alwayson_scripts = [_Calibrating(order, found)]
+    p.is_api = True
+    p.scripts, p.script_args = runner, []
+    try:
+        with closing(p):
+            processing.process_images(p)
+    except SteadyDiffError as error:
+        found.error = error
+
+
+def keep(schedule: Schedule, name: str) -> str:
+    """Write a schedule into the host's folder of them; return its file's name."""
+    plain = name.strip().removesuffix(SCHEDULES.suffix)
+    if not plain or set(plain) & set('/\\:*?"<>|') or plain.startswith("."):
+        raise SettingsError(f"name is that of a file, without folders; got {name!r}")
+    SCHEDULES.home.mkdir(parents=True, exist_ok=True)
+    (SCHEDULES.home / f"{plain}{SCHEDULES.suffix}").write_text(schedule.to_json())
+    return f"{plain}{SCHEDULES.suffix}"
+
+
+class Row:
+    """The widgets inside Epsilon Scaling's panel, and the click that needs the host's own, made elsewhere."""
+
+    def __init__(self, targets: Sequence[Any], elem_id: str) -> None:
+        """targets: the panel's switch, its choice of a schedule, and the schedule's file."""
+        self._targets = [*targets]
+        with gr.Accordion("Calibrate", open=False, elem_id=elem_id):
+            gr.HTML(
+                "Finds a schedule for the prompt, sampler, steps, CFG scale and size set above, with the "
+                "loaded checkpoint. Takes as long as some pictures."
+            )
+            self._choices = [
+                widget(one, f"Calibration {one.name}", f"{elem_id}_{one.name}") for one in CHOICES
+            ]
+            with gr.Row():
+                self._name = gr.Textbox(
+                    value="calibrated", label="Schedule's name", elem_id=f"{elem_id}_name", scale=3
+                )
+                self._button = gr.Button("Measure", elem_id=f"{elem_id}_measure")
+            with gr.Row():
+                self._curve = gr.Image(label="Scales", interactive=False, elem_id=f"{elem_id}_curve")
+                self._drift = gr.Image(label="Drift", interactive=False, elem_id=f"{elem_id}_drift")
+            self._said = gr.HTML(elem_id=f"{elem_id}_said")
+
+    def connect(self, settings: dict[str, Any]) -> None:
+        """Let the button work; `settings` are the host's widgets by the names in SETTINGS."""
+        outputs = [*self._targets, self._curve, self._drift, self._said]
+        self._button.click(
+            call_queue.wrap_gradio_gpu_call(clicked, extra_outputs=[gr.update()] * (len(outputs) - 1)),
+            inputs=[*settings.values(), *self._choices, self._name],
+            outputs=outputs,
+            show_progress=True,
+        )
+
+
+def clicked(*values: Any) -> list:
+    """Calibrate, keep the schedule, and choose it in the panel."""
+    settings = dict(zip(SETTINGS, values, strict=False))
+    *choices, name = values[len(SETTINGS) :]
+    unchanged = gr.update()
+    try:
+        read = {one.name: one.read(value) for one, value in zip(CHOICES, choices, strict=True)}
+        found = calibrate(settings, **read)
+        file = keep(found.schedule, name)
+    except SteadyDiffError as error:
+        return [*[unchanged] * 5, f"<p class='error'>{html.escape(str(error))}</p>"]
+    chosen = gr.update(choices=["none", *SCHEDULES.files()], value=file)
+    curve, drift = pixels(schedule_figure(found.schedule)), pixels(drift_figure(found.measurement))
+    said = f"<p>Kept as {html.escape(file)} and chosen above: {len(found.schedule.values)} scales.</p>"
+    return [True, gr.update(value="file"), chosen, curve, drift, said]
