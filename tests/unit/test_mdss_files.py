@@ -61,6 +61,12 @@ def test_a_file_without_a_head_says_so(tmp_path):
     assert head is None and card.form == "lora"
 
 
+def test_a_transformers_head_is_a_matrix(tmp_path):
+    head, path = Head(torch.randn(64, 8), torch.zeros(64)), tmp_path / "lora.safetensors"
+    save_mdss(path, {}, head, replace(CARD, form="lora"))
+    assert torch.equal(load_head(path)[0].weight, head.weight)
+
+
 @pytest.mark.parametrize("prefix", [UNET, "diffusion_model.", ""])
 def test_a_widened_checkpoint_is_split_without_loss(tmp_path, prefix):
     wide = {name.replace(UNET, prefix): value for name, value in checkpoint(rows=8).items()}

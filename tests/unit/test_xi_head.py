@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from steadydiff.networks.lora import Lora
-from steadydiff.networks.xi_head import TwoHeads, XiHead, apply_head, last_layer, listening
+from steadydiff.networks.xi_head import TwoHeads, XiHead, apply_head, last_layer, listening, to_latent
 from steadydiff.tinyworld.unet import UNet, UNetConfig
 
 SMALL = UNetConfig(channels=32, channel_mult=(1, 1), context=8)
@@ -110,3 +110,33 @@ def test_networks_of_another_kind_have_no_last_layer_we_know():
     other.out = nn.ModuleList([nn.Identity(), nn.Identity(), nn.Linear(3, 3)])
     assert last_layer(other) is None
     assert XiHead(nn.Conv2d(6, 4, 3)).weight.shape == (4, 6, 3, 3)
+
+
+class Flux(nn.Module):
+    """Known by its name; patches of 2 x 2 with channels first."""
+
+    patch_size = 2
+
+    def __init__(self):
+        super().__init__()
+        self.final_layer = nn.Module()
+        self.final_layer.linear = nn.Linear(6, 12)
+
+
+def test_a_heads_tokens_become_a_latent_of_the_pictures_size():
+    network, latent = Flux(), torch.arange(2 * 3 * 4 * 6.0).view(2, 3, 4, 6)
+    tokens = latent.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 2, 3, 1, 4, 5).reshape(2, 6, 12)
+    more = torch.cat([tokens, torch.ones(2, 3, 12)], 1)  # a reference picture's
+    assert torch.equal(to_latent(network, more, (4, 6)), latent)
+    assert torch.equal(to_latent(network, more, (3, 5)), latent[:, :, :3, :5])
+    assert torch.equal(to_latent(network, latent, (4, 6)), latent)  # of a UNet
+    assert last_layer(network) is network.final_layer.linear
+    assert last_layer(type("Lumina", (Flux,), {})()) is None
+    assert XiHead(network.final_layer.linear).weight.shape == (12, 6)
+
+
+def test_what_is_trained_beside_a_network_in_half_precision_is_in_single(network):
+    model = TwoHeads(network.half(), rank=2)
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    whole = TwoHeads(network)
+    assert all(weight.requires_grad for weight in whole.parameters())
