@@ -85,10 +85,10 @@ def row(components: list, elem_id: str) -> None:
     with gr.Row(elem_id=elem_id):
         name = gr.Dropdown(
             choices=known(presets), value=OFF, label="SteadyDiff preset", allow_custom_value=True, scale=3,
-            elem_id=f"{elem_id}_name",
+            min_width=120, elem_id=f"{elem_id}_name",
         )  # fmt: skip
         use, keep, drop = (
-            gr.Button(f"{word} preset", scale=1, elem_id=f"{elem_id}_{word.lower()}")
+            gr.Button(word, scale=1, min_width=60, elem_id=f"{elem_id}_{word.lower()}")
             for word in ("Use", "Save", "Delete")
         )
     said = gr.HTML()
