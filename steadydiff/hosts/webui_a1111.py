@@ -17,7 +17,16 @@ from ..denoiser import Space
 from ..mdss_files import Head
 from ..networks.xi_head import apply_head, listening
 from .session import fitting_layer
-from .webui_session import Answer, Asked, Session, Units, replaced, timestep_sigma, unheard
+from .webui_session import (
+    Answer,
+    Asked,
+    Session,
+    Units,
+    full_precision,
+    replaced,
+    timestep_sigma,
+    unheard,
+)
 
 FAMILIES = {"is_sdxl": ("SDXL", "SDXL"), "is_sd1": ("SD15", "SD15")}
 """A1111's marks of a model, and the names ComfyUI has for such models and for their latents."""
@@ -155,7 +164,8 @@ class A1111Route:
         if sum(map(len, self._heard)) != count:
             raise unheard()
         weight, bias = (value.to(self._heard[0].device) for value in head)
-        return torch.cat([apply_head(seen, weight, bias) for seen in self._heard])
+        with full_precision(weight):
+            return torch.cat([apply_head(seen, weight, bias) for seen in self._heard])
 
 
 class _Guidance:

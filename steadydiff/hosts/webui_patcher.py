@@ -18,7 +18,7 @@ from ..errors import HostError
 from ..mdss_files import Head
 from ..networks.xi_head import apply_head, listening
 from .session import POST_CFG, fitting_layer
-from .webui_session import Answer, Asked, Session, unheard
+from .webui_session import Answer, Asked, Session, full_precision, unheard
 
 COND, UNCOND = 0, 1
 """What these hosts call a prompt and a negative prompt in a question to the network."""
@@ -157,7 +157,9 @@ class PatcherRoute:
             weight, bias = (value.to(seen.device) for value in head)
             if len(seen) != len(kinds) * len(args["input"]):
                 raise unheard()
-            for kind, xi in zip(kinds, apply_head(seen, weight, bias).chunk(len(kinds)), strict=True):
+            with full_precision(seen):
+                parts = apply_head(seen, weight, bias).chunk(len(kinds))
+            for kind, xi in zip(kinds, parts, strict=True):
                 found[kind].append(xi)
         if not found[COND]:
             raise unheard()

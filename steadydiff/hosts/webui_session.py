@@ -203,7 +203,7 @@ class Start:
         self.modules.append(network.to(self.x.device))
 
         def ask(seen: Tensor) -> Tensor:
-            with torch.autocast(seen.device.type, enabled=False):
+            with full_precision(seen):
                 return network(seen.float()).to(seen.dtype)
 
         return ask
@@ -370,6 +370,11 @@ class Session:
         self._ask = None
         for module in self.start.modules:
             module.cpu()
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """While this is open our own networks compute as they are; A1111 lets everything run in half."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def unheard() -> HostError:
