@@ -19,7 +19,8 @@ from ..errors import HostError, SteadyDiffError
 from .session import Patch
 from .webui_a1111 import A1111Route
 from .webui_patcher import PatcherRoute
-from .webui_session import Route, Session, Start, replaced
+from .webui_run import Route, Start, replaced
+from .webui_session import Session
 
 ORIGINAL = "_steadydiff_original"
 """Under this name our function keeps the sampler's own."""

@@ -17,16 +17,8 @@ from ..denoiser import Space
 from ..mdss_files import Head
 from ..networks.xi_head import apply_head, listening
 from .session import fitting_layer
-from .webui_session import (
-    Answer,
-    Asked,
-    Session,
-    Units,
-    full_precision,
-    replaced,
-    timestep_sigma,
-    unheard,
-)
+from .webui_run import Asked, Units, full_precision, replaced, timestep_sigma
+from .webui_session import Answer, Session, unheard
 
 FAMILIES = {"is_sdxl": ("SDXL", "SDXL"), "is_sd1": ("SD15", "SD15")}
 """A1111's marks of a model, and the names ComfyUI has for such models and for their latents."""

@@ -21,7 +21,7 @@ from ..measurement import Measurement, Recorder, noise_for, refine, unit_noise
 from ..schedules import MadeFor, Schedule
 from ..stepping import same_luck
 from .webui import ORIGINAL, WebuiHost, detach
-from .webui_session import Start
+from .webui_run import Start
 
 
 @dataclass(frozen=True)

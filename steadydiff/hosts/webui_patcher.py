@@ -18,7 +18,8 @@ from ..errors import HostError
 from ..mdss_files import Head
 from ..networks.xi_head import apply_head, listening
 from .session import POST_CFG, fitting_layer
-from .webui_session import Answer, Asked, Session, full_precision, unheard
+from .webui_run import Asked, full_precision
+from .webui_session import Answer, Session, unheard
 
 COND, UNCOND = 0, 1
 """What these hosts call a prompt and a negative prompt in a question to the network."""

@@ -14,7 +14,7 @@ from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
 from steadydiff.hosts.session import POST_CFG, Patch
 from steadydiff.hosts.webui import WebuiHost, attach, detach
 from steadydiff.hosts.webui_patcher import space_of
-from steadydiff.hosts.webui_session import Units, run_sigmas, timestep_sigma
+from steadydiff.hosts.webui_run import Units, run_sigmas, timestep_sigma
 from steadydiff.mdss_files import Head
 from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel
 from steadydiff.methods.diffier import DiffIER

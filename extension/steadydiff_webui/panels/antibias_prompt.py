@@ -5,7 +5,7 @@ from steadydiff.antibias_files import load_prompt
 from steadydiff.errors import SettingsError
 from steadydiff.hosts.session import Patch
 from steadydiff.hosts.webui import Plan
-from steadydiff.hosts.webui_session import Start
+from steadydiff.hosts.webui_run import Start
 from steadydiff.methods.antibias_prompt import AntiBiasPrompt
 
 from ..folders import ANTIBIAS, NONE, File

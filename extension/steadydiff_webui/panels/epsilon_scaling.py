@@ -4,7 +4,7 @@ from steadydiff import inputs
 from steadydiff.errors import SettingsError
 from steadydiff.hosts.session import Patch
 from steadydiff.hosts.webui import Plan
-from steadydiff.hosts.webui_session import Start
+from steadydiff.hosts.webui_run import Start
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.schedules import MadeFor, Schedule, dcw_schedule, read_table, snr_schedule
 

@@ -8,7 +8,7 @@ from steadydiff import inputs
 from steadydiff.errors import SettingsError
 from steadydiff.hosts.session import Patch
 from steadydiff.hosts.webui import Plan
-from steadydiff.hosts.webui_session import Start
+from steadydiff.hosts.webui_run import Start
 from steadydiff.mdss_files import load_head
 from steadydiff.methods.mdss import MDSS as Method
 from steadydiff.methods.mdss import XiModel
