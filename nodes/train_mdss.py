@@ -1,10 +1,9 @@
 """SteadyDiffTrainMDSS: fine-tunes a model against its own accumulated error."""
 
-from collections.abc import Callable, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 
 import comfy.model_management
 import folder_paths
@@ -164,13 +163,13 @@ class Wanted:
 
 def train(
     model, samples: Callable[[], Samples], name: str, wanted: Wanted, plan: Plan, file: Path, state: Path,
-    about: dict, stored: Mapping[str, torch.Tensor] = MappingProxyType({}), **of_base: str,
+    about: dict, stored: Callable[[], dict[str, torch.Tensor]] = dict, **of_base: str,
 ) -> None:  # fmt: skip
     """Fine-tune a model of the host and write the file.
 
     samples: asked for them once it is clear that the model can be trained
     about:   for people who read the file
-    stored:  tensors of the model's own file, of which a checkpoint keeps all but the network's
+    stored:  reads the model's own file, of whose tensors a checkpoint keeps all but the network's
     of_base: what the file's card shall say of the model
     """
     schedule = schedule_of(model, HOST)
@@ -181,7 +180,7 @@ def train(
     comfy.model_management.unload_all_models()  # for room, and so that no clone's LoRA is in the weights
     device, on_step = comfy.model_management.get_torch_device(), progress(plan.steps)
     dtype = torch.bfloat16 if wanted.rank and device.type == "cuda" else torch.float32
-    with training(plan.seed, device):
+    with training(plan.seed):
         fresh = rebuilt(model, dtype, device)
         if wanted.checkpointing:
             checkpoint_blocks(fresh.diffusion_model)
@@ -198,7 +197,7 @@ def train(
         own = model.model.model_config.process_unet_state_dict_for_saving(network)
         if schedule.prediction == "v":
             own["v_pred"] = torch.tensor([])  # by which the host knows some of them
-        return own | {key: value for key, value in stored.items() if not key.startswith(UNET_PREFIXES[0])}
+        return own | {key: value for key, value in stored().items() if not key.startswith(UNET_PREFIXES[0])}
 
     about = {**about, "steps": plan.steps, "ema": plan.ema, "samples": len(chosen.clean)}
     about["recipe"] = vars(recipe)
@@ -209,8 +208,8 @@ def train(
 def train_tinyworld(base: str, wanted: Wanted, plan: Plan, file: Path, state: Path, about: dict) -> None:
     """Fine-tune a variant of the tiny world and write the file."""
     work, on_step = Path(folder_paths.get_output_directory()) / FILES.name, progress(plan.steps)
-    device = comfy.model_management.get_torch_device()
-    with training(plan.seed, device):
+    with training(plan.seed):
+        device = comfy.model_management.get_torch_device()
         chosen = load_base(base, work, device, wanted.checkpointing)
         model, recipe = TwoHeads(chosen.network, wanted.second_head, wanted.rank), wanted.recipe(chosen.space)
         trained = train_mdss(model, chosen, recipe, plan, state, on_step)
@@ -219,11 +218,9 @@ def train_tinyworld(base: str, wanted: Wanted, plan: Plan, file: Path, state: Pa
 
 
 @contextmanager
-def training(seed: int, device: torch.device):
+def training(seed: int):
     """Leave the host's inference mode, whose tensors training must not touch, and tell the host."""
-    # Flux's blocks change what their layers keep for the backward pass; on a GPU autocast gives them copies.
-    kept = torch.autograd.graph.allow_mutation_on_saved_tensors() if device.type == "cpu" else nullcontext()
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(), kept:
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
         comfy.model_management.in_training = True
         try:

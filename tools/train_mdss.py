@@ -54,10 +54,8 @@ def train_on_checkpoint(options: argparse.Namespace, plan: Plan, about: dict) ->
             options.variant, options.k, options.batch, not options.no_xi, options.lora, options.checkpointing
         )
         state, name = options.work / f"{options.out.stem}.safetensors", base.path.name
-        stored, sha256 = base.tensors(), base.sha256
-        node.train(
-            base.model, encoded, name, wanted, plan, options.out, state, about, stored, base_sha256=sha256
-        )
+        more = {"stored": base.tensors, "base_sha256": base.sha256}
+        node.train(base.model, encoded, name, wanted, plan, options.out, state, about, **more)
 
     train_on(options, "train_mdss", whole=True, train=train)
 

@@ -76,8 +76,11 @@ def prediction_of(model_sampling: Any, space: Space) -> Prediction:
     for prediction, values in known.items():
         if torch.allclose(found.flatten(), torch.tensor(values), atol=1e-4):
             return prediction
-    kinds = ", ".join(kind.__name__ for kind in type(model_sampling).__mro__[1:3])
-    raise HostError(f"MDSS trains models that predict noise, v or a flow's velocity; this one is of {kinds}")
+    own = next(kind for kind in type(model_sampling).__mro__ if "calculate_denoised" in vars(kind))
+    raise HostError(
+        f"MDSS trains models that predict noise, v or a flow's velocity; this one is of the kind "
+        f"{own.__name__}"
+    )
 
 
 def training_sigmas(model_sampling: Any) -> Tensor:
@@ -110,7 +113,16 @@ def rebuilt(model: Any, dtype: torch.dtype, device: torch.device) -> Any:
             f"model in 16 or 32 bits ({str(error).splitlines()[0]})"
         ) from error
     fresh.model_sampling = _Bare(model.get_model_object("model_sampling"))
+    _keep_apart(network)
     return fresh.to(device)
+
+
+def _keep_apart(network: nn.Module) -> None:
+    """Flux's blocks add to what their norms keep for the backward pass; let these keep copies."""
+    for name in ("double_blocks", "single_blocks"):
+        for layer in getattr(network, name, nn.ModuleList()).modules():
+            if isinstance(layer, nn.LayerNorm):
+                layer.register_forward_pre_hook(lambda layer, inputs: (inputs[0].clone(),))
 
 
 class _Bare(nn.Module):
@@ -135,7 +147,7 @@ def checkpoint_blocks(network: nn.Module) -> None:
 
 def _twice(forward: Callable, *inputs: Any, **more: Any) -> Any:
     def on_copies(*inputs: Any, **more: Any) -> Any:
-        """Flux's blocks add to what they are given, which the second pass needs as it was."""
+        """Flux's blocks also add to what they are given, which the second pass needs as it was."""
         own = {name: _copy(value) for name, value in more.items()}
         return forward(*(_copy(value) for value in inputs), **own)
 

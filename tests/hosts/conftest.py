@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tools.inprocess import host_path, load, load_pack, prepare_host
 
@@ -300,3 +301,30 @@ def schedule(pack):
     node = pack["SteadyDiffSchedule"]
     defaults = {entry.id: entry.default for entry in node.GET_SCHEMA().inputs if hasattr(entry, "default")}
     return lambda **widgets: node.execute(**(defaults | widgets))[0]
+
+
+@pytest.fixture(scope="session")
+def small_unet():
+    """The shape of the suite's networks."""
+    return unet_config()
+
+
+@pytest.fixture(scope="session")
+def small_sd1(comfy, tmp_path_factory):
+    """A checkpoint of SD1's family of one level, with a tiny autoencoder and an ignorant text encoder."""
+    config = {
+        **{"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "num_heads": 8},
+        **{"channel_mult": [1], "num_res_blocks": [1], "context_dim": 768, "transformer_depth": [1]},
+        **{"transformer_depth_output": [1, 1], "transformer_depth_middle": 1, "legacy": False},
+        "use_spatial_transformer": True,
+    }
+    operations = load("comfy.ops").disable_weight_init
+    unet = load("comfy.ldm.modules.diffusionmodules.openaimodel").UNetModel(**config, operations=operations)
+    tensors = {f"model.diffusion_model.{k}": torch.randn(v.shape) / 50 for k, v in unet.state_dict().items()}
+    vae = load("comfy.taesd.taesd").TAESD(latent_channels=4).state_dict()
+    tensors |= {f"first_stage_model.{k}": torch.randn(v.shape) / 20 for k, v in vae.items()}
+    clip = load("comfy.sd1_clip").SD1ClipModel(dtype=torch.float16).state_dict()
+    tensors |= {f"cond_stage_model.{k.removeprefix('clip_l.')}": torch.zeros_like(v) for k, v in clip.items()}
+    path = tmp_path_factory.mktemp("checkpoints") / "small_sd1.safetensors"
+    save_file(tensors, path)
+    return path

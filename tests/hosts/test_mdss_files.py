@@ -41,7 +41,9 @@ def train(pack, folders):
         {"latents": latents, "tokens": tokens}, folders / "output" / "steadydiff_mdss" / "latents.safetensors"
     )
     small = {"base": "tinyworld:epsilon", "name": "made", "steps": 2, "batch_size": 4}
-    return lambda **changes: node.execute(**(widgets | small | changes)).args
+    return lambda **changes: (
+        node.execute(**{name: [value] for name, value in (widgets | small | changes).items()}).args
+    )
 
 
 def drawn(model, clip, sampler="euler"):
