@@ -1,0 +1,110 @@
+"""Cross-host truth: the same tiny network, first noise and noise levels give the latents that ComfyUI gives.
+
+ComfyUI runs in this process, with our nodes; the WebUI beside it, with our panels.
+"""
+
+import sys
+
+import pytest
+import torch
+
+from tools import inprocess
+from tools.environment import ROOT
+
+SAMPLERS = {"Euler": "euler", "Heun": "heun", "DPM++ 2M": "dpmpp_2m"}
+AT = (799, 599, 399, 249, 99)  # timesteps, so that no host has to round its sigmas
+NODES = {
+    "epsilon_scaling": "SteadyDiffEpsilonScaling",
+    "diffier": "SteadyDiffDiffIER",
+    "antibias_prompt": "SteadyDiffAntiBiasPrompt",
+    "mdss": "SteadyDiffMDSS",
+}
+CFG, PROMPTS = 3.0, ("a cat", "a dog")
+CLOSE = 1e-4
+
+pytestmark = pytest.mark.skipif(
+    inprocess.host_path() is None, reason="STEADYDIFF_COMFYUI names no ComfyUI to compare with"
+)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """The hosts' tiny model, here."""
+    sys.path.insert(0, str(ROOT / "tools" / "webui_host"))
+    try:
+        yield inprocess.load("tiny")
+    finally:
+        sys.path.pop(0)
+
+
+@pytest.fixture(scope="module")
+def sigmas(tiny):
+    levels = ((1 - tiny.alphas_cumprod()) / tiny.alphas_cumprod()).sqrt().float()
+    return [*levels[list(AT)].tolist(), 0.0]
+
+
+@pytest.fixture(scope="module")
+def comfy(tiny, sigmas, models):
+    """Return a function: ComfyUI's last latents of a sampler with some of our nodes."""
+    inprocess.prepare_host(cpu=True)
+    pack = inprocess.load_pack("custom_nodes_x_SteadyDiffTruth")
+    base, supported = inprocess.load("comfy.model_base"), inprocess.load("comfy.supported_models_base")
+    samplers, patcher = inprocess.load("comfy.samplers"), inprocess.load("comfy.model_patcher")
+
+    class Network(tiny.TinyNetwork):
+        dtype = torch.float32
+
+    config = supported.BASE({"disable_unet_model_creation": True})
+    config.latent_format = inprocess.load("comfy.latent_formats").LatentFormat()
+    model = base.BaseModel(config, base.ModelType.EPS)
+    model.diffusion_model = Network()
+    device = torch.device("cpu")
+    plain = patcher.CoreModelPatcher(model, load_device=device, offload_device=device)
+    conds = [[[tiny.encode_prompts([prompt]), {}]] for prompt in PROMPTS]
+
+    def node(model, name, values):
+        node = pack[NODES[name]]
+        module = sys.modules[node.__module__]
+        defaults = {one.id: one.default for one in node.GET_SCHEMA().inputs if hasattr(one, "default")}
+        values, file = dict(values), values.get("file")
+        values.pop("file", None)
+        first = []
+        if name == "antibias_prompt":
+            first = [module.from_file(models[f"steadydiff_antibias/{file}"])]
+        elif name == "mdss":
+            head, card = module.load_head(models[f"steadydiff_mdss/{file}"])
+            first = [module.LoadedHead(head, card, file)]
+        return node.execute(model, *first, **(defaults | values))[0]
+
+    def latents(sampler, named):
+        patched = plain
+        for name, values in named.items():
+            patched = node(patched, name, values)
+        guider = samplers.CFGGuider(patched)
+        guider.set_conds(*conds)
+        guider.set_cfg(CFG)
+        noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(7))
+        with torch.inference_mode():
+            return guider.sample(
+                noise, torch.zeros_like(noise), samplers.sampler_object(SAMPLERS[sampler]),
+                torch.tensor(sigmas), disable_pbar=True,
+            )  # fmt: skip
+
+    return latents
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_latents_are_comfyuis(packed, comfy, sigmas, on, tmp_path, sampler):
+    plain, apart = comfy(sampler, {}), {}
+    cases = {"nothing": {}, **{name: {name: values} for name, values in on.items()}, "all": on}
+    for name, named in cases.items():
+        file = tmp_path / "latents.pt"
+        made = packed.generate(
+            args={"SteadyDiff": [named]}, sampler_name=sampler, steps=len(AT), cfg_scale=CFG, sigmas=sigmas,
+            prompt=PROMPTS[0], negative_prompt=PROMPTS[1], latents=str(file),
+        )  # fmt: skip
+        assert made["swallowed"] == [] and ("run" in str(made["infotexts"])) == bool(named)
+        (found,), expected = torch.load(file), comfy(sampler, named)
+        apart[name] = ((found - expected).abs().max() / expected.std()).item()
+        assert not named or (expected - plain).abs().max() > 0.01 * plain.std()
+    assert max(apart.values()) < CLOSE, apart
