@@ -57,14 +57,16 @@ class _Calibrating(scripts.Script):
 
     args_from = args_to = 0
 
-    def __init__(self, order: Order, found: Found) -> None:
-        self._order, self._found = order, found
+    def __init__(self, method: str, refine: int, found: Found) -> None:
+        self._method, self._refine, self._found = method, refine, found
 
     def title(self):
         return "SteadyDiff calibration"
 
     def process_before_every_sampling(self, p, *args, **kwargs):
-        calibrate_next(p.sampler, find_host(), self._order, self._keep)
+        checkpoint = shared.sd_model.sd_checkpoint_info.model_name  # only now it is the chosen one
+        order = Order(self._method, self._refine, int(p.seed), getattr(p, "scheduler", None), checkpoint)
+        calibrate_next(p.sampler, find_host(), order, self._keep)
 
     def _keep(self, schedule: Schedule, measurement: Measurement) -> None:
         self._found.schedule, self._found.measurement = schedule, measurement
@@ -86,17 +88,14 @@ def _calibrate(found: Found, settings: dict, method: str, count: int, refine: in
         sd_model=shared.sd_model, seed=seed, batch_size=count,
         do_not_save_samples=True, do_not_save_grid=True, **settings,
     )  # fmt: skip
-    order = Order(
-        method, refine, seed, settings.get("scheduler"), shared.sd_model.sd_checkpoint_info.model_name
-    )
     runner = scripts.ScriptRunner()
-    runner.scripts = runner.alwayson_scripts = [_Calibrating(order, found)]
+    runner.scripts = runner.alwayson_scripts = [_Calibrating(method, refine, found)]
     p.is_api = True
     p.scripts, p.script_args = runner, []
     try:
         with closing(p):
             processing.process_images(p)
-    except SteadyDiffError as error:
+    except Exception as error:  # for the thread that waits; Forge's own would only print it
         found.error = error
 
 
