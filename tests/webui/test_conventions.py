@@ -10,17 +10,20 @@ FIELDS = {
 }  # fmt: skip
 
 PASTED = """
+import gradio
 from modules import scripts
 from modules.infotext_utils import parse_generation_parameters
 
 script = next(s for s in scripts.scripts_txt2img.alwayson_scripts if s.title() == "SteadyDiff")
 found = parse_generation_parameters(infotext)
-values = {id(control): control.value for control in script.controls}
+with gradio.Blocks():
+    controls = script.ui(False)
+values = {id(control): control.value for control in controls}
 for component, key in script.infotext_fields:
     value = key(found) if callable(key) else found.get(key)
     if value is not None:
         values[id(component)] = type(component.value)(value) if isinstance(value, str) else value
-result = [values[id(control)] for control in script.controls]
+result = [values[id(control)] for control in controls]
 """
 
 GRID = """
