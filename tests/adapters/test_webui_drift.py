@@ -1,0 +1,97 @@
+"""Calibration inside a WebUI's run, without a WebUI: it finds what the core finds by its own sampler."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from steadydiff.calibration import calibrate, fit_linear
+from steadydiff.denoiser import Run
+from steadydiff.errors import SettingsError
+from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
+from steadydiff.hosts.webui import WebuiHost
+from steadydiff.hosts.webui_drift import Order, calibrate_next
+from steadydiff.measurement import Recorder, noise_for, refine, unit_noise
+from steadydiff.stepping import step_calls
+
+SIGMAS = (10.0, 4.0, 1.5, 0.5, 0.0)
+RUN = Run("ve", SIGMAS)
+SEED, REFINE = 3, 4
+
+
+def drifting(x, sigma):
+    """A model that predicts too much noise, the more the noisier."""
+    clean = gaussian_denoiser(0.3, 0.8)(x, sigma)
+    level = sigma.view(-1, 1, 1, 1).to(x)
+    return x - (x - clean) * (1 + 0.02 * level / (1 + level))
+
+
+class Denoiser(torch.nn.Module):
+    """What calibration uses of a CFGDenoiser."""
+
+    def __init__(self):
+        super().__init__()
+        sd_model = SimpleNamespace(alphas_cumprod=torch.linspace(0.99, 0.01, 1000))
+        self.inner_model = SimpleNamespace(inner_model=sd_model)
+        self.steps, self.total_steps, self.step = RUN.steps, 2 * RUN.steps, 0
+        self.p, self.asked_at = SimpleNamespace(rng=SimpleNamespace()), []
+
+    def forward(self, x, sigma, cond_scale):
+        assert cond_scale == 3.0
+        self.asked_at.append((float(sigma[0]), self.step))
+        self.step += 1
+        return drifting(x, sigma)
+
+
+def euler(model, x, sigmas, extra_args=None, callback=None, disable=None):
+    return sample_euler(lambda x, sigma: model(x, sigma, **extra_args), x, sigmas.tolist())
+
+
+def run(method, function=euler, **levels):
+    sampler, found, model = SimpleNamespace(func=function), [], Denoiser()
+    order = Order(method, REFINE, SEED, "Karras", "a model")
+    calibrate_next(sampler, WebuiHost(), order, lambda *results: found.append(results))
+    x = torch.zeros((2, 2, 4, 4), dtype=torch.float64)
+    clean = sampler.func(model, x, extra_args={"cond_scale": 3.0}, callback=None, disable=False, **levels)
+    assert sampler.func is function and vars(model.p.rng) == {}
+    return clean, *found[0], model
+
+
+def by_the_core():
+    noise = unit_noise((2, 4, 4), (SEED, SEED + 1)).double()
+    first = noise * SIGMAS[0]
+    clean = sample_euler(drifting, first, refine(SIGMAS, REFINE))
+    recorder = Recorder(RUN, step_calls(sample_euler, first, RUN))
+    heard = recorder.around(drifting)
+    recorder.sample(sample_euler, heard, first)
+    recorder.train(heard, clean, noise_for(clean, (SEED, SEED + 1)))
+    return clean, calibrate(sample_euler, drifting, first, RUN, recorder.training_rms).scales
+
+
+@pytest.mark.parametrize("method", ("norm", "linear"))
+def test_the_schedule_is_the_cores(method):
+    clean, schedule, measurement, _ = run(method, sigmas=torch.tensor(SIGMAS))
+    expected_clean, scales = by_the_core()
+    torch.testing.assert_close(clean, expected_clean, rtol=1e-6, atol=1e-6)
+    if method == "linear":
+        k, b = fit_linear(scales)
+        scales = tuple(k * t + b for t in range(RUN.steps - 1, -1, -1))
+    assert schedule.values == pytest.approx(scales, rel=1e-5) and max(schedule.values) > 1.001
+    made_for = schedule.made_for
+    assert (made_for.sampler, made_for.scheduler, made_for.cfg) == ("euler", "Karras", 3.0)
+    assert (made_for.model, measurement.count) == ("a model", 2)
+
+
+def test_prompts_that_change_are_asked_at_their_own_steps():
+    *_, model = run("norm", sigmas=torch.tensor(SIGMAS))
+    for sigma, step in model.asked_at:
+        expected = min(sum(one > sigma * 1.0001 for one in SIGMAS[:-1]), RUN.steps - 1)
+        assert step == 2 * expected
+
+
+def test_samplers_without_levels_of_their_own_are_refused():
+    def ddim(model, x, timesteps, extra_args=None, callback=None, disable=None):
+        raise AssertionError
+
+    with pytest.raises(SettingsError, match="sampler ddim"):
+        run("norm", ddim, timesteps=torch.tensor([1, 400, 800]))
