@@ -1,0 +1,51 @@
+"""The double: a WebUI's `modules` of a few hundred lines, as A1111 or as Forge, and a strict `gradio`.
+
+`facts.py` asks it and the real hosts the same questions; `expected.json` is what the real ones answered.
+"""
+
+import contextlib
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+OURS = ("modules", "backend", "gradio", "fastapi", "tiny", "facts", "steadydiff_webui")
+
+
+@contextlib.contextmanager
+def loaded(flavour):
+    """The double's modules in this process, for as long as the block lasts."""
+    kept = {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition(".")[0] in OURS}
+    own = [HERE, *([HERE / "forge"] if flavour == "forge" else []), ROOT / "tools" / "webui_host"]
+    before, sys.path = sys.path, [*map(str, own), *sys.path]
+    try:
+        names = ("errors", "processing", "script_callbacks", "scripts", "sd_models", "sd_samplers", "shared")
+        modules = {name: importlib.import_module(f"modules.{name}") for name in names}
+        shared, models = modules["shared"], modules["sd_models"]
+        shared.opts.data["skip_early_cond"] = 0.0
+        shared.sd_model = models.ForgeModel() if flavour == "forge" else models.SdModel()
+        yield SimpleNamespace(**modules, facts=importlib.import_module("facts").FACTS, flavour=flavour)
+        shared.folder.cleanup()
+    finally:
+        sys.path = before
+        for name in [*sys.modules]:
+            if name.partition(".")[0] in OURS:
+                del sys.modules[name]
+        sys.modules.update(kept)
+
+
+@pytest.fixture(scope="module", params=["a1111", "forge"])
+def webui(request):
+    with loaded(request.param) as double:
+        yield double
+
+
+@pytest.fixture(scope="module")
+def expected(webui):
+    """What real hosts of this kind answered."""
+    return json.loads((HERE / "expected.json").read_text(encoding="utf-8"))[webui.flavour]

@@ -1,0 +1,3 @@
+"""Where Forge keeps it."""
+
+from modules.sd_samplers import sampling_function as sampling_function_inner  # noqa: F401

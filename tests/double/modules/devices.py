@@ -1,0 +1,1 @@
+"""Imported by our extension, and not used in tests."""

@@ -1,0 +1,2 @@
+class InterruptedException(BaseException):
+    """Ends a run at the user's wish."""

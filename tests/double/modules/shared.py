@@ -1,0 +1,38 @@
+"""Settings, state and the loaded model."""
+
+import tempfile
+from types import SimpleNamespace
+
+
+class OptionInfo:
+    def __init__(self, default=None, label="", component=None, component_args=None, onchange=None,
+                 section=None, refresh=None, comment_before="", comment_after="", infotext=None):  # fmt: skip
+        self.default, self.label, self.section, self.infotext = default, label, section, infotext
+
+    def info(self, text):
+        self.label += f" ({text})"
+        return self
+
+
+class Options:
+    """Attributes that fall back on the declared defaults."""
+
+    def __init__(self):
+        self.data, self.data_labels = {}, {}
+
+    def add_option(self, key, info):
+        self.data_labels[key] = info
+        self.data.setdefault(key, info.default)
+
+    def __getattr__(self, name):
+        if name in self.__dict__.get("data", {}):
+            return self.data[name]
+        raise AttributeError(name)
+
+
+folder = tempfile.TemporaryDirectory()
+opts = Options()
+state = SimpleNamespace(interrupted=False, skipped=False, stopping_generation=False, sampling_step=0)
+cmd_opts = SimpleNamespace(no_gradio_queue=False, api=False, nowebui=False, api_auth=None)
+sd_model = None
+demo = None

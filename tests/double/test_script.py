@@ -1,0 +1,99 @@
+"""The whole extension, loaded by the double as by a host: its script, panels, infotext and callbacks."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "steadydiff_script.py"
+ON = {"epsilon_scaling": {"scale": 1.05}, "diffier": {"strength": 0.3, "start_percent": 0.0}}
+NEUTRAL = {"epsilon_scaling": {"scale": 1.0}, "diffier": {"strength": 0.0}}
+DISC = torch.zeros(1, 1, 8, 8)
+DISC[..., 2:6, 2:6] = 1
+PASSES = {
+    "Euler": {},
+    "Heun": {"sampler_name": "Heun"},
+    "DDIM": {"sampler_name": "DDIM"},
+    "batches": {"n_iter": 2, "batch_size": 2},
+    "img2img": {"init_images": [Image.new("RGB", (64, 64), "teal")], "n_iter": 2},
+    "inpainting": {"init_images": [Image.new("RGB", (64, 64), "teal")], "mask": 1 - DISC, "nmask": DISC},
+    "hires": {"enable_hr": True, "hr_scale": 1.5},
+    "AND": {"prompt": "a cat AND a house :0.5"},
+    "cfg 1": {"cfg_scale": 1.0},
+}
+
+
+@pytest.fixture(scope="module")
+def script(webui):
+    """The runner of txt2img after the host's start, with our script in it."""
+    webui.scripts.load_scripts(SCRIPT)
+    runner = webui.scripts.ScriptRunner()
+    runner.initialize_scripts(is_img2img=False)
+    runner.setup_ui()
+    assert webui.errors.exceptions == []
+    return runner
+
+
+@pytest.fixture
+def draw(webui, script):
+    """Return a function that makes pictures with panels' values by name, or without us."""
+
+    def draw(named=None, **given):
+        kind = "Img2Img" if "init_images" in given else "Txt2Img"
+        made_of = getattr(webui.processing, f"StableDiffusionProcessing{kind}")
+        base = {"prompt": "a cat", "negative_prompt": "a dog", "seed": 5, "steps": 4, "cfg_scale": 3.0}
+        p = made_of(**{**base, **given})
+        p.scripts, p.script_args = script, [one.value if one else 0 for one in script.inputs]
+        if named is not None:
+            p.script_args[1] = named
+        torch.manual_seed(0)  # Forge draws from it behind masks
+        processed = webui.processing.process_images(p)
+        assert webui.errors.exceptions == []
+        return processed
+
+    return draw
+
+
+def pixels(processed):
+    return [image.tobytes() for image in processed.images]
+
+
+def test_one_script_is_found_and_its_package_has_a_name_of_its_own(webui, script):
+    assert [one.title() for one in script.scripts] == ["SteadyDiff"]
+    assert "steadydiff_webui.script" in sys.modules
+    assert not {"extension", "nodes", "models", "steadydiff_script.py"} & sys.modules.keys()
+    labels = [one.label for one in script.inputs[1:]]
+    assert len({*labels}) == len(labels)
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_enabled_acts_and_says_so_and_neutral_or_off_is_off(draw, name):
+    plain, made = draw(**PASSES[name]), draw(ON, **PASSES[name])
+    assert pixels(draw(NEUTRAL, **PASSES[name])) == pixels(draw(**PASSES[name])) == pixels(plain)
+    assert all(a != b for a, b in zip(pixels(made), pixels(plain), strict=True))
+    for text in made.infotexts:
+        assert "SteadyDiff Epsilon Scaling scale: 1.05" in text and "SteadyDiff run:" in text
+    assert ("SteadyDiff hires run:" in made.infotexts[0]) == (name == "hires")
+    assert "SteadyDiff" not in plain.infotexts[0] and made.comments == ""
+
+
+def test_a_failure_is_told_and_the_picture_is_as_without_us(draw):
+    made = draw({"antibias_prompt": {"file": "gone.safetensors"}})
+    assert pixels(made) == pixels(draw())
+    assert "gone.safetensors" in made.comments and "gone.safetensors" in made.infotexts[0]
+
+
+def test_a_reload_registers_everything_once_more_and_never_twice(webui, script):
+    before = {kind: len(found) for kind, found in webui.script_callbacks.callback_map.items()}
+    webui.scripts.load_scripts(SCRIPT)
+    assert {kind: len(found) for kind, found in webui.script_callbacks.callback_map.items()} == before
+    assert before and webui.errors.exceptions == []
+
+
+def test_the_settings_page_can_be_made(webui, script):
+    webui.script_callbacks.call("ui_settings")
+    webui.script_callbacks.call("before_ui")
+    assert [key for key in webui.shared.opts.data_labels if key.startswith("steadydiff_")]
+    assert webui.errors.exceptions == []
