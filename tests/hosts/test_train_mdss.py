@@ -235,6 +235,11 @@ def test_models_that_cannot_be_trained_are_refused_by_name(families, node, finet
         Exception, match="does not know the last layer of a AuraFlow; it knows UNets as in SD1"
     ):
         finetune.schedule_of(families["AuraFlow"], node.HOST)
+    network = families["SD15"].model.diffusion_model
+    network.register_buffer("scaled_fp8", torch.zeros(()))  # as in files with 8 bits and scales
+    with pytest.raises(Exception, match="weights of this BaseModel are quantised or changed .* in 16 or 32"):
+        finetune.rebuilt(families["SD15"], torch.float32, torch.device("cpu"))
+    del network.scaled_fp8
     model = families["SD15"].clone()
     model.patches = {"diffusion_model.out.2.weight": []}
     with pytest.raises(Exception, match="this model carries LoRAs"):
