@@ -22,7 +22,7 @@ from tools.server import stop
 FOLDER = HOSTS / "webui"
 EXTENSION = "SteadyDiff"
 NOT_OF_A_CLONE = (".*", "__pycache__", "output", "runs", "tests", "benchmarks")
-NOT_OF_A_HOST = (".*", "__pycache__", "venv", "models", "outputs", "output", "extensions", "embeddings")
+NOT_OF_A_HOST = (".*", "venv", "models", "outputs", "output", "extensions", "embeddings")
 EXPECTED_BY_A1111 = (  # its start only looks whether they are there; nothing of them is used
     "repositories/stable-diffusion-stability-ai/ldm/models/diffusion/ddpm.py",
     "repositories/generative-models/sgm/__init__.py",
@@ -107,10 +107,7 @@ def running(
     home = FOLDER / kind.name.replace(" ", "-").lower()
     root, data, log = home / "root", home / "data", home / "host.log"
     with setup_lock(home):  # held while it runs: another run of the tests waits
-        copy(checkout(kind), root, NOT_OF_A_HOST)
-        for name in EXPECTED_BY_A1111:
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).touch()
+        refresh(checkout(kind), root)
         pack = data / "extensions" / EXTENSION
         if fresh:
             shutil.rmtree(data, ignore_errors=True)
@@ -134,8 +131,7 @@ def running(
 
 def _spawn(python: Path, root: Path, data: Path, log: Path) -> subprocess.Popen:
     program = ROOT / "tools" / "webui_host" / "main.py"
-    cache = {"PYTHONPYCACHEPREFIX": str(FOLDER / "pycache")}  # compiled once, though copies come and go
-    environment = {**os.environ, **cache, "PYTHONIOENCODING": "utf-8", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "CUDA_VISIBLE_DEVICES": ""}
     for name in ("PYTHONPATH", "COMMANDLINE_ARGS"):
         environment.pop(name, None)
     with open(log, "wb") as out:
@@ -146,12 +142,25 @@ def _spawn(python: Path, root: Path, data: Path, log: Path) -> subprocess.Popen:
         )  # fmt: skip
 
 
+def refresh(source: Path, root: Path) -> None:
+    """Make `root` a copy of a checkout; one that is the same still is kept, as it is compiled already."""
+    files = sorted(path for path in source.rglob("*.py") if "extensions" not in path.parts)
+    seen = "\n".join(f"{path} {path.stat().st_mtime_ns}" for path in files)
+    mark = root / "steadydiff-copied.txt"
+    if mark.is_file() and mark.read_text(encoding="utf-8") == seen:
+        return
+    copy(source, root, NOT_OF_A_HOST)
+    for name in EXPECTED_BY_A1111:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    mark.write_text(seen, encoding="utf-8")
+
+
 def copy(source: Path, target: Path, without: tuple[str, ...]) -> None:
-    """Make `target` a copy of `source` but for what is called as in `without` at its top, or compiled."""
+    """Make `target` a copy of `source` but for what is called as in `without` at its top."""
 
     def left_out(folder: str, names: list[str]) -> set[str]:
-        patterns = without if Path(folder) == source else ("__pycache__",)
-        return shutil.ignore_patterns(*patterns)(folder, names)
+        return shutil.ignore_patterns(*without)(folder, names) if Path(folder) == source else set()
 
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target, ignore=left_out)
