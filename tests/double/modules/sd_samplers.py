@@ -264,3 +264,7 @@ SAMPLERS = {"Euler": (sample_euler, False), "Heun": (sample_heun, False), "DDIM"
 
 def create_sampler(name, model):
     return Sampler(name, *SAMPLERS[name])
+
+
+def visible_sampler_names():
+    return [*SAMPLERS]
