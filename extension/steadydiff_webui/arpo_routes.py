@@ -34,7 +34,7 @@ PATH = "/steadydiff/arpo"
 def register(searches: Searches) -> None:
     """Serve the routes where the API is on; called at every load of the script."""
     if shared.cmd_opts.api or shared.cmd_opts.nowebui:
-        script_callbacks.on_app_started(lambda _, app: add_routes(app, searches), name="arpo-routes")
+        script_callbacks.on_app_started(lambda _, app: add_routes(app, searches))
 
 
 def add_routes(app: FastAPI, searches: Searches) -> None:

@@ -18,7 +18,7 @@ SERVER = ("url", "model", "key_name")
 
 def register() -> None:
     """Add the page; called at every load of the script."""
-    script_callbacks.on_ui_settings(add_page, name="settings")
+    script_callbacks.on_ui_settings(add_page)
 
 
 def add_page() -> None:
