@@ -55,7 +55,7 @@ class Searches:
 
 def register(searches: Searches) -> None:
     """Have the host show the tab; called at every load of the script."""
-    script_callbacks.on_ui_tabs(lambda: [(tab(searches), TITLE, NAME)], name="arpo-tab")
+    script_callbacks.on_ui_tabs(lambda: [(tab(searches), TITLE, NAME)])
 
 
 def tab(searches: Searches) -> gr.Blocks:

@@ -16,7 +16,7 @@ TYPES = {"number": float, "whole": int, "choice": str, "switch": str, "file": st
 
 def register() -> None:
     """Add them before each UI; called at every load of the script, which makes the plot anew."""
-    script_callbacks.on_before_ui(add_axes, name="xyz")
+    script_callbacks.on_before_ui(add_axes)
 
 
 def add_axes() -> None:
