@@ -77,7 +77,8 @@ def run(probe, kind="txt2img", **fields):
         fields = {"init_images": [Image.new("RGB", (64, 64))], "denoising_strength": 0.7, **fields}
     elif "enable_hr" in fields and "hr_additional_modules" in getattr(made_of, "__dataclass_fields__", ()):
         fields |= {"hr_additional_modules": ["Use same choices"], "hr_cfg": 3.0}
-    p = made_of(sd_model=shared.sd_model, **{**FIELDS, **fields})
+    known = {name: value for name, value in FIELDS.items() if name in made_of.__dataclass_fields__}
+    p = made_of(sd_model=shared.sd_model, **{**known, **fields})
     runner = scripts.ScriptRunner()
     runner.scripts, runner.alwayson_scripts = [probe], [probe]
     p.is_api = True

@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import io
 import time
+import traceback
 
 import torch
 from modules import errors, processing, rng, script_callbacks, scripts, shared, ui
@@ -34,9 +35,22 @@ def samplers() -> list[str]:
     return [sampler.name for sampler in importlib.import_module("modules.sd_samplers").all_samplers]
 
 
+REPORTED = [f"{kept['exception']} {kept['traceback'][-1:]}" for kept in errors.get_exceptions()]
+"""What the host reported and went on from; its own list keeps five, ours goes on after its start."""
+_report = errors.report
+
+
+def _noted(message, *, exc_info=False):
+    REPORTED.append(f"{message} {traceback.format_exc() if exc_info else ''}")
+    _report(message, exc_info=exc_info)
+
+
+errors.report = _noted
+
+
 def swallowed() -> list[str]:
-    """Exceptions the host reported and went on from."""
-    return [f"{kept['exception']} {kept['traceback'][-1:]}" for kept in errors.get_exceptions()]
+    """Failures that the host reported and went on from."""
+    return [*REPORTED]
 
 
 def picture(size: int = 64, *, mask: bool = False) -> Image.Image:
@@ -68,22 +82,24 @@ def generate(
     With `latents` the last latents are written to that file, and the first noise is that of seed 7 in float32
     on the CPU, the same on every host. `attributes` are set on the processing object, `options` on the host.
     """
-    runner = scripts.scripts_txt2img if kind == "txt2img" else scripts.scripts_img2img
+    txt2img = kind == "txt2img"
+    runner = scripts.scripts_txt2img if txt2img else scripts.scripts_img2img
+    made_of = getattr(processing, f"StableDiffusionProcessing{'Txt2Img' if txt2img else 'Img2Img'}")
+    known = made_of.__dataclass_fields__
     fields = {
         **{"prompt": "a cat", "negative_prompt": "a dog", "seed": 5, "steps": 5, "cfg_scale": 3.0},
         **{"width": 64, "height": 64, "sampler_name": "Euler", "scheduler": "Automatic"},
         **{"do_not_save_samples": True, "do_not_save_grid": True},
         **more,
     }
-    if kind == "txt2img":
+    if txt2img:
         hires = {"hr_additional_modules": ["Use same choices"], "hr_cfg": fields["cfg_scale"]}
-        known = processing.StableDiffusionProcessingTxt2Img.__dataclass_fields__
-        fields = {k: v for k, v in hires.items() if k in known and fields.get("enable_hr")} | fields
-        p = processing.StableDiffusionProcessingTxt2Img(sd_model=shared.sd_model, **fields)
+        fields = (hires if fields.get("enable_hr") else {}) | fields
     else:
         fields = {"init_images": [picture()], "denoising_strength": 0.6, **fields}
         fields |= {"mask": picture(mask=True), "inpainting_fill": 1, "mask_blur": 0} if inpaint else {}
-        p = processing.StableDiffusionProcessingImg2Img(sd_model=shared.sd_model, **fields)
+    fields = {name: value for name, value in fields.items() if name in known or name in more}
+    p = made_of(sd_model=shared.sd_model, **fields)
     p.is_api = True  # before the scripts: otherwise those for sampler and seed overwrite ours
     for name, value in (attributes or {}).items():
         setattr(p, name, value)
