@@ -1,6 +1,6 @@
 """The double: a WebUI's `modules` of a few hundred lines, as A1111 or as Forge, and a strict `gradio`.
 
-`facts.py` asks it and the real hosts the same questions; `expected.json` is what the real ones answered.
+`facts.py` asks it and the real hosts the same questions; `expected.json` is what both have to answer.
 """
 
 import contextlib
@@ -47,5 +47,5 @@ def webui(request):
 
 @pytest.fixture(scope="module")
 def expected(webui):
-    """What real hosts of this kind answered."""
+    """What hosts of this kind answer."""
     return json.loads((HERE / "expected.json").read_text(encoding="utf-8"))[webui.flavour]

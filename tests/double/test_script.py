@@ -43,7 +43,7 @@ def draw(webui, script):
     def draw(named=None, **given):
         kind = "Img2Img" if "init_images" in given else "Txt2Img"
         made_of = getattr(webui.processing, f"StableDiffusionProcessing{kind}")
-        base = {"prompt": "a cat", "negative_prompt": "a dog", "seed": 5, "steps": 4, "cfg_scale": 3.0}
+        base = {"prompt": "a cat", "negative_prompt": "a dog", "seed": 5, "steps": 3, "cfg_scale": 3.0}
         p = made_of(**{**base, **given})
         p.scripts, p.script_args = script, [one.value if one else 0 for one in script.inputs]
         if named is not None:

@@ -203,8 +203,9 @@ class Sampler:
         model.total_steps = p.steps * (2 if self.func is sample_heun else 1)
         levels = {}
         if self.timesteps:
-            levels["timesteps"] = (torch.arange(0, 1000, 1000 // p.steps) + 1)[: p.steps - begin]
-            abar = ALPHAS[levels["timesteps"][-1]]
+            at = (torch.arange(0, 1000, 1000 // p.steps) + 1).clamp(max=999)
+            levels["timesteps"] = at[: len(at) - begin]
+            abar = ALPHAS[levels["timesteps"][-1]] if begin else torch.zeros(())
             noise, latent = (1 - abar).sqrt(), abar.sqrt()
         else:
             at = torch.linspace(999, 0, p.steps).round().long()[begin:]
