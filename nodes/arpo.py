@@ -12,6 +12,7 @@ import latent_preview
 import torch
 from comfy_api.latest import io
 
+from ..steadydiff import arpo_inputs
 from ..steadydiff.arpo_log import Log, as_dict, load_log, log_file, save_log
 from ..steadydiff.clip_scorer import as_pil
 from ..steadydiff.methods.arpo import ARPO
@@ -21,7 +22,6 @@ from . import schema
 from .plot import image
 
 FOLDER = "steadydiff_arpo"
-PICTURE, TEXT = "image", "text"
 
 
 class SteadyDiffARPO(io.ComfyNode):
@@ -69,43 +69,7 @@ class SteadyDiffARPO(io.ComfyNode):
                     "scheduler", options=comfy.samplers.SCHEDULER_NAMES, default="normal",
                     tooltip="Of each drawing, as in KSampler.",
                 ),
-                io.Int.Input(
-                    "iterations", default=3, min=0, max=100,
-                    tooltip="How often the prompt is improved. One more drawing is made than this. It ends "
-                    "sooner when no phrase helps any more; 2 bring most of what there is to gain.",
-                ),
-                io.String.Input(
-                    "prompt", default="", multiline=True,
-                    tooltip="Where to begin. Empty: with the proposer's caption of the image.",
-                ),
-                io.String.Input(
-                    "exclude", default="", multiline=True,
-                    tooltip="Phrases that are never to be proposed, between commas or one a line.",
-                ),
-                io.Combo.Input(
-                    "best_by", options=[PICTURE, TEXT], default=PICTURE,
-                    tooltip="Which prompt is returned: image, whose drawing is nearest to the reference; "
-                    "text, the one that itself is nearest, as in the paper.",
-                ),
-                io.Boolean.Input(
-                    "drop", default=False,
-                    tooltip="Also take out phrases that hinder, as a wrong first one does. The paper adds.",
-                ),
-                schema.number(
-                    "min_gain", 0.0, 0.0, 0.1, 0.001,
-                    "How much nearer a phrase must bring the prompt, as a difference of cosines. 0: any, as "
-                    "in the paper. 0.002 makes prompts shorter.",
-                ),
-                schema.number(
-                    "target", 1.0, 0.0, 1.0, 0.01,
-                    "Stop when a drawing is as near to the reference as this. 1: never.",
-                ),
-                io.String.Input(
-                    "keep_as", default="",
-                    tooltip="A name under which the search is kept in output/steadydiff_arpo after every "
-                    "iteration; a search that was cancelled, or is to go further, goes on from there. Take "
-                    "another name for another model. Empty: nothing is kept.",
-                ),
+                *schema.widgets(arpo_inputs.SEARCH),
             ],
             outputs=[
                 io.String.Output(display_name="prompt", tooltip="The prompt found; for CLIP Text Encode."),
@@ -149,7 +113,7 @@ class SteadyDiffARPO(io.ComfyNode):
 
 
 def output(log: Log, best_by: str) -> io.NodeOutput:
-    best = log.best if best_by == PICTURE else log.best_by_text
+    best = log.best if best_by == arpo_inputs.PICTURE else log.best_by_text
     pictures = torch.stack([step.picture.float().cpu() for step in log.steps])
     summary = {
         "prompt": best.phrases.prompt,

@@ -7,6 +7,7 @@ import comfy.model_patcher
 import folder_paths
 from comfy_api.latest import io
 
+from ..steadydiff import arpo_inputs
 from ..steadydiff.clip_scorer import MODELS, TINY, load_scorer, named_model
 from ..steadydiff.errors import SettingsError
 from ..steadydiff.hosts.comfy_clip import HostClipScorer
@@ -32,21 +33,7 @@ class SteadyDiffCLIPScorer(io.ComfyNode):
                     tooltip="ViT-L-14 as in the paper; smaller and larger ones of open_clip; other: named "
                     "below; connected: ComfyUI's own, given below; tiny world: for the demo model only.",
                 ),
-                io.String.Input(
-                    "weights", default="openai",
-                    tooltip="One of open_clip's names for weights of this model, or a file or folder in "
-                    "models/open_clip. A wrong name is answered with all names.",
-                ),
-                io.String.Input(
-                    "architecture", default="",
-                    tooltip="With model other: which of open_clip's models the weights are of. A folder "
-                    "with open_clip_config.json needs none.",
-                ),
-                io.Boolean.Input(
-                    "download", default=False,
-                    tooltip="Fetch weights that are not on this computer from huggingface.co, once. ViT-L-14 "
-                    "takes 1.7 GB.",
-                ),
+                *schema.widgets(arpo_inputs.CLIP_SCORER[1:]),
                 io.Clip.Input(
                     "clip", optional=True,
                     tooltip="With model connected: a text encoder with its projection, of the same CLIP.",

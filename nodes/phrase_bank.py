@@ -1,15 +1,17 @@
 """SteadyDiffPhraseBank: proposes phrases for ARPO out of lists, without a language model."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io
 
+from ..steadydiff import arpo_inputs
 from ..steadydiff.phrase_bank import PhraseBank, find_banks, read_bank
 from ..steadydiff.phrases import Phrases
 from . import schema
 
-FOLDER, NONE = "steadydiff_phrases", "none"
+FOLDER, NONE = "steadydiff_phrases", arpo_inputs.NO_BANK
 
 
 def banks() -> dict[str, Path]:
@@ -30,30 +32,8 @@ class SteadyDiffPhraseBank(io.ComfyNode):
             search_aliases=["wildcards", "interrogator", "reverse prompt", "flavors", "arpo"],
             inputs=[
                 schema.Scorer.Input("scorer", tooltip="Who ranks the phrases; the same as ARPO's."),
-                io.Combo.Input(
-                    "bank", options=[*banks(), NONE], default="general",
-                    tooltip="general: some 470 phrases of mediums, styles, lights, colours, compositions, "
-                    "moods, subjects and places. tinyworld: all that the demo model can draw. none: only "
-                    "your phrases below.",
-                ),
-                io.Int.Input(
-                    "most", default=16, min=1, max=1000,
-                    tooltip="How many phrases of each list are proposed at a time. More find more and take "
-                    "longer: each is tried with the prompt.",
-                ),
-                schema.number(
-                    "against", 0.5, 0.0, 1.0, 0.05,
-                    "How much the drawing counts when phrases are ranked. 1: by what it lacks alone. 0: by "
-                    "the reference alone, as interrogators do.",
-                ),
-                io.String.Input(
-                    "content", default="", multiline=True,
-                    tooltip="More phrases of what is shown, one a line.",
-                ),
-                io.String.Input(
-                    "style", default="", multiline=True,
-                    tooltip="More phrases of how it is shown, one a line.",
-                ),
+                schema.widget(replace(arpo_inputs.PHRASE_BANK[0], options=(*banks(), NONE))),
+                *schema.widgets(arpo_inputs.PHRASE_BANK[1:]),
             ],
             outputs=[
                 schema.Proposer.Output(display_name="proposer", tooltip="For ARPO: proposes phrases.")

@@ -69,5 +69,5 @@ def widget(one: Input):
         return io.Combo.Input(one.name, options=list(one.options), default=one.default, tooltip=one.tooltip)
     if one.kind == "switch":
         return io.Boolean.Input(one.name, default=one.default, tooltip=one.tooltip)
-    assert one.kind == "text", one
-    return io.String.Input(one.name, default=one.default, multiline=True, tooltip=one.tooltip)
+    assert one.kind in ("line", "text"), one
+    return io.String.Input(one.name, default=one.default, multiline=one.kind == "text", tooltip=one.tooltip)
