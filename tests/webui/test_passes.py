@@ -31,7 +31,7 @@ def postprocess_image(self, p, pp, *args):
         sd_model=shared.sd_model, init_images=[pp.image], denoising_strength=0.5, sampler_name="Euler",
         scheduler="Automatic", do_not_save_samples=True, do_not_save_grid=True, **fields)
     inner._ad_inner, inner.is_api = True, True
-    inner.scripts, inner.script_args = scripts.scripts_img2img, list(p.script_args)
+    inner.scripts, inner.script_args = p.scripts, list(p.script_args)  # as ADetailer does
     images.extend(processing.process_images(inner).infotexts)
 
 original = scripts.ScriptRunner.postprocess_image
