@@ -13,7 +13,7 @@ FILE = "drawn-{}.json"
 def test_neutral_and_off_after_on_change_no_sampler(packed, drawn, on, neutral, name):
     plains, different, unmoved = {}, {}, []
     for sampler in packed.ask("samplers"):
-        fields = {"sampler_name": sampler, "steps": 4, **PASSES[name]}
+        fields = {"sampler_name": sampler, "steps": 6, **PASSES[name]}
         plain, silent = drawn(packed, **fields), drawn(packed, neutral, **fields)
         moved, again = drawn(packed, on, **fields), drawn(packed, **fields)
         if not plain == silent == again:

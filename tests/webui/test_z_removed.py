@@ -14,5 +14,5 @@ def test_every_sampler_draws_what_it_drew_with_the_pack_off(bare, drawn, name):
     if not file.is_file():
         pytest.skip("test_off.py has not been run before it")
     before = json.loads(file.read_text(encoding="utf-8"))
-    now = {sampler: drawn(bare, sampler_name=sampler, steps=4, **FIELDS[name]) for sampler in before}
+    now = {sampler: drawn(bare, sampler_name=sampler, steps=6, **FIELDS[name]) for sampler in before}
     assert now == before
