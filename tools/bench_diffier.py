@@ -114,10 +114,12 @@ def matched_noise(strength: float) -> Correct:
     return correct
 
 
-def matched_schedule(strength: float) -> Correct:
-    return lambda denoise, run: EpsilonScaling(
-        schedule=Schedule("table", matched_scales(run, strength))
-    ).wrap(denoise, run)
+def matched_schedule(strength: float, power: int = 1) -> Correct:
+    def correct(denoise, run):
+        scales = tuple(scale**power for scale in matched_scales(run, strength))
+        return EpsilonScaling(schedule=Schedule("table", scales)).wrap(denoise, run)
+
+    return correct
 
 
 def both(strength: float) -> Correct:
@@ -129,6 +131,7 @@ def controls(cfg: float) -> dict[str, tuple[str, Correct]]:
     f = DEFAULT.strength / cfg
     return {
         "matched lambda": (f"matched lambda {f}", matched_schedule(f)),
+        "inverse lambda": (f"inverse lambda {f}", matched_schedule(f, -1)),  # the other direction
         "matched noise": (f"matched noise {f}", matched_noise(f)),
         "matched both": (f"matched both {f}", both(f)),
     }
