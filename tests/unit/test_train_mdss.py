@@ -45,7 +45,7 @@ def test_or_a_lora_without_one(work):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--base", "sd15.safetensors"], "--base is one of tinyworld:epsilon, tinyworld:flow; got 'sd15"),
+        (["--base", "sd15.safetensors"], "or a checkpoint together with --images; got 'sd15"),
         (["--variant", "flow"], "tinyworld:epsilon takes the variant posterior or ddim; got flow"),
         (["--k", "999"], "k is at most 998; got 999"),
         (["--lora", "-1"], "--lora is a rank"),
