@@ -127,12 +127,14 @@ def running(
                 with contextlib.suppress(OSError):
                     process.stdin.close()
             stop(process)
+            if process.stdout:
+                process.stdout.close()
 
 
 def _spawn(python: Path, root: Path, data: Path, log: Path) -> subprocess.Popen:
     program = ROOT / "tools" / "webui_host" / "main.py"
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "CUDA_VISIBLE_DEVICES": ""}
-    for name in ("PYTHONPATH", "COMMANDLINE_ARGS"):
+    for name in ("PYTHONPATH", "COMMANDLINE_ARGS", "PYTHONDONTWRITEBYTECODE"):
         environment.pop(name, None)
     with open(log, "wb") as out:
         return subprocess.Popen(

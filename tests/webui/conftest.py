@@ -4,6 +4,7 @@
 user's (A1111_ROOT, FORGE_ROOT, REFORGE_ROOT, FORGE_CLASSIC_ROOT, FORGE_NEO_ROOT).
 """
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -64,20 +65,28 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def packed(request, models):
-    """A host with the pack in it."""
-    kind = request.param
-    with webui.running(kind, Path(os.environ[PYTHONS[kind.gradio]]), models) as host:
-        yield host
+def start(models):
+    """Return a function that starts a host; the one before is stopped, as both may be the same checkout."""
+    with contextlib.ExitStack() as running:
+
+        def start(kind, **how):
+            running.close()
+            python = Path(os.environ[PYTHONS[kind.gradio]])
+            return running.enter_context(webui.running(kind, python, models, **how))
+
+        yield start
 
 
 @pytest.fixture(scope="session")
-def bare(request, models):
+def packed(request, start):
+    """A host with the pack in it."""
+    return start(request.param)
+
+
+@pytest.fixture(scope="session")
+def bare(request, start):
     """A host from whose folder the pack was removed after use; nothing of ours is left but files."""
-    kind = request.param
-    python = Path(os.environ[PYTHONS[kind.gradio]])
-    with webui.running(kind, python, models, extension=False, fresh=False) as host:
-        yield host
+    return start(request.param, extension=False, fresh=False)
 
 
 ON = {
