@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from ..errors import HostError, SteadyDiffError
 from .session import Patch
 from .webui_a1111 import A1111Route
@@ -69,11 +71,8 @@ def attach(sampler: Any, plans: Sequence[Plan], host: WebuiHost, report: Report)
 
     What cannot work is reported and left out, as hosts do with what fails in an extension.
     """
-    original = getattr(sampler.func, ORIGINAL, sampler.func)
 
-    @functools.wraps(original)  # the host looks at its signature
-    def sample(model, x, *args, **kwargs):
-        detach(sampler)
+    def sample(original, model, x, *args, **kwargs):
         session = _open(original, model, x, kwargs, plans, host, report)
         if session is None:
             return original(model, x, *args, **kwargs)
@@ -83,8 +82,20 @@ def attach(sampler: Any, plans: Sequence[Plan], host: WebuiHost, report: Report)
         report.done(session.summary())
         return result
 
-    setattr(sample, ORIGINAL, original)
-    sampler.func = sample
+    take_over(sampler, sample)
+
+
+def take_over(sampler: Any, sample: Callable[..., Tensor]) -> None:
+    """Let `sample`, which gets the sampler's own function first, do its next run, and only that."""
+    original = getattr(sampler.func, ORIGINAL, sampler.func)
+
+    @functools.wraps(original)  # the host looks at its signature
+    def once(*args, **kwargs):
+        detach(sampler)
+        return sample(original, *args, **kwargs)
+
+    setattr(once, ORIGINAL, original)
+    sampler.func = once
 
 
 def detach(sampler: Any) -> None:

@@ -6,7 +6,6 @@ guidance and the model the host has made ready, and hands the host the clean sam
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,7 @@ from ..errors import SettingsError
 from ..measurement import Measurement, Recorder, noise_for, refine, unit_noise
 from ..schedules import MadeFor, Schedule
 from ..stepping import same_luck
-from .webui import ORIGINAL, WebuiHost, detach
+from .webui import WebuiHost, take_over
 from .webui_run import Start
 
 
@@ -46,18 +45,14 @@ def calibrate_next(
     sampler: Any, host: WebuiHost, order: Order, found: Callable[[Schedule, Measurement], None]
 ) -> None:
     """Let the sampler's next run find a schedule for runs like it; SteadyDiffError comes out of that run."""
-    original = getattr(sampler.func, ORIGINAL, sampler.func)
 
-    @functools.wraps(original)  # the host looks at its signature
-    def sample(model, x, *args, **kwargs):
-        detach(sampler)
+    def sample(original, model, x, *args, **kwargs):
         start = Start.of(original, model, x, kwargs, host.route(model))
         schedule, measurement, clean = calibrate_run(start, order)
         found(schedule, measurement)
         return clean
 
-    setattr(sample, ORIGINAL, original)
-    sampler.func = sample
+    take_over(sampler, sample)
 
 
 def calibrate_run(start: Start, order: Order) -> tuple[Schedule, Measurement, Tensor]:
