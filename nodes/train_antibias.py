@@ -98,21 +98,11 @@ class SteadyDiffTrainAntiBias(io.ComfyNode):
                     tooltip="Clean latents, a batch or a list: pictures like those the model was trained on. "
                     "Hundreds at the least, better many thousands.",
                 ),
-                io.Image.Input(
-                    "images", optional=True, tooltip="Pictures instead of samples; needs vae.",
-                ),
-                io.Vae.Input("vae", optional=True, tooltip="Encodes the images; the model's own VAE."),
-                io.Conditioning.Input(
-                    "empty", optional=True,
-                    tooltip="Conditioning of an empty prompt: it stands in for a tenth of the captions, as "
-                    "when most models were trained.",
-                ),
+                *picture_inputs(),
             ],
             outputs=[
                 schema.AntiBias.Output(display_name="antibias", tooltip="For Anti-Bias Prompt (SteadyDiff)."),
-                io.Custom("LOSS_MAP").Output(
-                    display_name="loss_map", tooltip="For ComfyUI's Plot Loss Graph; every step so far."
-                ),
+                loss_map(),
             ],
         )  # fmt: skip
 
@@ -168,6 +158,25 @@ def config_for(clean: torch.Tensor, channels: int, mult: tuple[int, ...] = Promp
     """Return the network for these latents."""
     attention = attention_at(max(clean.shape[-2:]), len(mult))
     return PromptConfig(clean.shape[1], channels, mult, attention_levels=attention, **more)
+
+
+def picture_inputs() -> list:
+    """What a training node takes instead of latents, and beside captions."""
+    return [
+        io.Image.Input("images", optional=True, tooltip="Pictures instead of samples; needs vae."),
+        io.Vae.Input("vae", optional=True, tooltip="Encodes the images; the model's own VAE."),
+        io.Conditioning.Input(
+            "empty", optional=True,
+            tooltip="Conditioning of an empty prompt: it stands in for a tenth of the captions, as when most "
+            "models were trained.",
+        ),
+    ]  # fmt: skip
+
+
+def loss_map():
+    return io.Custom("LOSS_MAP").Output(
+        display_name="loss_map", tooltip="For ComfyUI's Plot Loss Graph; every step so far."
+    )
 
 
 def latents(samples: list | None, images: list | None, vae: list | None) -> torch.Tensor:

@@ -26,7 +26,7 @@ from . import schema, tinyworld
 from .drift import prepare
 from .host import HOST
 from .mdss import FILES, from_file
-from .train_antibias import latents, progress
+from .train_antibias import latents, loss_map, picture_inputs, progress
 
 
 class SteadyDiffTrainMDSS(io.ComfyNode):
@@ -102,22 +102,12 @@ class SteadyDiffTrainMDSS(io.ComfyNode):
                     "samples", optional=True,
                     tooltip="With model: clean latents, a batch or a list. Thousands, or it forgets others.",
                 ),
-                io.Image.Input(
-                    "images", optional=True, tooltip="Pictures instead of samples; needs vae.",
-                ),
-                io.Vae.Input("vae", optional=True, tooltip="Encodes the images; the model's own VAE."),
-                io.Conditioning.Input(
-                    "empty", optional=True,
-                    tooltip="Conditioning of an empty prompt: it stands in for a tenth of the captions, as "
-                    "when most models were trained.",
-                ),
+                *picture_inputs(),
             ],
             outputs=[
                 io.Model.Output(tooltip="The fine-tuned model."),
                 schema.MdssHead.Output(display_name="head", tooltip="For MDSS (SteadyDiff), if it has one."),
-                io.Custom("LOSS_MAP").Output(
-                    display_name="loss_map", tooltip="For ComfyUI's Plot Loss Graph; every step so far."
-                ),
+                loss_map(),
             ],
         )  # fmt: skip
 
