@@ -6,6 +6,7 @@ from pathlib import Path
 
 import folder_paths
 
+from ..steadydiff.checkpoints import is_file_name
 from ..steadydiff.errors import SettingsError
 from ..steadydiff.tinyworld import files as tinyworld
 
@@ -36,7 +37,7 @@ class ModelFolder:
     def paths(self, name: str) -> tuple[Path, Path]:
         """Where a training writes its file and its state; a name is one word of a file name, not a path."""
         plain = name.strip().removesuffix(".safetensors")
-        if not plain or plain != Path(plain).name or set(plain) & set('\\:*?"<>|') or plain.startswith("."):
+        if not is_file_name(plain):
             raise SettingsError(f"name is that of a file, without folders; got {name!r}")
         folder, output = folder_paths.get_folder_paths(self.name)[0], folder_paths.get_output_directory()
         return Path(folder) / f"{plain}.safetensors", Path(output) / self.name / f"{plain}.safetensors"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checkpoints import load_checkpoint, save_checkpoint
+from .checkpoints import is_file_name, load_checkpoint, save_checkpoint
 from .errors import CheckpointError, SettingsError
 from .phrases import Phrases
 
@@ -83,7 +83,7 @@ def log_file(name: str, folder: Path) -> Path | None:
     plain = name.strip()
     if not plain:
         return None
-    if plain != Path(plain).name or set(plain) & set('\\:*?"<>|') or plain.startswith("."):
+    if not is_file_name(plain):
         raise SettingsError(f"keep_as is a name of a file, without folders; got {name!r}")
     return folder / f"{plain}.safetensors"
 

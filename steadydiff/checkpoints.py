@@ -15,6 +15,11 @@ from .errors import CheckpointError
 HEADER_KEY = "steadydiff"
 
 
+def is_file_name(name: str) -> bool:
+    """Whether a name can be a file's, without folders, on every system."""
+    return bool(name) and not set(name) & set('/\\:*?"<>|') and not name.startswith(".")
+
+
 def save_checkpoint(
     path: Path,
     tensors: dict[str, Tensor],

@@ -11,6 +11,7 @@ import gradio as gr
 from modules import call_queue, processing, scripts, shared
 
 from steadydiff import inputs
+from steadydiff.checkpoints import is_file_name
 from steadydiff.errors import SettingsError, SteadyDiffError
 from steadydiff.hosts.webui_drift import Order, calibrate_next
 from steadydiff.measurement import Measurement
@@ -102,7 +103,7 @@ def _calibrate(found: Found, settings: dict, method: str, count: int, refine: in
 def keep(schedule: Schedule, name: str) -> str:
     """Write a schedule into the host's folder of them; return its file's name."""
     plain = name.strip().removesuffix(SCHEDULES.suffix)
-    if not plain or set(plain) & set('/\\:*?"<>|') or plain.startswith("."):
+    if not is_file_name(plain):
         raise SettingsError(f"name is that of a file, without folders; got {name!r}")
     SCHEDULES.home.mkdir(parents=True, exist_ok=True)
     (SCHEDULES.home / f"{plain}{SCHEDULES.suffix}").write_text(schedule.to_json())
