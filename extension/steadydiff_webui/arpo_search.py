@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from modules import call_queue, devices, paths, processing, sd_models, sd_samplers, shared
+from modules import call_queue, devices, paths, processing, scripts, sd_models, sd_samplers, shared
 from PIL import Image
 
 from steadydiff import arpo_inputs
@@ -220,6 +220,7 @@ def draw(settings: Mapping[str, Any], prompt: str, seed: int) -> Image.Image:
         prompt=prompt, negative_prompt=settings["negative"], cfg_scale=settings["cfg"], seed=seed,
         do_not_save_samples=True, do_not_save_grid=True, **wanted,
     )  # fmt: skip
+    p.scripts, p.script_args = scripts.ScriptRunner(), []  # none, but reForge looks for one of its own there
     with closing(p):
         done = processing.process_images(p)
     check_interrupted()
