@@ -5,13 +5,15 @@ the default recipe with three seeds, other targets, losses and weights for fewer
 its own loss for as many floating point operations as one of the long trainings takes. Prompts, noise and
 judges are those of `run.py bench drift`, see tools/drift_world.py; each of its three parts is sampled with
 the network of another training seed, so that the spread is that of both. The short trainings are compared on
-the first part.
+the first part, beside one on a base model with an error planted in it, which tells what a training of that
+length takes away where there is something to take.
 """
 
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -20,11 +22,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from steadydiff.antibias_files import load_prompt
-from steadydiff.methods.antibias_prompt import AntiBiasPrompt
+from steadydiff.denoiser import Denoise
+from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork, attention_at
 from steadydiff.tinyworld import files
 from steadydiff.tinyworld import train as tinyworld
-from steadydiff.training.antibias import Recipe
+from steadydiff.tinyworld.base import load_base
+from steadydiff.training.antibias import Recipe, StepPairs, train_prompt
 from tools import bench_epsilon_scaling as timing
 from tools import drift_world as world
 from tools import train_antibias
@@ -33,7 +37,7 @@ from tools.drift_world import Condition, Correct, Way
 from tools.inprocess import prepare_host
 
 WORK = Path("output/antibias/bench")
-STEPS, FEWER_STEPS = 2000, 1000
+STEPS, FEWER_STEPS = 2000, 500
 RECIPES = {  # name -> further arguments of `run.py train antibias`
     "default": [],
     "phi": ["--target", "phi"],
@@ -41,6 +45,7 @@ RECIPES = {  # name -> further arguments of `run.py train antibias`
     "contrastive": ["--loss", "contrastive"],
     "uncapped": ["--snr-cap", "inf"],
 }
+PLANTED = 0.95  # times every clean estimate
 CONDITIONS = (("euler", 10), ("euler", 20), ("euler", 35), ("heun", 20), ("dpmpp_2m", 20))
 
 
@@ -71,6 +76,21 @@ def longer(variant: str) -> Path:
 
 
 @cache
+def planted_prompt(variant: str) -> PromptModel:
+    """The default recipe on a base whose clean estimates are PLANTED times its own, for FEWER_STEPS."""
+    options = train_antibias.parser().parse_args(["--base", f"tinyworld:{variant}", "--out", ""])
+    steps, device = train_antibias.numbers(options.sample_steps), torch.device("cpu")
+    base = load_base(variant, WORK / "state", steps, device)
+    biased = replace(base, denoise=lambda *asked: PLANTED * base.denoise(*asked))
+    plan = replace(train_antibias.PLAN, steps=FEWER_STEPS)
+    torch.manual_seed(plan.seed)
+    network = PromptNetwork(small_network())
+    trained = train_prompt(network, biased, Recipe(), plan, WORK / f"state/{variant}-planted.safetensors")
+    levels = StepPairs.of(base.schedules).sigma_range
+    return PromptModel(trained, Recipe.target, base.space, base.sigma_data, levels)
+
+
+@cache
 def control_steps() -> int:
     """Training steps of the base model that take as many operations as STEPS of the network's.
 
@@ -87,12 +107,16 @@ def flops_of_base() -> float:
 
 
 def flops_of_network() -> float:
-    defaults = vars(train_antibias.parser().parse_args(["--base", "", "--out", ""]))
-    mult = train_antibias.numbers(defaults["mult"])
-    attention = attention_at(train_antibias.LATENT_SIZE, len(mult))
-    config = PromptConfig(4, defaults["channels"], mult, defaults["blocks"], attention)
-    network = PromptNetwork(config)
+    network = PromptNetwork(small_network())
     return flops(lambda: network(torch.zeros(1, 4, 8, 8)))
+
+
+def small_network() -> PromptConfig:
+    """That of `run.py train antibias` on the tiny world."""
+    defaults = train_antibias.parser().parse_args(["--base", "", "--out", ""])
+    mult = train_antibias.numbers(defaults.mult)
+    attention = attention_at(train_antibias.LATENT_SIZE, len(mult))
+    return PromptConfig(4, defaults.channels, mult, defaults.blocks, attention)
 
 
 @torch.no_grad()
@@ -133,6 +157,20 @@ def antibias(recipe: str, steps: int, condition: Condition, part: int) -> Way:
     return Way(condition, f"antibias {recipe} {steps} {part} {world.digest_of(file)}", corrected(file))
 
 
+def planted(corrected: bool, condition: Condition, part: int) -> Way:
+    """The base with the planted error, without or with the network that was trained on it."""
+
+    def guide(condition: Condition, prompts: list[str]) -> Denoise:
+        own = world.guided(condition, prompts)
+        return lambda x, sigma: PLANTED * own(x, sigma)
+
+    way = plain(condition, part)._replace(name=f"uniform 1.0 planted {PLANTED}", guide=guide)
+    if corrected:
+        prompt = AntiBiasPrompt(planted_prompt(condition.variant))
+        way = way._replace(name=f"antibias planted {PLANTED} {FEWER_STEPS}", correct=prompt.wrap)
+    return way
+
+
 def cost() -> Figures:
     """What the paper's network for 64x64 adds to a guided call of an SD1.5-sized model."""
     network = PromptNetwork(PromptConfig(4, 32, attention_levels=attention_at(64, 3)))
@@ -164,6 +202,7 @@ def main() -> int:
         bench.cell(f"real drawings {part}", partial(world.drawings, part, n), quick=False)
     ways = {"plain": plain, "default": partial(antibias, "default", STEPS), "control": control}
     short = {f"{recipe} short": partial(antibias, recipe, FEWER_STEPS) for recipe in RECIPES}
+    short |= {"planted": partial(planted, False), "planted, network": partial(planted, True)}
     for variant in files.VARIANTS:
         for sampler, steps in CONDITIONS:
             condition, parts = Condition(variant, sampler, steps, 1.0), range(len(world.PARTS))
