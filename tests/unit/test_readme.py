@@ -1,6 +1,7 @@
 """The README's example prints what it says, and its commands exist."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ import run
 README = (Path(run.__file__).parent / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_example_prints_what_the_readme_says(capsys):
+def test_the_example_prints_what_the_readme_says(tmp_path, capsys):
     code, output = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", README, re.DOTALL).groups()
-    exec(compile(code, "README.md", "exec"), {})
+    (tmp_path / "README.py").write_text(code, encoding="utf-8")
+    runpy.run_path(str(tmp_path / "README.py"))
     assert capsys.readouterr().out == output
 
 

@@ -4,8 +4,11 @@ import base64
 import hashlib
 import importlib
 import io
+import runpy
+import tempfile
 import time
 import traceback
+from pathlib import Path
 
 import torch
 from modules import errors, processing, rng, script_callbacks, scripts, shared, ui
@@ -94,6 +97,7 @@ def generate(
     }
     if txt2img:
         hires = {"hr_additional_modules": ["Use same choices"], "hr_cfg": fields["cfg_scale"]}
+        hires["hr_upscaler"] = next(iter(shared.latent_upscale_modes), "None")  # Neo has none of these
         fields = (hires if fields.get("enable_hr") else {}) | fields
     else:
         fields = {"init_images": [picture()], "denoising_strength": 0.6, **fields}
@@ -190,6 +194,7 @@ def client():
 
 def run(source: str, **names):
     """Run Python in the host; what it leaves in `result` is the answer."""
-    space = {"result": None, **names}
-    exec(compile(source, "<test>", "exec"), space)  # tests of this repository only
-    return space["result"]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "test.py"
+        file.write_text(source, encoding="utf-8")
+        return runpy.run_path(str(file), names).get("result")
