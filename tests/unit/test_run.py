@@ -466,6 +466,12 @@ def test_unknown_names_and_arguments_are_refused(capsys, arguments, sentence):
     assert sentence in capsys.readouterr().err
 
 
+def test_an_archive_without_tests_says_so(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    assert run.main(["test"]) == 1
+    assert "The repository has them" in capsys.readouterr().err
+
+
 def test_further_arguments_reach_the_trainer(monkeypatch):
     calls = []
     monkeypatch.setattr(run, "ensure_venv", lambda: Path("python"))
