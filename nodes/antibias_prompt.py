@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import comfy.model_management
-import comfy.model_patcher
 import comfy.ops
 import torch
 from comfy_api.latest import io
@@ -12,7 +11,7 @@ from ..steadydiff import inputs
 from ..steadydiff.antibias_files import load_prompt
 from ..steadydiff.hosts.comfy_state import LoadedPrompt, attach_prompt
 from . import schema
-from .host import HOST
+from .host import HOST, patcher_of
 from .model_folder import ModelFolder
 
 FOLDER = "steadydiff_antibias"
@@ -23,9 +22,7 @@ def from_file(path: Path) -> LoadedPrompt:
     """Read a network and put it into the host's keeping."""
     network, card = load_prompt(path, comfy.ops.manual_cast)
     device = comfy.model_management.get_torch_device()
-    patcher = comfy.model_patcher.CoreModelPatcher(
-        network, load_device=device, offload_device=comfy.model_management.unet_offload_device()
-    )
+    patcher = patcher_of(network)
     # Core's multi-GPU nodes rebuild a model from this.
     patcher.cached_patcher_init = (lambda path: from_file(path).patcher, (path,))
     dtype = comfy.model_management.unet_dtype(device, supported_dtypes=[torch.bfloat16, torch.float32])

@@ -1,6 +1,6 @@
-"""What ComfyUI calls things, for the adapter, which imports no host."""
+"""What ComfyUI calls things, for the adapter, which imports no host, and how its versions differ."""
 
-from comfy import model_management, model_sampling, samplers
+from comfy import model_management, model_patcher, model_sampling, samplers
 from comfy.patcher_extension import WrappersMP
 
 from ..steadydiff.hosts.comfy import ComfyHost
@@ -24,3 +24,13 @@ HOST = ComfyHost(
     apply_model=WrappersMP.APPLY_MODEL,
     area_and_mult=samplers.get_area_and_mult,
 )
+
+
+def patcher_of(network):
+    """Put a network into the host's keeping; the oldest host we support has one kind of patcher only."""
+    kind = getattr(model_patcher, "CoreModelPatcher", model_patcher.ModelPatcher)
+    return kind(
+        network,
+        load_device=model_management.get_torch_device(),
+        offload_device=model_management.unet_offload_device(),
+    )

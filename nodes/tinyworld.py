@@ -1,9 +1,10 @@
 """SteadyDiffTinyWorld: the small model that ships with the pack, as ComfyUI's own MODEL, CLIP and VAE."""
 
+from inspect import signature
+
 import comfy.clip_model
 import comfy.model_base
 import comfy.model_management
-import comfy.model_patcher
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
@@ -16,6 +17,8 @@ from ..steadydiff.tinyworld import files
 from ..steadydiff.tinyworld.autoencoder import AutoencoderConfig
 from ..steadydiff.tinyworld.text import END, MAX_TOKENS, START, TextConfig, WordTokenizer
 from ..steadydiff.tinyworld.unet import UNetConfig
+from . import schema
+from .host import patcher_of
 
 
 class TinyWorldEpsilon(comfy.supported_models_base.BASE):
@@ -84,14 +87,11 @@ class TinyWorldClip(comfy.sd1_clip.SD1ClipModel):
 def build_model(variant: str, stored: dict):
     """A ModelPatcher around ComfyUI's BaseModel; float32, as the weights are small and any device can."""
     config = CONFIGS[variant](TinyWorldEpsilon.unet_config)
-    load_device = comfy.model_management.get_torch_device()
-    offload_device = comfy.model_management.unet_offload_device()
-    model = config.get_model({}, device=offload_device)
-    patcher = comfy.model_patcher.CoreModelPatcher(
-        model, load_device=load_device, offload_device=offload_device
-    )
+    model = config.get_model({}, device=comfy.model_management.unet_offload_device())
+    patcher = patcher_of(model)
     unet = files.part(stored, files.UNET_PREFIX)
-    model.diffusion_model.load_state_dict(unet, assign=patcher.is_dynamic())
+    dynamic = hasattr(patcher, "is_dynamic") and patcher.is_dynamic()  # not on the oldest host we support
+    model.diffusion_model.load_state_dict(unet, assign=dynamic)
     # Core's multi-GPU nodes rebuild a model from this.
     patcher.cached_patcher_init = (lambda name: build_model(name, files.tensors(name)), (variant,))
     return patcher
@@ -102,7 +102,12 @@ def build_clip(stored: dict):
     # ComfyUI's class has a projection; ours has none, and the identity keeps its memory defined.
     text["text_projection.weight"] = torch.eye(TextConfig().width)
     target = comfy.supported_models_base.ClipTarget(TinyWorldTokenizer, TinyWorldClip)
-    return comfy.sd.CLIP(target, parameters=sum(t.numel() for t in text.values()), state_dict=[text])
+    parameters = sum(t.numel() for t in text.values())
+    if "state_dict" in signature(comfy.sd.CLIP).parameters:
+        return comfy.sd.CLIP(target, parameters=parameters, state_dict=[text])
+    clip = comfy.sd.CLIP(target, parameters=parameters)  # old hosts take the weights afterwards
+    clip.load_sd(text)
+    return clip
 
 
 def build_vae(stored: dict):
@@ -113,10 +118,10 @@ def build_vae(stored: dict):
 class SteadyDiffTinyWorld(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema.schema(
             node_id="SteadyDiffTinyWorld",
             display_name="Tiny World (SteadyDiff demo model)",
-            category="SteadyDiff",
+            category=schema.CATEGORY,
             description="A demo and test model that ships with SteadyDiff: it draws shapes of 64x64 pixels "
             "in a second on any computer, so that a workflow can be tried and a claim measured without a "
             "download. "
