@@ -29,11 +29,13 @@ result = [values[id(control)] for control in controls]
 """
 
 GRID = """
+import inspect
 from pathlib import Path
 from modules import scripts
 
 grid = next(s.module for s in scripts.scripts_data if Path(s.path).name == "xyz_grid.py")
-result = [o.label for o in grid.axis_options if type(o) is grid.AxisOption or not o.is_img2img]
+labels = [o.label for o in grid.axis_options if type(o) is grid.AxisOption or not o.is_img2img]
+result = labels, [*inspect.signature(grid.Script.run).parameters][2:]
 """
 
 WORDS = """
@@ -56,6 +58,21 @@ def walk(block, ours):
 walk(shared.demo, False)
 result = sorted(found)
 """
+
+
+@pytest.fixture
+def plot(packed):
+    """Return a function: an API request's fields for a plot of Epsilon Scaling's scale."""
+
+    def plot(values):
+        labels, names = packed.ask("run", source=GRID)  # the hosts' plots have different arguments
+        axis, nothing = labels.index("[SteadyDiff] Epsilon Scaling scale"), labels.index("Nothing")
+        given = {"x_type": axis, "x_values": values, "y_type": nothing, "z_type": nothing}
+        given |= dict.fromkeys(("y_values", "z_values"), "") | {"include_lone_images": True}
+        given |= {name: [] for name in names if name.endswith("_dropdown")}
+        return {"script_name": "x/y/z plot", "script_args": [given.get(name, False) for name in names]}
+
+    return plot
 
 
 @pytest.fixture
@@ -101,25 +118,17 @@ def test_a_name_we_do_not_know_is_told(txt2img):
     assert "scales" in infotexts[0]
 
 
-def test_a_grid_of_three_cells_carries_its_values(packed, txt2img):
-    labels = packed.ask("run", source=GRID)
-    axis, nothing = labels.index("[SteadyDiff] Epsilon Scaling scale"), labels.index("Nothing")
+def test_a_grid_of_three_cells_carries_its_values(plot, txt2img):
     values = ("1.0", "1.02", "1.05")
-    args = [axis, ", ".join(values), [], nothing, "", [], nothing, "", []]
-    args += [False, True, False, False, False, False, False, 0, False]
-    images, infotexts = txt2img(script_name="x/y/z plot", script_args=args)
+    images, infotexts = txt2img(**plot(", ".join(values)))
     for value, text in zip(values, infotexts[1:], strict=True):
         assert f"SteadyDiff Epsilon Scaling scale: {value}" in text
     assert images[1] == txt2img()[0][0]  # 1 is off
     assert images[3] == txt2img(**script(True, 1.05))[0][0]
 
 
-def test_a_grid_with_a_value_out_of_range_is_refused(packed):
-    labels = packed.ask("run", source=GRID)
-    axis, nothing = labels.index("[SteadyDiff] Epsilon Scaling scale"), labels.index("Nothing")
-    args = [axis, "7", [], nothing, "", [], nothing, "", []]
-    args += [False, True, False, False, False, False, False, 0, False]
-    body = {**FIELDS, "script_name": "x/y/z plot", "script_args": args}
+def test_a_grid_with_a_value_out_of_range_is_refused(packed, plot):
+    body = FIELDS | plot("7")
     try:
         answer = packed.ask("http", method="POST", path="/sdapi/v1/txt2img", body=body)
         assert answer["status"] != 200
@@ -137,9 +146,8 @@ def test_every_input_but_texts_has_one_axis_also_after_reloads(packed):
     )
     packed.ask("reload_ui")
     packed.ask("reload_ui")
-    assert sorted(label for label in packed.ask("run", source=GRID) if "SteadyDiff" in label) == sorted(
-        inputs
-    )
+    labels, _ = packed.ask("run", source=GRID)
+    assert sorted(label for label in labels if "SteadyDiff" in label) == sorted(inputs)
     assert packed.ask("titles").count("SteadyDiff") == 1
 
 
