@@ -89,7 +89,8 @@ def run(probe, kind="txt2img", **fields):
 def events():
     """Which methods a script is called at, how often, and on how many samplers."""
     found = {}
-    hires = {"enable_hr": True, "hr_upscaler": "Latent", "hr_scale": 1.5, "denoising_strength": 0.5}
+    hires = {"enable_hr": True, "hr_scale": 1.5, "denoising_strength": 0.5}
+    hires["hr_upscaler"] = next(iter(shared.latent_upscale_modes), "None")  # Neo has none of these
     for name, fields in {"txt2img": {}, "two batches": {"n_iter": 2}, "hires": hires}.items():
         probe = Probe()
         run(probe, **fields)
@@ -184,7 +185,8 @@ def patcher():
 
             def after(args):
                 negative = "no uncond" if args["uncond"] is None else "uncond"
-                found[f"cfg {cfg}"] = [sorted(args), negative, bool((args["uncond_denoised"] == 0).all())]
+                found["told"] = sorted(args)
+                found[f"cfg {cfg}"] = [negative, bool((args["uncond_denoised"] == 0).all())]
                 return args["denoised"]
 
             unet.set_model_sampler_post_cfg_function(after)

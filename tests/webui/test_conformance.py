@@ -19,4 +19,7 @@ def test_the_host_answers_as_recorded(packed, question):
 
 
 def merged(recorded, own):
-    return {**recorded, **own}
+    """`recorded` with what `own` says otherwise, at any depth."""
+    if not isinstance(own, dict):
+        return own
+    return recorded | {name: merged(recorded.get(name), value) for name, value in own.items()}

@@ -34,5 +34,6 @@ folder = tempfile.TemporaryDirectory()
 opts = Options()
 state = SimpleNamespace(interrupted=False, skipped=False, stopping_generation=False, sampling_step=0)
 cmd_opts = SimpleNamespace(no_gradio_queue=False, api=False, nowebui=False, api_auth=None)
+latent_upscale_modes = {"Latent": {"mode": "nearest"}}
 sd_model = None
 demo = None
