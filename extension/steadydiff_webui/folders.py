@@ -55,7 +55,8 @@ class ModelFolder:
 ANTIBIAS = ModelFolder("steadydiff_antibias")
 MDSS = ModelFolder("steadydiff_mdss")
 SCHEDULES = ModelFolder("steadydiff_schedules", ".json")
-FOLDERS = (ANTIBIAS, MDSS, SCHEDULES)
+MEASUREMENTS = ModelFolder("steadydiff_measurements", ".json")
+FOLDERS = (ANTIBIAS, MDSS, SCHEDULES, MEASUREMENTS)
 
 
 @dataclass(frozen=True)

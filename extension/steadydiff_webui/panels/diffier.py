@@ -3,19 +3,35 @@
 from steadydiff import inputs
 from steadydiff.hosts.session import Patch
 from steadydiff.hosts.webui import Plan
+from steadydiff.measurement import Measurement
 from steadydiff.methods.diffier import PAPER, DiffIER
 
+from ..folders import MEASUREMENTS, NONE, File
 from .panel import Panel
 
 OWN = ("strength", "divide_by_cfg", "iterations", "threshold")
 """What the paper has values for."""
 
+INPUTS = (
+    *inputs.DIFFIER,
+    File(
+        "measurement", MEASUREMENTS,
+        "norm then pulls to the norms measured on noised clean pictures instead of the conditional "
+        "branch's; the other modes ignore it. Epsilon Scaling's Calibrate puts what it measures into "
+        "models/steadydiff_measurements.",
+    ),
+)  # fmt: skip
+
 
 def plan(values: dict) -> Plan:
     """Return what a run needs."""
     chosen = PAPER if values["values"] == "paper" else {name: values[name] for name in OWN}
-    settings = DiffIER(values["mode"], antithetic=values["antithetic"], **chosen)
+    measured = None
+    if values["measurement"] != NONE:
+        file = MEASUREMENTS.path_of(values["measurement"])
+        measured = Measurement.from_json(file.read_text(encoding="utf-8"))
+    settings = DiffIER(values["mode"], antithetic=values["antithetic"], measurement=measured, **chosen)
     return lambda start: Patch(settings, values["start_percent"], values["end_percent"])
 
 
-PANEL = Panel("DiffIER", "diffier", inputs.DIFFIER, plan)
+PANEL = Panel("DiffIER", "diffier", INPUTS, plan)
