@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -11,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import CheckpointError
+from .whole_file import whole_file
 
 HEADER_KEY = "steadydiff"
 
@@ -31,10 +31,9 @@ def save_checkpoint(
 ) -> None:
     """Write tensors and a header {kind, version, **facts} beside other metadata, whole or not at all."""
     header = json.dumps({"kind": kind, "version": version, **facts})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, part, {**(metadata or {}), HEADER_KEY: header})
-    os.replace(part, path)
+    own = {k: v.contiguous() for k, v in tensors.items()}
+    with whole_file(path) as draft:
+        save_file(own, draft, {**(metadata or {}), HEADER_KEY: header})
 
 
 def load_checkpoint(

@@ -40,6 +40,7 @@ from steadydiff.tinyworld.reader import attributes, found
 from steadydiff.tinyworld.scenes import Scenes, caption, render, sample_scenes
 from steadydiff.tinyworld.text import tokenize
 from steadydiff.tinyworld.train import HELD_OUT, SCALE_FACTOR
+from steadydiff.whole_file import whole_file
 from tools.bench import Figures
 
 PARTS = (683, 683, 682)  # samples with seed 0, 1, 2
@@ -189,10 +190,8 @@ def kept(
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
             return tensors, json.loads(stored.metadata()["facts"])
     tensors, facts = make()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(f".{os.getpid()}.tmp")
-    save_file(tensors, draft, {"facts": json.dumps(facts)})
-    os.replace(draft, file)
+    with whole_file(file, by=str(os.getpid())) as draft:
+        save_file(tensors, draft, {"facts": json.dumps(facts)})
     return tensors, facts
 
 

@@ -8,7 +8,6 @@ import hashlib
 import importlib
 import json
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from steadydiff.errors import SettingsError
 from steadydiff.training.team import team
+from steadydiff.whole_file import whole_file
 from tools.captions import all_captions, captions_of
 from tools.inprocess import PACK, host_path, load, load_pack, pack_errors, prepare_host
 
@@ -69,10 +69,8 @@ class HostBase:
             for at in range(0, len(pictures), ENCODE_BATCH):
                 batch = [read_picture(path, size) for path in pictures[at : at + ENCODE_BATCH]]
                 parts.append(self.vae.encode(torch.stack(batch)).cpu())
-            work.mkdir(parents=True, exist_ok=True)
-            draft = file.with_suffix(f".{os.getpid()}.part")
-            save_file({"latents": torch.cat(parts)}, draft)
-            os.replace(draft, file)
+            with whole_file(file, by=str(team().rank)) as draft:
+                save_file({"latents": torch.cat(parts)}, draft)
         return load_file(file)["latents"]
 
 

@@ -17,6 +17,7 @@ from steadydiff.hosts.webui_drift import Order, calibrate_next
 from steadydiff.measurement import Measurement
 from steadydiff.plots import drift_figure, pixels, schedule_figure
 from steadydiff.schedules import Schedule
+from steadydiff.whole_file import whole_file
 
 from .arpo_search import on_main_thread
 from .folders import SCHEDULES
@@ -105,9 +106,10 @@ def keep(schedule: Schedule, name: str) -> str:
     plain = name.strip().removesuffix(SCHEDULES.suffix)
     if not is_file_name(plain):
         raise SettingsError(f"name is that of a file, without folders; got {name!r}")
-    SCHEDULES.home.mkdir(parents=True, exist_ok=True)
-    (SCHEDULES.home / f"{plain}{SCHEDULES.suffix}").write_text(schedule.to_json())
-    return f"{plain}{SCHEDULES.suffix}"
+    file = SCHEDULES.home / f"{plain}{SCHEDULES.suffix}"
+    with whole_file(file) as draft:
+        draft.write_text(schedule.to_json())
+    return file.name
 
 
 class Row:

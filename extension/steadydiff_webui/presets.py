@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import html
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from modules import paths
 
-from steadydiff.errors import SettingsError
+from steadydiff.errors import SettingsError, SteadyDiffError
+from steadydiff.whole_file import whole_file
 
 from .panels import PANELS
 
@@ -62,9 +62,8 @@ class Presets:
             ) from None
 
     def _write(self, stored: dict[str, dict]) -> None:
-        draft = self._file.with_suffix(".tmp")
-        draft.write_text(json.dumps(stored, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(draft, self._file)
+        with whole_file(self._file) as draft:
+            draft.write_text(json.dumps(stored, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _read(one: Any, given: Any) -> Any:
@@ -112,7 +111,7 @@ def row(components: list, elem_id: str) -> None:
     def changed(change: Any, message: str) -> list:
         try:
             change()
-        except SettingsError as error:
+        except SteadyDiffError as error:
             return [gr.update(), html.escape(str(error))]
         return [gr.update(choices=known(presets)), html.escape(message)]
 

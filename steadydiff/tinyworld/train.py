@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..errors import SteadyDiffError
 from ..training.loop import Plan, average, fit, steps_of
+from ..whole_file import whole_file
 from . import files
 from .autoencoder import Autoencoder
 from .clip import Trainee, partial_caption
@@ -57,6 +60,11 @@ def pictures(seed: int, n: int) -> Tensor:
     return render(sample_scenes(seed, n)) * 2 - 1
 
 
+def keep(tensors: dict[str, Tensor], path: Path) -> None:
+    with whole_file(path) as draft:
+        save_file(tensors, draft)
+
+
 # --- autoencoder ------------------------------------------------------------------------------------------
 
 
@@ -75,7 +83,7 @@ def train_autoencoder(work: Path) -> None:
     with torch.no_grad():
         z = torch.cat([trained.encode(pictures(LATENT_SEED - 1 - i, 256))[0] for i in range(8)])
         trained.normalise(z.mean((0, 2, 3)), 1 / (SCALE_FACTOR * z.std((0, 2, 3))))
-    save_file(trained.state_dict(), work / "vae.safetensors")
+    keep(trained.state_dict(), work / "vae.safetensors")
 
 
 def frozen_autoencoder(work: Path) -> Autoencoder:
@@ -98,7 +106,7 @@ def train_decoder(work: Path) -> None:
         return (model.decode(z) - x).square().mean()
 
     trained = fit(decoder, loss, PLANS["decoder"], work / "decoder.safetensors")
-    save_file(model.state_dict() | trained.state_dict(), work / "vae_final.safetensors")
+    keep(model.state_dict() | trained.state_dict(), work / "vae_final.safetensors")
 
 
 # --- diffusion models -------------------------------------------------------------------------------------
@@ -116,8 +124,7 @@ def cache_latents(work: Path, model: Autoencoder | None = None) -> None:
         tokens.append(tokenize(texts).view(chunk, 4, MAX_TOKENS).to(torch.uint8))
         if start % 8192 == 0:
             log.info("latents %d/%d", start, LATENTS)
-    work.mkdir(parents=True, exist_ok=True)
-    save_file({"latents": torch.cat(latents), "tokens": torch.cat(tokens)}, work / "latents.safetensors")
+    keep({"latents": torch.cat(latents), "tokens": torch.cat(tokens)}, work / "latents.safetensors")
 
 
 class Diffusion(nn.Module):
@@ -205,8 +212,7 @@ def decoded_pictures(work: Path, scenes: Scenes) -> Tensor:
             x = model.decode(model.encode(render(scenes[start : start + chunk]) * 2 - 1)[0])
             pictures[start : start + chunk] = ((x / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
             log.info("decoded %d/%d", start, len(scenes))
-        work.mkdir(parents=True, exist_ok=True)
-        save_file({"pictures": pictures}, path)
+        keep({"pictures": pictures}, path)
     return load_file(path)["pictures"]
 
 
@@ -294,7 +300,10 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     for stage in args.stages or STAGES:
         options = {"shipped": True} if args.shipped and stage in files.VARIANTS else {}
-        STAGES[stage](args.work, **options)
+        try:
+            STAGES[stage](args.work, **options)
+        except SteadyDiffError as error:
+            sys.exit(str(error))
 
 
 if __name__ == "__main__":

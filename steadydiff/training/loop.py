@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, SettingsError, SteadyDiffError
+from ..whole_file import whole_file
 from .team import team
 
 log = logging.getLogger("steadydiff")
@@ -116,7 +116,8 @@ def fit(
             if step % plan.save_every == 0:
                 _save(state, step, identity, model, average, optimiser, past + _losses(seen))
             if plan.keep_every and step % plan.keep_every == 0:
-                save_file(average.state_dict(), state.with_name(f"{state.stem}-{step}.safetensors"))
+                with whole_file(state.with_name(f"{state.stem}-{step}.safetensors")) as draft:
+                    save_file(average.state_dict(), draft)
     finally:
         if not together.rank:
             _save(state, step, identity, model, average, optimiser, past + _losses(seen))
@@ -162,8 +163,11 @@ def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
 
 def _report(state: Path, step: int, plan: Plan, means: dict[str, float], seconds: float) -> None:
     line = {"step": step, **{k: float(f"{v:.5g}") for k, v in means.items()}}
-    with state.with_suffix(".jsonl").open("a") as file:
-        file.write(json.dumps({**line, "seconds_per_step": round(seconds, 4)}) + "\n")
+    try:
+        with state.with_suffix(".jsonl").open("a") as file:
+            file.write(json.dumps({**line, "seconds_per_step": round(seconds, 4)}) + "\n")
+    except OSError as error:  # no reason to stop; the state, which matters, comes next
+        log.warning("%s is not kept up (%s)", state.with_suffix(".jsonl").name, error)
     shown = "  ".join(f"{name} {value:.5f}" for name, value in means.items())
     left = (plan.steps - step) * seconds / 60
     log.info("%s %d/%d  %s  %.3f s/step  %.0f min left", state.stem, step, plan.steps, shown, seconds, left)
@@ -183,11 +187,9 @@ def _save(
     for name, p in model.named_parameters():
         tensors |= {f"adam.{key}.{name}": v for key, v in optimiser.state.get(p, {}).items()}
     tensors["losses"] = torch.tensor(past)
-    part = state.with_suffix(".part")
-    save_file(
-        {k: v.contiguous() for k, v in tensors.items()}, part, {"step": str(step), "identity": identity}
-    )
-    os.replace(part, state)  # a save that is cut off leaves the last one whole
+    tensors = {k: v.contiguous() for k, v in tensors.items()}
+    with whole_file(state) as draft:
+        save_file(tensors, draft, {"step": str(step), "identity": identity})
 
 
 def _load(
