@@ -20,7 +20,7 @@ from steadydiff.schedules import Schedule
 from steadydiff.whole_file import whole_file
 
 from .arpo_search import on_main_thread
-from .folders import SCHEDULES
+from .folders import MEASUREMENTS, SCHEDULES
 from .host import find_host
 from .widgets import widget
 
@@ -66,9 +66,12 @@ class _Calibrating(scripts.Script):
         return "SteadyDiff calibration"
 
     def process_before_every_sampling(self, p, *args, **kwargs):
-        checkpoint = shared.sd_model.sd_checkpoint_info.model_name  # only now it is the chosen one
-        order = Order(self._method, self._refine, int(p.seed), getattr(p, "scheduler", None), checkpoint)
-        calibrate_next(p.sampler, find_host(), order, self._keep)
+        try:
+            checkpoint = shared.sd_model.sd_checkpoint_info.model_name  # only now it is the chosen one
+            order = Order(self._method, self._refine, int(p.seed), getattr(p, "scheduler", None), checkpoint)
+            calibrate_next(p.sampler, find_host(), order, self._keep)
+        except Exception as error:  # the host would go on without us
+            self._found.error = error
 
     def _keep(self, schedule: Schedule, measurement: Measurement) -> None:
         self._found.schedule, self._found.measurement = schedule, measurement
@@ -101,15 +104,16 @@ def _calibrate(found: Found, settings: dict, method: str, count: int, refine: in
         found.error = error
 
 
-def keep(schedule: Schedule, name: str) -> str:
-    """Write a schedule into the host's folder of them; return its file's name."""
+def keep(found: Found, name: str) -> str:
+    """Write a schedule and the measurement behind it into the host's folders; return the files' one name."""
     plain = name.strip().removesuffix(SCHEDULES.suffix)
     if not is_file_name(plain):
         raise SettingsError(f"name is that of a file, without folders; got {name!r}")
-    file = SCHEDULES.home / f"{plain}{SCHEDULES.suffix}"
-    with whole_file(file) as draft:
-        draft.write_text(schedule.to_json())
-    return file.name
+    file = f"{plain}{SCHEDULES.suffix}"
+    for folder, what in ((SCHEDULES, found.schedule), (MEASUREMENTS, found.measurement)):
+        with whole_file(folder.home / file) as draft:
+            draft.write_text(what.to_json(), encoding="utf-8")
+    return file
 
 
 class Row:
@@ -155,7 +159,7 @@ def clicked(*values: Any) -> list:
     try:
         read = {one.name: one.read(value) for one, value in zip(CHOICES, choices, strict=True)}
         found = calibrate(settings, **read)
-        file = keep(found.schedule, name)
+        file = keep(found, name)
     except SteadyDiffError as error:
         return [*[unchanged] * 5, f"<p class='error'>{html.escape(str(error))}</p>"]
     chosen = gr.update(choices=["none", *SCHEDULES.files()], value=file)

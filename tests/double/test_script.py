@@ -1,5 +1,7 @@
 """The whole extension, loaded by the double as by a host: its script, panels, infotext and callbacks."""
 
+import importlib
+import itertools
 import sys
 from pathlib import Path
 
@@ -97,3 +99,24 @@ def test_the_settings_page_can_be_made(webui, script):
     webui.script_callbacks.call("before_ui")
     assert [key for key in webui.shared.opts.data_labels if key.startswith("steadydiff_")]
     assert webui.errors.exceptions == []
+
+
+def test_what_calibrate_finds_is_kept_and_used(webui, script, draw):
+    calibration = importlib.import_module("steadydiff_webui.calibration")
+    given = {"prompt": "a cat", "negative_prompt": "a dog", "sampler_name": "Euler", "scheduler": "Automatic"}
+    settings = {**given, "steps": 3, "cfg_scale": 3.0, "width": 64, "height": 64}
+    file = calibration.keep(calibration.calibrate(settings, "norm", 2, 2), " mine.json ")
+    norm = {"mode": "norm", "start_percent": 0.0}
+    scaled = draw({"epsilon_scaling": {"schedule": "file", "schedule_file": file}})
+    pulled = draw({"diffier": {**norm, "measurement": file}})
+    pictures = [pixels(one) for one in (draw(), draw({"diffier": norm}), scaled, pulled)]
+    assert all(a != b for a, b in itertools.combinations(pictures, 2))
+    assert "at 2 of 3 steps" in scaled.infotexts[0]  # in pure noise there is nothing to scale
+    assert "norm at 3 of 3 steps" in pulled.infotexts[0]
+
+
+def test_a_calibration_that_cannot_begin_says_why(webui, script, monkeypatch):
+    calibration = importlib.import_module("steadydiff_webui.calibration")
+    monkeypatch.delattr(webui.shared.sd_model, "sd_checkpoint_info")
+    with pytest.raises(AttributeError, match="sd_checkpoint_info"):
+        calibration.calibrate({"steps": 3}, "norm", 2, 2)

@@ -13,7 +13,8 @@ class SdModel:
     def __init__(self, seed=0):
         self.model = SimpleNamespace(diffusion_model=tiny.TinyNetwork(seed), conditioning_key="crossattn")
         self.alphas_cumprod = sd_samplers.ALPHAS
-        self.sd_checkpoint_info = SimpleNamespace(filename="tiny.safetensors", short_title="tiny")
+        names = {"short_title": "tiny", "model_name": "tiny"}
+        self.sd_checkpoint_info = SimpleNamespace(filename="tiny.safetensors", **names)
 
     def apply_model(self, x, t, cond):
         return self.model.diffusion_model(x, t, torch.cat(cond["c_crossattn"], dim=1))
