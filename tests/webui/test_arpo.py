@@ -15,9 +15,6 @@ WISH = {
 }
 
 PREPARED = """
-import threading
-from importlib import import_module, util
-
 import torch
 from modules import shared
 from steadydiff_webui import arpo_search
@@ -38,9 +35,6 @@ class Scorer:  # places pictures by their mean colour and texts by the colours t
         return [True] * len(texts)
 
 arpo_search.kept_scorer = lambda **named: Scorer()
-if util.find_spec("modules_forge") and util.find_spec("modules_forge.main_thread"):
-    main_thread = import_module("modules_forge.main_thread")  # where launching leaves the host's first thread
-    threading.Thread(target=main_thread.loop, daemon=True).start()
 shared.cmd_opts.api = True
 """
 

@@ -38,6 +38,16 @@ labels = [o.label for o in grid.axis_options if type(o) is grid.AxisOption or no
 result = labels, [*inspect.signature(grid.Script.run).parameters][2:]
 """
 
+CALIBRATED = """
+from steadydiff_webui import calibration, folders
+
+given = {"prompt": "a cat", "negative_prompt": "a dog", "sampler_name": "Euler", "scheduler": "Automatic"}
+given |= {"steps": 4, "cfg_scale": 3.0, "distilled_cfg_scale": 3.5, "width": 64, "height": 64}
+settings = [given[name] for name in calibration.SETTINGS]
+*_, said = shown = calibration.clicked(*settings, "norm", 2, 2, "mine")
+result = shown[0], said, *(list(folder.files()) for folder in (folders.SCHEDULES, folders.MEASUREMENTS))
+"""
+
 WORDS = """
 from modules import shared
 
@@ -149,6 +159,20 @@ def test_every_input_but_texts_has_one_axis_also_after_reloads(packed):
     labels, _ = packed.ask("run", source=GRID)
     assert sorted(label for label in labels if "SteadyDiff" in label) == sorted(inputs)
     assert packed.ask("titles").count("SteadyDiff") == 1
+
+
+def test_what_calibrate_finds_is_kept_and_used(packed, txt2img):
+    switch, said, *kept = packed.ask("run", source=CALIBRATED)
+    assert (switch, kept) == (True, [["mine.json"], ["mine.json"]]), said
+    plain, norm = txt2img()[0], {"mode": "norm", "start_percent": 0.0}
+    without = txt2img(**script({"diffier": norm}))[0]
+    for named in (
+        {"epsilon_scaling": {"schedule": "file", "schedule_file": "mine.json"}},
+        {"diffier": {**norm, "measurement": "mine.json"}},
+    ):
+        images, infotexts = txt2img(**script(named))
+        assert images not in (plain, without)
+        assert "mine.json" in infotexts[0] and "SteadyDiff run" in infotexts[0]
 
 
 def test_presets_come_back_and_go(packed, tmp_path):

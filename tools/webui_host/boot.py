@@ -40,8 +40,15 @@ def run_webui() -> None:
     initialize.imports = initialize.initialize = lambda: None
     webui = importlib.import_module("webui")
     webui.webui()
-    if importlib.util.find_spec("modules_forge.main_thread"):
-        importlib.import_module("modules_forge.main_thread").loop()
+    if loop := first_threads_loop():
+        loop()
+
+
+def first_threads_loop():
+    """What the Forge family does on its first thread for ever, None elsewhere."""
+    if importlib.util.find_spec("modules_forge"):
+        return importlib.import_module("modules_forge.main_thread").loop
+    return None
 
 
 def tiny_model():

@@ -7,6 +7,7 @@ Each line read is {"do": name of a function in actions.py, ...its arguments}; ea
 import json
 import os
 import sys
+import threading
 import traceback
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def answer_lines() -> None:
     import actions
 
     actions.create_ui()
+    if loop := boot.first_threads_loop():  # our first thread answers
+        threading.Thread(target=loop, daemon=True).start()
     for line in sys.stdin:
         request = json.loads(line)
         try:
