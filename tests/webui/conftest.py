@@ -117,7 +117,7 @@ def neutral():
 
 @pytest.fixture(scope="session")
 def drawn():
-    """Return a function that makes pictures and tells their hashes, or in which words the host failed.
+    """Return a function that makes pictures and tells their hashes, or, a text, how the host failed.
 
     `named` are panels' values as the API takes them.
     """
@@ -127,7 +127,7 @@ def drawn():
         try:
             made = host.generate(args=args, **fields)
         except webui.Stop as stop:
-            return [f"{stop}".strip().splitlines()[-1]]
+            return str(stop).strip().splitlines()[-1]
         assert made["swallowed"] == []
         return made["images"]
 
