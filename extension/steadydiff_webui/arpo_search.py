@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import lru_cache
@@ -31,6 +31,7 @@ from steadydiff.methods.arpo import ARPO, Proposer, Scorer
 from steadydiff.phrase_bank import PhraseBank, find_banks, read_bank
 from steadydiff.phrases import Phrases
 
+from .host import on_main_thread
 from .settings import server_default
 
 logger = logging.getLogger("steadydiff")
@@ -176,7 +177,7 @@ def _chat(
     return VisionProposer(server, framework, Templates.of(templates), writer, sessions)
 
 
-# --- the host's memory and threads ------------------------------------------------------------------------
+# --- the host's memory ------------------------------------------------------------------------------------
 
 
 def has_patcher() -> bool:
@@ -199,14 +200,6 @@ def take_back() -> None:
     """A1111 wants its model where it left it; patcher hosts load theirs before each use."""
     if not has_patcher():
         sd_models.send_model_to_device(shared.sd_model)
-
-
-def on_main_thread(work: Callable[[], None]) -> None:
-    """Work where the Forge family keeps its models; A1111 works on any thread."""
-    if util.find_spec("modules_forge") and util.find_spec("modules_forge.main_thread"):
-        import_module("modules_forge.main_thread").run_and_wait_result(work)
-    else:
-        work()
 
 
 # --- drawing ----------------------------------------------------------------------------------------------

@@ -19,9 +19,8 @@ from steadydiff.plots import drift_figure, pixels, schedule_figure
 from steadydiff.schedules import Schedule
 from steadydiff.whole_file import whole_file
 
-from .arpo_search import on_main_thread
 from .folders import MEASUREMENTS, SCHEDULES
-from .host import find_host
+from .host import find_host, on_main_thread
 from .widgets import widget
 
 WIDGETS = {

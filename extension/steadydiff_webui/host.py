@@ -38,6 +38,14 @@ def native_scaling() -> str:
     return f"this WebUI's own settings scale epsilon by {factor:g} as well; switch one of the two off"
 
 
+def on_main_thread(work: Callable[[], None]) -> None:
+    """Work where the Forge family keeps its models; A1111 works on any thread."""
+    if util.find_spec("modules_forge"):
+        import_module("modules_forge.main_thread").run_and_wait_result(work)
+    else:
+        work()
+
+
 def check_interrupted() -> None:
     """Raise what the host raises if the user cancelled."""
     from modules import sd_samplers_common, shared
