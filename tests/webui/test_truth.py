@@ -3,12 +3,14 @@
 ComfyUI runs in this process, with our nodes; the WebUI beside it, with our panels.
 """
 
+import contextlib
 import sys
 
 import pytest
 import torch
 
 from tools import inprocess
+from tools.console import Stop
 from tools.environment import ROOT
 
 SAMPLERS = {"Euler": "euler", "Heun": "heun", "DPM++ 2M": "dpmpp_2m"}
@@ -21,6 +23,8 @@ NODES = {
 }
 CFG, PROMPTS = 3.0, ("a cat", "a dog")
 CLOSE = 1e-4
+FOUND: dict[str, dict] = {}
+"""Latents by host and sampler, without us and with everything on."""
 OWN = {"Forge Classic": {"skip_early_cond": -1.0}}  # at 0 it still leaves guidance out at the first step
 
 pytestmark = pytest.mark.skipif(
@@ -94,11 +98,11 @@ def comfy(tiny, sigmas, models):
     return latents
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_latents_are_comfyuis(packed, comfy, sigmas, on, tmp_path, sampler):
-    plain, apart = comfy(sampler, {}), {}
-    cases = {"nothing": {}, **{name: {name: values} for name, values in on.items()}, "all": on}
-    for name, named in cases.items():
+@pytest.fixture
+def latents(packed, sigmas, tmp_path):
+    """Return a function: the host's last latents of a sampler with some of our panels."""
+
+    def latents(sampler, named):
         file = tmp_path / "latents.pt"
         made = packed.generate(
             args={"SteadyDiff": [named]}, sampler_name=sampler, steps=len(AT), cfg_scale=CFG, sigmas=sigmas,
@@ -106,7 +110,38 @@ def test_latents_are_comfyuis(packed, comfy, sigmas, on, tmp_path, sampler):
             options=OWN.get(packed.kind.name),
         )  # fmt: skip
         assert made["swallowed"] == [] and ("run" in str(made["infotexts"])) == bool(named)
-        (found,), expected = torch.load(file), comfy(sampler, named)
-        apart[name] = ((found - expected).abs().max() / expected.std()).item()
+        (found,) = torch.load(file)
+        return found
+
+    return latents
+
+
+def distance(found, expected):
+    """The largest difference, in the expected latents' standard deviations."""
+    return ((found - expected).abs().max() / expected.std()).item()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_latents_are_comfyuis(latents, comfy, on, sampler):
+    plain, apart = comfy(sampler, {}), {}
+    cases = {"nothing": {}, **{name: {name: values} for name, values in on.items()}, "all": on}
+    for name, named in cases.items():
+        expected = comfy(sampler, named)
+        apart[name] = distance(latents(sampler, named), expected)
         assert not named or (expected - plain).abs().max() > 0.01 * plain.std()
     assert max(apart.values()) < CLOSE, apart
+
+
+def test_other_samplers_differ_no_more_than_the_hosts_do_without_us(packed, latents, on):
+    """Compared with each host before this one, for every sampler that both have."""
+    found, worse = {}, {}
+    for sampler in {*packed.ask("samplers")} - {*SAMPLERS}:
+        with contextlib.suppress(Stop):  # a few cannot go by imposed noise levels
+            found[sampler] = [latents(sampler, named) for named in ({}, on)]
+    for other, theirs in FOUND.items():
+        for sampler in found.keys() & theirs.keys():
+            plain, ours = (distance(*pair) for pair in zip(found[sampler], theirs[sampler], strict=True))
+            if ours > 2 * plain + CLOSE:
+                worse[other, sampler] = plain, ours
+    FOUND[packed.kind.name] = found
+    assert worse == {}
