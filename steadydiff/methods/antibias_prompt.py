@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..denoiser import Denoise, Run, Space, check_same_shape, check_space, per_sample
 from ..errors import SettingsError
+from ..memory import sparing
 from .state import SAME_SIGMA, StateEditor, StateSettings, input_scale, inside
 
 __all__ = [
@@ -166,7 +167,8 @@ class _Rectified(StateEditor):
         if self._acts(self._calls) and self._is_new(x, sigma):
             model = self._method.model
             scale = input_scale(sigma, model.space, model.sigma_data)
-            x.copy_(rectify(x, model.network, scale, self._gain(sigma)))
+            network = sparing(model.network, f"the {self._method.what}")
+            x.copy_(rectify(x, network, scale, self._gain(sigma)))
             self._note(x, sigma)
         self._calls += 1
         return self._denoise(x, sigma)

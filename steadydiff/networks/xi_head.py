@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..memory import sparing
 from .lora import Lora
 
 LAYER = "out.2"
@@ -63,9 +64,13 @@ def apply_head(seen: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Shapes:  seen [B, D, H, W]; weight [C, D, k, k] with k odd; bias [C]; result [B, C, H, W]. Of transformers
              seen [B, L, D]; weight [E, D]; bias [E]; result [B, L, E], for `to_latent`.
     """
-    if weight.ndim == 2:
-        return F.linear(seen.to(weight.dtype), weight, bias)
-    return F.conv2d(seen.to(weight.dtype), weight, bias, padding=weight.shape[-1] // 2)
+
+    def apply(seen: Tensor) -> Tensor:
+        if weight.ndim == 2:
+            return F.linear(seen.to(weight.dtype), weight, bias)
+        return F.conv2d(seen.to(weight.dtype), weight, bias, padding=weight.shape[-1] // 2)
+
+    return sparing(apply, "MDSS's second head")(seen)
 
 
 def to_latent(network: nn.Module, output: Tensor, size: Sequence[int]) -> Tensor:
