@@ -161,3 +161,25 @@ def test_models_it_was_not_trained_for_are_refused(models, patched, bump):
 def test_two_on_one_model_are_refused(models, patched, bump):
     with pytest.raises(Exception, match="has an anti-bias prompt already"):
         patched(patched(models["epsilon"], bump), bump)
+
+
+def test_memory_that_runs_out_in_our_network_leaves_no_trace(model, comfy, patched, sample):
+    """A batch then goes sample by sample; where not one fits, the host's own error says so and it goes on."""
+    noise = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(5))
+    room = 2
+
+    def narrow(x):
+        if len(x) > room:
+            raise comfy.management.OOM_EXCEPTION("full")
+        return 0.1 * torch.tanh(3 * x)
+
+    ours = patched(model, Network(narrow))
+    plain, expected = sample(model, noise=noise), sample(ours, noise=noise)
+    room = 1
+    assert torch.equal(sample(ours, noise=noise), expected)
+    room = 0
+    with pytest.raises(comfy.management.OOM_EXCEPTION, match="not enough memory for the anti-bias model"):
+        sample(ours, noise=noise)
+    room = 2
+    assert torch.equal(sample(model, noise=noise), plain)
+    assert torch.equal(sample(ours, noise=noise), expected)
