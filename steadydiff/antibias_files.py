@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import torch
 
-from .checkpoints import load_checkpoint, save_checkpoint
+from .checkpoints import all_finite, load_checkpoint, save_checkpoint
 from .errors import CheckpointError, SettingsError, SteadyDiffError
 from .methods.antibias_prompt import PromptModel, Target
 from .model_card import ModelCard, read_card
@@ -64,7 +64,7 @@ def load_prompt(path: Path, ops: Any = torch.nn) -> tuple[PromptNetwork, Card]:
         raise CheckpointError(
             f"{path.name}: its weights are not those of the network its header describes; get the file again."
         )
-    if not all(value.is_floating_point() and value.isfinite().all() for value in tensors.values()):
+    if not all_finite(tensors.values()):
         raise CheckpointError(f"{path.name} holds weights that are not finite numbers; its training failed.")
     with torch.random.fork_rng():  # a module's initial weights must not move the caller's random numbers
         network = PromptNetwork(config, ops)

@@ -101,8 +101,10 @@ def load_log(path: Path) -> Log:
     """
     pictures, header = load_checkpoint(path, kind=KIND, version=VERSION)
     try:
+        if any(p.dtype != torch.uint8 or p.ndim != 3 or p.shape[2] != 3 for p in pictures.values()):
+            raise ValueError("a picture is [H, W, 3] of bytes")
         return _from_dict(header["log"], [pictures[f"picture.{i}"] / 255 for i in range(len(pictures))])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(
             f"{path.name} is no whole log of a search ({error!r}); start a new one"
         ) from None

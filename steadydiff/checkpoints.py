@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -46,6 +48,7 @@ def load_checkpoint(
     tensors, metadata = read_tensors(path, prefix)
     try:
         header = json.loads(metadata.get(HEADER_KEY, "null"))
+        json.dumps(header, ensure_ascii=False).encode()  # JSON can hold half a character, nobody can print it
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path.name}: its header cannot be read ({error}); get the file again."
@@ -54,7 +57,7 @@ def load_checkpoint(
         raise CheckpointError(f"{path.name} carries no SteadyDiff header; it was made for something else.")
     if (header.get("kind"), header.get("version")) != (kind, version):
         raise CheckpointError(
-            f"{path.name} holds {header.get('kind')!r} version {header.get('version')}; "
+            f"{path.name} holds {header.get('kind')!r} version {header.get('version')!r}; "
             f"this needs {kind!r} version {version}."
         )
     return tensors, header
@@ -71,7 +74,13 @@ def read_tensors(path: Path, prefix: str = "") -> tuple[dict[str, Tensor], dict[
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except FileNotFoundError:
         raise CheckpointError(f"{path.name} is not there; expected it in {path.parent.name}/.") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(
             f"{path.name} cannot be read as safetensors ({error}); get the file again."
         ) from None
+
+
+def all_finite(values: Iterable[Tensor]) -> bool:
+    """Whether these are floating-point numbers, of 16 bits or more, and none of them overflows float32."""
+    wide = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    return all(value.dtype in wide and bool(value.float().isfinite().all()) for value in values)

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor
 
-from .checkpoints import load_checkpoint, read_tensors, save_checkpoint
+from .checkpoints import all_finite, load_checkpoint, read_tensors, save_checkpoint
 from .errors import CheckpointError, SettingsError
 from .methods.mdss import VARIANTS, Variant
 from .model_card import ModelCard, read_card
@@ -82,7 +82,7 @@ def load_head(path: Path) -> tuple[Head | None, Card]:
     parts = {name.removeprefix(XI_PREFIX): value for name, value in tensors.items()}
     if set(parts) != {"weight", "bias"}:
         raise CheckpointError(f"{path.name} holds a second head of unknown parts; update SteadyDiff.")
-    if not all(value.is_floating_point() and value.isfinite().all() for value in parts.values()):
+    if not all_finite(parts.values()):
         raise CheckpointError(f"{path.name} holds a head that is not finite numbers; its training failed.")
     weight, bias = parts["weight"].float(), parts["bias"].float()
     kernel = weight.shape[2:]

@@ -20,8 +20,8 @@ from .errors import SettingsError, ShapeError, SteadyDiffError
 from .metrics.deltas import marginal_variance
 from .metrics.norms import NormCurve, norm_quotient, predicted_norm
 from .metrics.running import RunningMoments, check_count
-from .metrics.spectrum import ring_sizes, spectrum
-from .schedules import MadeFor
+from .metrics.spectrum import ring_count, spectrum
+from .schedules import MadeFor, parsed
 from .stepping import Sampler
 
 MEASUREMENT_FORMAT = "steadydiff.measurement"
@@ -73,6 +73,11 @@ class Measurement:
 
     def __post_init__(self) -> None:
         Run(self.space, self.sigmas)
+        numbers, texts = (self.seed, self.count, *self.shape), (self.reference, self.label)
+        if not all(type(n) is int for n in numbers) or len(self.shape) < 2 or min(numbers[1:]) < 1:
+            raise SettingsError("a measurement's seed, count and shape [C, *S] are whole numbers")
+        if not all(type(text) is str for text in texts):
+            raise SettingsError("a measurement's reference and label are texts")
         for name in CURVES:
             expected = len(self.sigmas) - (not name.endswith("variance"))
             values = tuple(float(value) for value in getattr(self, name))
@@ -85,7 +90,7 @@ class Measurement:
         self._check_spectrum()
 
     def _check_spectrum(self) -> None:
-        rings = len(ring_sizes(self.shape)) if self.clean_spectrum else 0
+        rings = ring_count(self.shape)
         rows = tuple(tuple(float(value) for value in row) for row in self.clean_spectrum)
         if rows and len(rows) != self.shape[0] or any(len(row) != rings for row in rows):
             raise SettingsError(f"clean_spectrum of this shape has {self.shape[0]} rows of {rings} values")
@@ -131,7 +136,7 @@ class Measurement:
 
         Raises:  SettingsError if it is none, of another version, or its values do not fit together.
         """
-        data = _parsed(source)
+        data = parsed(source, "a measurement")
         if data.get("format") != MEASUREMENT_FORMAT or data.get("version") != MEASUREMENT_VERSION:
             raise SettingsError(
                 f"a measurement is JSON of format {MEASUREMENT_FORMAT!r}, version {MEASUREMENT_VERSION}; got "
@@ -139,7 +144,7 @@ class Measurement:
             )
         try:
             return cls(**_facts(data))
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
+        except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as error:
             raise SettingsError(f"this measurement is damaged: {error}") from error
 
 
@@ -340,14 +345,3 @@ def _facts(data: Mapping[str, Any]) -> dict[str, Any]:
         "shape": tuple(map(int, data["shape"])),
         "made_for": MadeFor(**made_for),
     }
-
-
-def _parsed(source: str | Mapping[str, Any]) -> Mapping[str, Any]:
-    if isinstance(source, str):
-        try:
-            source = json.loads(source)
-        except (ValueError, RecursionError) as error:
-            raise SettingsError(f"a measurement is JSON; this is not: {error}") from error
-    if not isinstance(source, Mapping):
-        raise SettingsError(f"a measurement is a JSON object; got {type(source).__name__}")
-    return source

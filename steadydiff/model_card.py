@@ -39,11 +39,14 @@ class ModelCard:
     def __post_init__(self) -> None:
         check_space(self.space)
         low, high = self.sigma_range
-        if not 0 <= low <= high or not 0 < float(self.sigma_data) < math.inf:
+        object.__setattr__(self, "sigma_data", float(self.sigma_data))
+        if not 0 <= low <= high or not 0 < self.sigma_data < math.inf:
             raise SettingsError(f"sigma_range {self.sigma_range}, sigma_data {self.sigma_data}")
         texts = self.base, self.base_sha256, self.family, self.latent_format, self.licence
         if not all(type(text) is str for text in texts):
             raise SettingsError("a name that is no text")
+        if not isinstance(self.training, dict):
+            raise SettingsError("training that is no object")
 
 
 Card = TypeVar("Card", bound=ModelCard)
@@ -58,7 +61,7 @@ def read_card(kind: type[Card], path: Path, header: dict) -> Card:
         facts = dict(header["card"])
         low, high = (float(level) for level in facts["sigma_range"])
         return kind(**{**facts, "sigma_range": (low, high)})
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(
             f"{path.name} says something this version does not know ({error}); update SteadyDiff."
         ) from None

@@ -241,7 +241,7 @@ class Schedule:
         Facts in `made_for` whose names we do not know are dropped: they describe, they change no λ.
         Raises:  SettingsError if it is no schedule, of another version, or holds a value that is no scale.
         """
-        data = _parsed(source)
+        data = parsed(source, "a schedule")
         if data.get("format") != SCHEDULE_FORMAT or data.get("version") != SCHEDULE_VERSION:
             raise SettingsError(
                 f"a schedule is JSON of format {SCHEDULE_FORMAT!r}, version {SCHEDULE_VERSION}; got format "
@@ -274,14 +274,19 @@ def check_sigmas(sigmas: Any) -> list[float]:
     return [float(sigma) for sigma in sigmas]
 
 
-def _parsed(source: str | Mapping[str, Any]) -> Mapping[str, Any]:
+def parsed(source: str | Mapping[str, Any], what: str) -> Mapping[str, Any]:
+    """Return the object that a JSON text holds, or that a JSON parser made of one.
+
+    Raises:  SettingsError, naming `what` it should be, if it is none, or holds half a character.
+    """
     if isinstance(source, str):
         try:
             source = json.loads(source)
+            json.dumps(source, ensure_ascii=False).encode()  # JSON can hold one, which nobody can print
         except (ValueError, RecursionError) as error:
-            raise SettingsError(f"a schedule is JSON; this is not: {error}") from error
+            raise SettingsError(f"{what} is JSON; this is not: {error}") from error
     if not isinstance(source, Mapping):
-        raise SettingsError(f"a schedule is a JSON object; got {type(source).__name__}")
+        raise SettingsError(f"{what} is a JSON object; got {type(source).__name__}")
     return source
 
 

@@ -8,6 +8,10 @@ import torch
 AWKWARD_SHAPES = ((3, 8, 11), (2, 4, 5, 7), (1, 16, 3, 8, 6))
 
 
+def pytest_addoption(parser):
+    parser.addoption("--fuzz", type=int, help="so many spoilt files of every kind, instead of a few")
+
+
 @pytest.fixture(autouse=True)
 def steady():
     """The same random numbers on every machine and in every order of tests."""

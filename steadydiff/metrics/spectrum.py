@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -26,12 +28,18 @@ def ring_sizes(shape: tuple[int, ...]) -> Tensor:
     return torch.bincount(_ring(tuple(shape[place] for place in _places(len(shape) + 1))))
 
 
+def ring_count(shape: tuple[int, ...]) -> int:
+    """How many rings R a sample of shape [C, *S] has, in no memory, whatever the shape claims."""
+    square = sum((shape[place] // 2) ** 2 for place in _places(len(shape) + 1))
+    return (math.isqrt(4 * square) + 1) // 2 + 1  # the root, rounded, and the ring of frequency 0
+
+
 def _places(ndim: int) -> tuple[int, ...]:
     return (-1,) if ndim == 3 else (-2, -1)
 
 
 def _ring(sizes: tuple[int, ...]) -> Tensor:
     """The ring of every frequency, flat: its distance from 0 in whole periods per picture."""
-    squares = [(torch.fft.fftfreq(size) * size).square() for size in sizes]
+    squares = [(torch.fft.fftfreq(size, dtype=torch.float64) * size).square() for size in sizes]
     total = squares[0] if len(squares) == 1 else squares[0][:, None] + squares[1]
     return total.sqrt().round().long().flatten()

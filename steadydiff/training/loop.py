@@ -199,8 +199,8 @@ def _load(
     try:
         with safe_open(state, "pt") as file:
             kept = file.metadata()
-        tensors = load_file(state)
-    except SafetensorError as error:
+        tensors, step = load_file(state), int(kept["step"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{state.name} is damaged ({error}); move it away to start afresh") from None
     if kept.get("identity", "") != identity:
         raise SettingsError(
@@ -213,7 +213,7 @@ def _load(
         for name, value in _part(tensors, f"adam.{key}.").items():
             weight = model.get_parameter(name)
             optimiser.state[weight][key] = value if key == "step" else value.to(weight)
-    return int(kept["step"]), tensors["losses"].tolist()
+    return step, tensors["losses"].tolist()
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
