@@ -132,9 +132,6 @@ def train_tinyworld(folder, plan):
     return folder / "epsilon.safetensors"
 
 
-TRAININGS = pytest.mark.parametrize("train", [train_antibias, train_mdss, train_tinyworld])
-
-
 def goes_on(train, folder, steps):
     """Whether `folder` holds a whole state of so many steps, from which training ends as an unbroken one."""
     assert loop.steps_of(next(folder.glob("[es]*.safetensors"))) == steps
@@ -146,7 +143,7 @@ def goes_on(train, folder, steps):
     return not list(folder.glob("*.part"))
 
 
-@TRAININGS
+@pytest.mark.parametrize("train", [train_antibias, train_mdss, train_tinyworld])
 def test_a_training_killed_while_it_saves_goes_on_from_the_save_before(train, tmp_path):
     def killed():
         os.replace = after(3 if train is train_tinyworld else 2, os.replace, torn)  # the first: its latents
@@ -157,27 +154,25 @@ def test_a_training_killed_while_it_saves_goes_on_from_the_save_before(train, tm
     assert goes_on(train, tmp_path, 2)
 
 
-@TRAININGS
-def test_a_training_killed_between_two_saves_goes_on_from_the_last(train, tmp_path):
+def test_a_training_killed_between_two_saves_goes_on_from_the_last(tmp_path):
     def killed():
         loop._follow = after(4, loop._follow, die)
-        train(tmp_path, PLAN)
+        train_mdss(tmp_path, PLAN)
 
     assert in_child(killed) == (signal.SIGKILL, "")
-    assert goes_on(train, tmp_path, 2)
+    assert goes_on(train_mdss, tmp_path, 2)
 
 
-@TRAININGS
-def test_a_full_disk_ends_a_training_with_a_sentence_and_its_last_state(train, tmp_path):
+def test_a_full_disk_ends_a_training_with_a_sentence_and_its_last_state(tmp_path):
     def filled():
         follow = loop._follow
         loop._follow = after(3, follow, lambda *given: no_more_room() or follow(*given))
-        train(tmp_path, PLAN)
+        train_mdss(tmp_path, PLAN)
 
     ended, said = in_child(filled)
     assert ended == 0 and "cannot be written to" in said and "make room" in said
     assert not list(tmp_path.glob("*.part"))
-    assert goes_on(train, tmp_path, 2)
+    assert goes_on(train_mdss, tmp_path, 2)
 
 
 # --- ARPO -------------------------------------------------------------------------------------------------
