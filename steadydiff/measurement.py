@@ -75,7 +75,7 @@ class Measurement:
         Run(self.space, self.sigmas)
         numbers, texts = (self.seed, self.count, *self.shape), (self.reference, self.label)
         if not all(type(n) is int for n in numbers) or len(self.shape) < 2 or min(numbers[1:]) < 1:
-            raise SettingsError("a measurement's seed, count and shape [C, *S] are whole numbers")
+            raise SettingsError(f"seed, count and shape [C, *S] are whole numbers; got {numbers}")
         if not all(type(text) is str for text in texts):
             raise SettingsError("a measurement's reference and label are texts")
         for name in CURVES:
