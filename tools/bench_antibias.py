@@ -3,10 +3,10 @@
 Trains what is not trained yet (under output/antibias/bench/; after Ctrl+C the same command goes on):
 the default recipe with three seeds, other targets, losses and weights for fewer steps, and the base model on
 its own loss for as many floating point operations as one of the long trainings takes. Prompts, noise and
-judges are those of `run.py bench drift`, see tools/drift_world.py; each of its three parts is sampled with
-the network of another training seed, so that the spread is that of both. The short trainings are compared on
-the first part, beside one on a base model with an error planted in it, which tells what a training of that
-length takes away where there is something to take.
+judges are those of `run.py bench drift`, see tools/drift_world.py; at 10 and 20 Euler steps each of its three
+parts is sampled with the network of another training seed, so that the spread is that of both. Elsewhere the
+first part has to do. The short trainings are compared on the first part of epsilon, beside one on a base
+model with an error planted in it, which tells what so short a training takes away where there is something.
 """
 
 import statistics
@@ -46,6 +46,7 @@ RECIPES = {  # name -> further arguments of `run.py train antibias`
     "uncapped": ["--snr-cap", "inf"],
 }
 PLANTED = 0.95  # times every clean estimate
+WHOLE = (("euler", 10), ("euler", 20))  # with all three parts; the others with the first alone
 CONDITIONS = (("euler", 10), ("euler", 20), ("euler", 35), ("heun", 20), ("dpmpp_2m", 20))
 
 
@@ -205,9 +206,10 @@ def main() -> int:
     short |= {"planted": partial(planted, False), "planted, network": partial(planted, True)}
     for variant in files.VARIANTS:
         for sampler, steps in CONDITIONS:
-            condition, parts = Condition(variant, sampler, steps, 1.0), range(len(world.PARTS))
+            condition = Condition(variant, sampler, steps, 1.0)
+            parts = range(len(world.PARTS) if (sampler, steps) in WHOLE else 1)
             here = list(product(ways.items(), parts))
-            if (sampler, steps) == ("euler", 20):
+            if (variant, sampler, steps) == ("epsilon", "euler", 20):
                 here += product(short.items(), (0,))
             for (name, way), part in here:
                 quick = name == "plain" and part == 0 and (sampler, steps) == ("euler", 10)
