@@ -5,15 +5,13 @@ the default recipe with three seeds, other targets, losses and weights for fewer
 its own loss for as many floating point operations as one of the long trainings takes. Prompts, noise and
 judges are those of `run.py bench drift`, see tools/drift_world.py; at 10 and 20 Euler steps each of its three
 parts is sampled with the network of another training seed, so that the spread is that of both. Elsewhere the
-first part has to do. The short trainings are compared on the first part of epsilon, beside one on a base
-model with an error planted in it, which tells what so short a training takes away where there is something.
+first part has to do, as it does for the short trainings, which are compared on epsilon.
 """
 
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -22,13 +20,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from steadydiff.antibias_files import load_prompt
-from steadydiff.denoiser import Denoise
-from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel
+from steadydiff.methods.antibias_prompt import AntiBiasPrompt
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork, attention_at
 from steadydiff.tinyworld import files
 from steadydiff.tinyworld import train as tinyworld
-from steadydiff.tinyworld.base import load_base
-from steadydiff.training.antibias import Recipe, StepPairs, train_prompt
+from steadydiff.training.antibias import Recipe
 from tools import bench_epsilon_scaling as timing
 from tools import drift_world as world
 from tools import train_antibias
@@ -45,7 +41,6 @@ RECIPES = {  # name -> further arguments of `run.py train antibias`
     "contrastive": ["--loss", "contrastive"],
     "uncapped": ["--snr-cap", "inf"],
 }
-PLANTED = 0.95  # times every clean estimate
 WHOLE = (("euler", 10), ("euler", 20))  # with all three parts; the others with the first alone
 CONDITIONS = (("euler", 10), ("euler", 20), ("euler", 35), ("heun", 20), ("dpmpp_2m", 20))
 
@@ -74,21 +69,6 @@ def longer(variant: str) -> Path:
         tinyworld.train_diffusion(variant, WORK / "state", shipped=True, steps=steps)
         tinyworld.export_diffusion(variant, WORK / "state", folder)
     return folder
-
-
-@cache
-def planted_prompt(variant: str) -> PromptModel:
-    """The default recipe on a base whose clean estimates are PLANTED times its own, for FEWER_STEPS."""
-    options = train_antibias.parser().parse_args(["--base", f"tinyworld:{variant}", "--out", ""])
-    steps, device = train_antibias.numbers(options.sample_steps), torch.device("cpu")
-    base = load_base(variant, WORK / "state", steps, device)
-    biased = replace(base, denoise=lambda *asked: PLANTED * base.denoise(*asked))
-    plan = replace(train_antibias.PLAN, steps=FEWER_STEPS)
-    torch.manual_seed(plan.seed)
-    network = PromptNetwork(small_network())
-    trained = train_prompt(network, biased, Recipe(), plan, WORK / f"state/{variant}-planted.safetensors")
-    levels = StepPairs.of(base.schedules).sigma_range
-    return PromptModel(trained, Recipe.target, base.space, base.sigma_data, levels)
 
 
 @cache
@@ -158,20 +138,6 @@ def antibias(recipe: str, steps: int, condition: Condition, part: int) -> Way:
     return Way(condition, f"antibias {recipe} {steps} {part} {world.digest_of(file)}", corrected(file))
 
 
-def planted(corrected: bool, condition: Condition, part: int) -> Way:
-    """The base with the planted error, without or with the network that was trained on it."""
-
-    def guide(condition: Condition, prompts: list[str]) -> Denoise:
-        own = world.guided(condition, prompts)
-        return lambda x, sigma: PLANTED * own(x, sigma)
-
-    way = plain(condition, part)._replace(name=f"uniform 1.0 planted {PLANTED}", guide=guide)
-    if corrected:
-        prompt = AntiBiasPrompt(planted_prompt(condition.variant))
-        way = way._replace(name=f"antibias planted {PLANTED} {FEWER_STEPS}", correct=prompt.wrap)
-    return way
-
-
 def cost() -> Figures:
     """What the paper's network for 64x64 adds to a guided call of an SD1.5-sized model."""
     network = PromptNetwork(PromptConfig(4, 32, attention_levels=attention_at(64, 3)))
@@ -203,7 +169,6 @@ def main() -> int:
         bench.cell(f"real drawings {part}", partial(world.drawings, part, n), quick=False)
     ways = {"plain": plain, "default": partial(antibias, "default", STEPS), "control": control}
     short = {f"{recipe} short": partial(antibias, recipe, FEWER_STEPS) for recipe in RECIPES}
-    short |= {"planted": partial(planted, False), "planted, network": partial(planted, True)}
     for variant in files.VARIANTS:
         for sampler, steps in CONDITIONS:
             condition = Condition(variant, sampler, steps, 1.0)

@@ -3,6 +3,7 @@
 A table stands between `<!-- NAME -->` and `<!-- end of NAME -->`, and a test compares it with the results.
 """
 
+import itertools
 import json
 import re
 import statistics
@@ -97,6 +98,42 @@ def _condition(cells: Cells, condition: str) -> str:
     return markdown(lines)
 
 
+ANTIBIAS_COLUMNS = ("frechet_reader", "frechet_clip", "recall_reader", "found", "norm_drift", "variance")
+ANTIBIAS_RECIPES = ("default", "phi", "l1", "contrastive", "uncapped")
+
+
+def antibias(cells: Cells) -> str:
+    """Per variant and sampler: no network, the default one, and the control; mean ± spread over three parts,
+    or the first alone.
+    """
+    blocks = []
+    for variant in ("epsilon", "flow"):
+        lines = [["sampler, steps", "", *(COLUMNS[figure] for figure in ANTIBIAS_COLUMNS)]]
+        for sampler, steps in itertools.product(("euler", "heun", "dpmpp_2m"), (10, 20, 35)):
+            condition = f"{variant} {sampler} {steps} cfg 1"
+            whole = f"{condition} control 2" in cells
+            for name in ("plain", "default", "control"):
+                key = f"{condition} {name} 0"
+                if key in cells:
+                    figures = (
+                        _mean(cells, condition, name, f, spread=True) if whole else _one(cells, key, f, 3)
+                        for f in ANTIBIAS_COLUMNS
+                    )
+                    lines.append([f"{sampler}, {steps}", name, *figures])
+        blocks.append(f"**{variant}**\n\n{markdown(lines)}")
+    return "\n\n".join(blocks)
+
+
+def antibias_recipes(cells: Cells) -> str:
+    """What the shorter trainings do, on the first part of epsilon at 20 Euler steps."""
+    names = ["plain", *(f"{recipe} short" for recipe in ANTIBIAS_RECIPES)]
+    lines = [["recipe", *(COLUMNS[figure] for figure in ANTIBIAS_COLUMNS)]]
+    for name in names:
+        key = f"epsilon euler 20 cfg 1 {name} 0"
+        lines.append([name.removesuffix(" short"), *(_one(cells, key, f, 3) for f in ANTIBIAS_COLUMNS)])
+    return markdown(lines)
+
+
 DIFFIER_COLUMNS = {
     "frechet_reader": "FD reader",
     "frechet_clip": "FD CLIP",
@@ -150,9 +187,10 @@ def diffier_grid(cells: Cells) -> str:
     return "\n\n".join(blocks)
 
 
-def _one(cells: Cells, key: str, figure: str) -> str:
+def _one(cells: Cells, key: str, figure: str, digits: int | None = None) -> str:
     value = cells[key]["figures"].get(figure) if key in cells else None
-    return "–" if value is None else f"{value:.{2 if figure.startswith('frechet') else 3}f}"
+    digits = digits or (2 if figure.startswith("frechet") else 3)
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _mean(
@@ -215,6 +253,8 @@ def markdown(lines: list[list[str]]) -> str:
 TABLES: dict[str, tuple[str, str, Callable[[Cells], str]]] = {
     "drift summary": ("README.md", "drift", drift_summary),
     "drift": ("docs/drift.md", "drift", drift_full),
+    "antibias": ("docs/antibias_prompt.md", "antibias", antibias),
+    "antibias recipes": ("docs/antibias_prompt.md", "antibias", antibias_recipes),
     "diffier": ("docs/diffier.md", "diffier", diffier_compared),
     "diffier grid": ("docs/diffier.md", "diffier", diffier_grid),
     "arpo": ("docs/arpo.md", "arpo", arpo),

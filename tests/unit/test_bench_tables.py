@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tools.bench_tables import TABLES, arpo, drift_full, drift_summary, put, tables
+from tools.bench_tables import TABLES, antibias, arpo, drift_full, drift_summary, put, tables
 from tools.environment import ROOT
 
 
@@ -79,3 +79,17 @@ def test_a_way_to_a_prompt_is_the_mean_over_its_parts_and_its_standard_error():
     assert text.startswith("60 pictures; ± is the standard error over parts of 20.")
     row = "| ARPO 5, dropping | 0.700 ± 0.115 | 1.000 ± 0.000 | 0.250 ± 0.000 |"
     assert sum(line.startswith(row) for line in text.splitlines()) == 2
+
+
+def test_one_part_is_shown_without_a_spread():
+    figures = dict.fromkeys(("frechet_clip", "recall_reader", "found", "norm_drift", "variance"), 0.5)
+    found = {
+        f"flow euler {steps} cfg 1 {name} {part}": {"figures": {"frechet_reader": 1.0 + part} | figures}
+        for name in ("plain", "default", "control")
+        for steps, parts in ((10, 3), (35, 1))
+        for part in range(parts)
+    }
+    lines = antibias(found).splitlines()
+    assert next(line for line in lines if line.startswith("| euler, 10 | default | 2.000 ± 1.000 |"))
+    assert next(line for line in lines if line.startswith("| euler, 35 | default | 1.000 | 0.500 |"))
+    assert not any("heun" in line for line in lines)
