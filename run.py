@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from tools import webui
+from tools.browser import ensure_browser_python, find_chromium
 from tools.chat_server import running_chat
 from tools.console import Stop, say, tail
 from tools.demo import run_demo
@@ -57,6 +58,8 @@ def test(options: argparse.Namespace, rest: list[str]) -> int:
         codes.append(chat_suite(python, rest))
     if options.webui:
         codes.append(webui_suite(python, rest, host or ensure_host(options.python, *needed)))
+    if options.browser:
+        codes.append(browser_suite(python, rest, host or ensure_host(options.python, *needed)))
     if rest and 0 in codes:  # arguments may select tests of one suite only
         codes = [code for code in codes if code != NOTHING_COLLECTED]
     return max(codes)
@@ -77,6 +80,14 @@ def webui_suite(python: Path, rest: list[str], host: Host) -> int:
     for gradio in {kind.gradio for kind in kinds}:
         os.environ[f"STEADYDIFF_GRADIO{gradio}"] = str(webui.ensure_python(python, gradio))
     return pytest(python, ["-m", "webui", *(rest or ["tests/webui"])], host)
+
+
+def browser_suite(python: Path, rest: list[str], host: Host) -> int:
+    """Run what needs ComfyUI's pages in a real browser."""
+    own = ensure_browser_python(python)
+    os.environ["STEADYDIFF_CHROMIUM"] = find_chromium(own)
+    say(f"\nBrowser suite in {os.environ['STEADYDIFF_CHROMIUM'] or 'Chromium'}")
+    return pytest(own, ["-m", "browser", *(rest or ["tests/browser"])], host)
 
 
 def ui(options: argparse.Namespace, rest: list[str]) -> int:
@@ -156,6 +167,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--fast", action="store_true", help="leave the host suite out")
     sub.add_argument("--chat", action="store_true", help="also a real chat server, set up and started for it")
     variables = ", ".join(kind.variable for kind in webui.KINDS)
+    sub.add_argument("--browser", action="store_true", help="also ComfyUI's pages in headless Chromium")
     sub.add_argument("--webui", action="store_true", help=f"also the real WebUIs named by {variables}")
     sub = command(ui, "the same ComfyUI left running, for the browser")
     sub.add_argument("--port", type=int, default=8188)

@@ -1,0 +1,147 @@
+"""ComfyUI's own pages in headless Chromium: templates, help pages and errors as their users meet them.
+
+`python3 run.py test --browser` names the host and the browser. Screenshots are kept in output/browser/.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.host import Host
+from tools.server import running
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        "STEADYDIFF_CHROMIUM" not in os.environ, reason="STEADYDIFF_CHROMIUM names no browser"
+    ),
+]
+ROOT = Path(__file__).resolve().parents[2]
+SHOTS = ROOT / "output" / "browser"
+TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+HELP = sorted(path.stem for path in (ROOT / "web" / "docs").glob("*.md"))
+PATIENCE = 600_000  # milliseconds; a template takes seconds to a minute on an idle core
+READY = "() => window.app?.graph && document.querySelector('canvas')"
+WATCH_TITLE = """() => {
+    window.titles = []
+    new MutationObserver(() => window.titles.push(document.title))
+        .observe(document.querySelector('title'), {childList: true})
+}"""
+# Node types that are missing, links that lead nowhere, nodes that the page marks.
+BROKEN = """() => window.app.graph.nodes.flatMap(node => [
+    ...(LiteGraph.registered_node_types[node.type] ? [] : [`${node.type} is missing`]),
+    ...(node.has_errors ? [`${node.type} is red`] : []),
+    ...(node.inputs ?? []).filter(i => i.link != null && !window.app.graph.getNodeById(
+        window.app.graph.links.get(i.link)?.origin_id)).map(i => `${node.type}: ${i.name}`)])"""
+# Pictures that the nodes show, in pixels; 0 for one that did not load.
+SHOWN = """() => window.app.graph.nodes.filter(node => window.app.nodeOutputs[node.id]?.images)
+    .map(node => [node.title, ...(node.imgs ?? []).map(img => img.naturalWidth)])"""
+
+
+@pytest.fixture(scope="module")
+def server():
+    host = Host(Path(os.environ["STEADYDIFF_COMFYUI"]), "", Path(sys.executable))
+    with running(host) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        path = os.environ["STEADYDIFF_CHROMIUM"] or None
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def page(server, browser):
+    """ComfyUI as it opens for somebody who has been there before."""
+    server.client.request("POST", "/settings", {"Comfy.TutorialCompleted": True})
+    page = browser.new_page(viewport={"width": 1600, "height": 950})
+    page.set_default_timeout(PATIENCE)
+    page.goto(server.address)
+    page.wait_for_function(READY)
+    page.evaluate(WATCH_TITLE)
+    return page
+
+
+def open_template(page, name):
+    """Find a template as a user does: Templates, Extensions, SteadyDiff, its card."""
+    page.get_by_role("button", name="Templates").first.click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text("SteadyDiff", exact=True).first.click()
+    card = dialog.get_by_test_id(f"template-workflow-{name}")
+    assert card.locator("img").first.evaluate("img => img.decode().then(() => img.naturalWidth)") > 0
+    card.click()
+    dialog.wait_for(state="hidden")
+    page.wait_for_function("name => document.title.includes(name)", arg=name)
+
+
+def shot(page, name):
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / f"{name}.png")
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_is_found_opened_run_and_seen(page, name):
+    open_template(page, name)
+    assert page.evaluate(BROKEN) == []
+    savers = page.evaluate(
+        "() => window.app.graph.nodes.filter(n => n.constructor.nodeData?.output_node).length"
+    )
+    assert savers > 0
+    page.evaluate("window.titles.length = 0")
+    page.get_by_test_id("queue-button").click()
+    page.wait_for_function(
+        "n => Object.keys(window.app.nodeOutputs).length >= n && !window.app.runningNodeId", arg=savers
+    )
+    assert any("%" in title for title in page.evaluate("window.titles"))
+    page.wait_for_function(
+        f"() => ({SHOWN})().every(([_, ...widths]) => widths.length && widths.every(w => w))"
+    )
+    assert page.evaluate(SHOWN)
+    shot(page, name)
+
+
+@pytest.mark.parametrize("name", HELP)
+def test_a_help_page_opens(page, name):
+    title = page.evaluate(
+        """name => {
+            const node = LiteGraph.createNode(name)
+            window.app.graph.clear()
+            window.app.graph.add(node)
+            window.app.canvas.centerOnNode(node)
+            window.app.canvas.selectNodes([node])
+            return node.title
+        }""",
+        name,
+    )
+    page.get_by_test_id("info-button").click()
+    first = (ROOT / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8").splitlines()[0]
+    page.get_by_role("heading", name=first.removeprefix("# "), level=1).wait_for()
+    assert first == f"# {title}"
+
+
+def test_a_wrong_file_shows_its_sentence(page):
+    open_template(page, "antibias")
+    page.evaluate(
+        """() => window.app.graph.nodes.find(node => node.type == 'SteadyDiffLoadAntiBias')
+            .widgets.find(widget => widget.name == 'file').value = 'tinyworld/antibias_flow.safetensors'"""
+    )
+    page.get_by_test_id("queue-button").click()
+    page.get_by_role("button", name="View details").click()
+    page.get_by_text("was trained for states of the kind flow").first.wait_for()
+    shot(page, "refused")
+
+
+def test_chinese_names_are_shown(page, server):
+    server.client.request("POST", "/settings", {"Comfy.Locale": "zh"})
+    page.goto(server.address)
+    page.wait_for_function(READY)
+    title = "() => LiteGraph.createNode('SteadyDiffTrainAntiBias').title"
+    page.wait_for_function(f"() => ({title})() == '训练抗偏差模型 (SteadyDiff)'")
