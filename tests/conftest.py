@@ -1,15 +1,34 @@
 """Shared fixtures: fixed seeds, one thread, no network, awkward shapes, and a ledger of model calls."""
 
+import os
 import socket
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+
+from tools.host import Host
+from tools.server import running
 
 AWKWARD_SHAPES = ((3, 8, 11), (2, 4, 5, 7), (1, 16, 3, 8, 6))
 
 
 def pytest_addoption(parser):
     parser.addoption("--fuzz", type=int, help="so many spoilt files of every kind, instead of a few")
+
+
+@pytest.fixture(scope="session")
+def comfyui():
+    """The real ComfyUI that the environment names, with this interpreter."""
+    return Host(Path(os.environ["STEADYDIFF_COMFYUI"]), "", Path(sys.executable))
+
+
+@pytest.fixture(scope="module")
+def server(comfyui):
+    """That ComfyUI, running."""
+    with running(comfyui) as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

@@ -4,13 +4,9 @@
 """
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
-
-from tools.host import Host
-from tools.server import running
 
 pytestmark = [
     pytest.mark.browser,
@@ -38,13 +34,6 @@ BROKEN = """() => window.app.graph.nodes.flatMap(node => [
 # Pictures that the nodes show, in pixels; 0 for one that did not load.
 SHOWN = """() => window.app.graph.nodes.filter(node => window.app.nodeOutputs[node.id]?.images)
     .map(node => [node.title, ...(node.imgs ?? []).map(img => img.naturalWidth)])"""
-
-
-@pytest.fixture(scope="module")
-def server():
-    host = Host(Path(os.environ["STEADYDIFF_COMFYUI"]), "", Path(sys.executable))
-    with running(host) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,13 @@
 
 import http.server
 import json
-import os
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 import torch
 
 from tools.comfy_client import ComfyError
-from tools.host import Host
 from tools.inprocess import load
 from tools.server import running
 
@@ -204,13 +201,12 @@ def chat():
 
 
 @pytest.fixture(scope="module")
-def server(chat):
+def server(comfyui, chat):
     """A ComfyUI in whose environment there is a key for that server."""
-    host = Host(Path(os.environ["STEADYDIFF_COMFYUI"]), "", Path(sys.executable))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CANARY_KEY", CANARY)
         patch.setenv("CANARY_KEY_FOR", chat)
-        with running(host) as server:
+        with running(comfyui) as server:
             yield server
 
 

@@ -1,16 +1,12 @@
 """The pack in a real ComfyUI server: what it offers, what it runs, and what it refuses before running."""
 
 import json
-import os
-import sys
 from pathlib import Path
 
 import pytest
 
 from tools.comfy_client import ComfyError
 from tools.demo import columns
-from tools.host import Host
-from tools.server import running
 
 ROOT = Path(__file__).resolve().parents[2]
 NODES = (
@@ -26,13 +22,6 @@ NODES = (
     *("SteadyDiffVisionModel", "SteadyDiffChatServer", "SteadyDiffEditPrompt"),
 )
 NAN, INFINITY = float("nan"), float("inf")
-
-
-@pytest.fixture(scope="module")
-def server():
-    host = Host(Path(os.environ["STEADYDIFF_COMFYUI"]), "", Path(sys.executable))
-    with running(host) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
