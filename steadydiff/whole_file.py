@@ -36,3 +36,9 @@ def whole_file(path: Path, by: str = "") -> Iterator[Path]:
                 f"another folder. What it held before is kept."
             ) from error
         raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, as `whole_file` does."""
+    with whole_file(path) as draft:
+        draft.write_text(text, encoding="utf-8")

@@ -28,7 +28,7 @@ from steadydiff.phrases import Phrases
 from steadydiff.tinyworld import sampling
 from steadydiff.tinyworld.scenes import caption, render, sample_scenes
 from steadydiff.tinyworld.train import HELD_OUT
-from steadydiff.whole_file import whole_file
+from steadydiff.whole_file import write_whole
 from tools import drift_world as world
 from tools.comfy_client import ComfyClient, ComfyError
 from tools.console import Stop, say
@@ -95,8 +95,7 @@ def search(options: argparse.Namespace) -> None:
 
 def show(log: Log, reference: Tensor, folder: Path) -> None:
     """Write what a person looks at: log.json, every picture, and a sheet of all."""
-    with whole_file(folder / "log.json") as draft:
-        draft.write_text(json.dumps(as_dict(log), indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / "log.json", json.dumps(as_dict(log), indent=1) + "\n")
     columns = {"reference": [enlarged(as_pil(reference))]}
     for i, step in enumerate(log.steps):
         picture = as_pil(step.picture)

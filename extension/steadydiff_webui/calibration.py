@@ -17,7 +17,7 @@ from steadydiff.hosts.webui_drift import Order, calibrate_next
 from steadydiff.measurement import Measurement
 from steadydiff.plots import drift_figure, pixels, schedule_figure
 from steadydiff.schedules import Schedule
-from steadydiff.whole_file import whole_file
+from steadydiff.whole_file import write_whole
 
 from .folders import MEASUREMENTS, SCHEDULES
 from .host import find_host, on_main_thread
@@ -110,8 +110,7 @@ def keep(found: Found, name: str) -> str:
         raise SettingsError(f"name is that of a file, without folders; got {name!r}")
     file = f"{plain}{SCHEDULES.suffix}"
     for folder, what in ((SCHEDULES, found.schedule), (MEASUREMENTS, found.measurement)):
-        with whole_file(folder.home / file) as draft:
-            draft.write_text(what.to_json(), encoding="utf-8")
+        write_whole(folder.home / file, what.to_json())
     return file
 
 

@@ -11,7 +11,7 @@ import gradio as gr
 from modules import paths
 
 from steadydiff.errors import SettingsError, SteadyDiffError
-from steadydiff.whole_file import whole_file
+from steadydiff.whole_file import write_whole
 
 from .panels import PANELS
 
@@ -62,8 +62,7 @@ class Presets:
             ) from None
 
     def _write(self, stored: dict[str, dict]) -> None:
-        with whole_file(self._file) as draft:
-            draft.write_text(json.dumps(stored, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(self._file, json.dumps(stored, indent=2, ensure_ascii=False) + "\n")
 
 
 def _read(one: Any, given: Any) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import load_checkpoint, save_checkpoint
 from ..errors import SettingsError
-from ..whole_file import whole_file
+from ..whole_file import write_whole
 from .autoencoder import Autoencoder
 from .clip import CONFIG, TOKENIZER_CONFIG, Clip, import_open_clip, tokenizer_json
 from .reader import Reader
@@ -69,8 +69,7 @@ def write_manifest(models: Path = FOLDER.parent) -> None:
         for path in sorted(models.rglob("*.safetensors"))
         for data in (path.read_bytes(),)
     }
-    with whole_file(models / "manifest.json") as draft:
-        draft.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+    write_whole(models / "manifest.json", json.dumps(entries, indent=1) + "\n")
 
 
 def _filled(module: Net, stored: dict[str, Tensor]) -> Net:
@@ -101,8 +100,7 @@ def save_clip(model: nn.Module, folder: Path = CLIP_FOLDER, **facts) -> Path:
         "tokenizer_config": json.dumps(TOKENIZER_CONFIG, indent=1),
         "tokenizer": tokenizer_json(),
     }.items():
-        with whole_file(folder / f"{name}.json") as draft:
-            draft.write_text(text + "\n", encoding="utf-8")
+        write_whole(folder / f"{name}.json", text + "\n")
     return path
 
 
