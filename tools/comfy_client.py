@@ -25,10 +25,15 @@ class ComfyClient:
     def __init__(self, port: int, patience: float = 600):
         self.port, self.patience, self.id = port, patience, uuid.uuid4().hex
 
-    def run(self, graph: Graph, on_progress: Progress = lambda kind, data: None) -> dict[str, dict]:
-        """Queue a graph, report its progress, wait for its end and return each output node's outputs."""
+    def run(
+        self, graph: Graph, on_progress: Progress = lambda kind, data: None, drawn: dict | None = None
+    ) -> dict[str, dict]:
+        """Queue a graph, report its progress, wait for its end and return each output node's outputs.
+
+        drawn: the same graph as a browser opens it, to be kept in the pictures
+        """
         with WebSocket("127.0.0.1", self.port, f"/ws?clientId={self.id}", self.patience) as messages:
-            prompt_id = self.queue(graph)
+            prompt_id = self.queue(graph, drawn)
             while True:
                 message = messages.receive()
                 if isinstance(message, bytes):  # a preview picture
@@ -40,9 +45,12 @@ class ComfyClient:
                         return self.outputs(prompt_id)  # sent after the history is written
                     on_progress(message["type"], data)
 
-    def queue(self, graph: Graph) -> str:
+    def queue(self, graph: Graph, drawn: dict | None = None) -> str:
         """Queue a graph and return its prompt id; one that is only partly valid is refused, not half run."""
-        status, answer = self.request("POST", "/prompt", {"prompt": graph, "client_id": self.id})
+        order: dict = {"prompt": graph, "client_id": self.id}
+        if drawn:
+            order["extra_data"] = {"extra_pnginfo": {"workflow": drawn}}
+        status, answer = self.request("POST", "/prompt", order)
         if status != 200 or answer.get("node_errors"):
             if "prompt_id" in answer:
                 self.cancel(answer["prompt_id"])

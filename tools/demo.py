@@ -38,7 +38,10 @@ def run_demo(
     with running(host) as server:
         say(f"ComfyUI answers after {time.monotonic() - started:.1f} s.")
         system = server.client.get("/system_stats")["system"]
-        runs = {label: run_workflow(server, label, graph, output) for label, graph in graphs.items()}
+        runs = {
+            label: run_workflow(server, label, graph, output, drawn_twin(workflows, label))
+            for label, graph in graphs.items()
+        }
     report = summarize(host, system, runs, started)
     for label in runs:
         draw_sheet(host.python, label, report["workflows"][label], output)
@@ -60,6 +63,12 @@ def load_graphs(folder: Path, name: str | None) -> dict[str, Graph]:
     for label, graph in graphs.items():
         check_seeds(label, graph)
     return graphs
+
+
+def drawn_twin(workflows: Path, label: str) -> dict | None:
+    """The workflow as a browser opens it; kept in the pictures, which can then be dragged into ComfyUI."""
+    file = workflows.parent / f"{label}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def columns(graph: Graph) -> dict[str, str]:
@@ -108,7 +117,7 @@ def links(node: dict) -> Iterator[tuple[str, int]]:
             yield value[0], value[1]
 
 
-def run_workflow(server: Server, label: str, graph: Graph, output: Path) -> dict:
+def run_workflow(server: Server, label: str, graph: Graph, output: Path, drawn: dict | None = None) -> dict:
     """Run one workflow, save its pictures below `output` and return its part of the report."""
     begun, first_step = time.monotonic(), None
     bar = ProgressBar(label)
@@ -122,7 +131,7 @@ def run_workflow(server: Server, label: str, graph: Graph, output: Path) -> dict
             bar.update(int(data["value"]), int(data["max"]), node)
 
     try:
-        outputs = server.client.run(graph, on_progress)
+        outputs = server.client.run(graph, on_progress, drawn)
     except ComfyError as error:
         raise Stop(f"Workflow '{label}': {error}", tail(server.log)) from error
     except OSError as error:

@@ -170,6 +170,12 @@ def test_the_whole_graph_runs(graph, client):
     assert client.image(outputs["save"]["images"][0]).startswith(b"\x89PNG")
 
 
+def test_a_picture_keeps_the_drawn_workflow(graph, client):
+    outputs = client.run(graph("schedule", steps=2), drawn={"nodes": [], "mark": "kept"})
+    picture = client.image(outputs["save"]["images"][0])
+    assert b"tEXtworkflow\0" in picture and b'"mark": "kept"' in picture
+
+
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 
 
