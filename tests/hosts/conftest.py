@@ -3,29 +3,16 @@
 The tests drive ComfyUI's own guiders and samplers. `python3 run.py test` sets STEADYDIFF_COMFYUI to the host.
 """
 
-from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from tools.inprocess import host_path, load, load_pack, prepare_host
+from tools import tiny_models
+from tools.inprocess import host_path, load, load_pack
 
 HOST = host_path()
-# name -> (ComfyUI's ModelType, sampling settings, whether the network adds its input to its output, so that
-# states end near 1 as those of a trained model do)
-KINDS = {
-    "epsilon": ("EPS", {}, True),
-    "flow": ("FLOW", {"shift": 1.0}, True),
-    "v": ("V_PREDICTION", {}, False),
-    "zsnr": ("V_PREDICTION", {"zsnr": True}, False),
-    "edm": ("EDM", {"sigma_data": 0.5, "sigma_max": 80.0}, False),
-    "cosmos": ("FLOW_COSMOS", {"sigma_max": 80.0}, False),
-    "cogvideo": ("V_PREDICTION_DDPM", {}, False),
-    "image_to_image": ("IMG_TO_IMG_FLOW", {}, False),
-}
 # What the host's own samplers do on every run, with nobody's nodes: torch.tensor() of a tensor (dpm_fast and
 # dpm_adaptive), numpy functions on tensors (deis), float32 sigmas for torchsde's float64 (*_sde samplers).
 HOST_WARNINGS = (
@@ -46,35 +33,19 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.filterwarnings(f"ignore:{warning}"))
 
 
-@cache
-def load_host():
-    """The host's modules by short names, on the CPU."""
-    prepare_host(cpu=True)
-    names = {
-        **{"base": "comfy.model_base", "management": "comfy.model_management", "samplers": "comfy.samplers"},
-        **{"patcher": "comfy.model_patcher", "supported": "comfy.supported_models_base"},
-        **{"sampling": "comfy.model_sampling", "latent_formats": "comfy.latent_formats"},
-        **{
-            "advanced": "comfy_extras.nodes_model_advanced",
-            "custom_sampler": "comfy_extras.nodes_custom_sampler",
-        },
-        **{"eps": "comfy_extras.nodes_eps", "perpneg": "comfy_extras.nodes_perpneg"},
-        "advanced_samplers": "comfy_extras.nodes_advanced_samplers",
-    }
-    return SimpleNamespace(**{short: load(name) for short, name in names.items()})
-
-
 def pytest_generate_tests(metafunc):
     """Run tests that ask for a `sampler` with every sampler the host knows."""
     if "sampler" in metafunc.fixturenames:
         wanted = HOST and "not host" not in metafunc.config.option.markexpr
-        metafunc.parametrize("sampler", load_host().samplers.SAMPLER_NAMES if wanted else ["all of them"])
+        metafunc.parametrize(
+            "sampler", tiny_models.host().samplers.SAMPLER_NAMES if wanted else ["all of them"]
+        )
 
 
 @pytest.fixture(scope="session")
 def comfy():
     """The host's modules."""
-    return load_host()
+    return tiny_models.host()
 
 
 @pytest.fixture(scope="session")
@@ -92,54 +63,8 @@ def inference():
 
 @pytest.fixture(scope="session")
 def make_model(comfy):
-    """Build a tiny randomly initialised SD1-shaped model of one of KINDS."""
-
-    def make(kind):
-        type_name, settings, skip = KINDS[kind]
-        config = comfy.supported.BASE({})
-        config.unet_config = unet_config()
-        config.sampling_settings = settings
-        config.latent_format = comfy.latent_formats.SD15()
-        unet = unet_class(comfy, skip)
-        model = comfy.base.BaseModel(config, comfy.base.ModelType[type_name], unet_model=unet)
-        initialise(model.diffusion_model)
-        device = torch.device("cpu")
-        return comfy.patcher.CoreModelPatcher(model, load_device=device, offload_device=device)
-
-    return make
-
-
-def unet_class(comfy, skip):
-    class SkipUNet(comfy.base.UNetModel):
-        def forward(self, x, *args, **kwargs):
-            out = super().forward(x, *args, **kwargs)
-            return x + 0.3 * out if skip else out  # calm, so that rounding errors do not grow
-
-    return SkipUNet
-
-
-def unet_config():
-    return {
-        **{
-            "image_size": 32,
-            "in_channels": 4,
-            "out_channels": 4,
-            "model_channels": 32,
-            "dtype": torch.float32,
-        },
-        **{"num_res_blocks": [1], "channel_mult": [1], "context_dim": 16, "num_head_channels": 32},
-        **{"transformer_depth": [1], "transformer_depth_output": [1, 1], "transformer_depth_middle": 1},
-        **{"use_spatial_transformer": True, "use_linear_in_transformer": True, "legacy": False},
-    }
-
-
-def initialise(network):
-    """Fill every weight: the host's layers come with uninitialised memory."""
-    generator = torch.Generator().manual_seed(0)
-    for name, weight in network.named_parameters():
-        values = torch.randn(weight.shape, generator=generator)
-        gain = weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.02
-        weight.data = 1 + values * 0.1 if weight.ndim == 1 and name.endswith("weight") else values * gain
+    """Build a tiny randomly initialised SD1-shaped model of one of `tiny_models.KINDS`."""
+    return tiny_models.make_model
 
 
 @pytest.fixture(scope="session")
@@ -174,51 +99,19 @@ def patched(pack):
 @pytest.fixture(scope="session")
 def conds():
     """Three prompts of the tiny models, as the host's text encoders would return them."""
-    generator = torch.Generator().manual_seed(1)
-    return {
-        name: [[torch.randn((1, 6, 16), generator=generator), {}]]
-        for name in ("positive", "negative", "third")
-    }
+    return tiny_models.conds()
 
 
 @pytest.fixture(scope="session")
 def sigmas_of(comfy):
     """Return the noise levels of a run, as BasicScheduler does."""
-
-    def sigmas_of(model, steps=3, scheduler="simple"):
-        return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps)
-
-    return sigmas_of
+    return tiny_models.sigmas_of
 
 
 @pytest.fixture(scope="session")
-def sample(comfy, conds, sigmas_of):
+def sample(comfy):
     """Sample with the host's own guider and sampler."""
-
-    def cfg_guider(model, cfg):
-        guider = comfy.samplers.CFGGuider(model)
-        guider.set_conds(conds["positive"], conds["negative"])
-        guider.set_cfg(cfg)
-        return guider
-
-    def sample(
-        model, sampler="euler", *, steps=3, sigmas=None, cfg=3.0, guider=None, noise=None, latent=None,
-        mask=None, callback=None, seed=7,
-    ):  # fmt: skip
-        if noise is None:
-            noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(seed))
-        return (guider(model) if guider else cfg_guider(model, cfg)).sample(
-            noise,
-            torch.zeros_like(noise) if latent is None else latent,
-            comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler,
-            sigmas_of(model, steps) if sigmas is None else sigmas,
-            denoise_mask=mask,
-            callback=callback,
-            disable_pbar=True,
-            seed=seed,
-        )
-
-    return sample
+    return tiny_models.sample
 
 
 def scale_by_hand(x, denoised, sigma, scale, space):
@@ -306,7 +199,7 @@ def schedule(pack):
 @pytest.fixture(scope="session")
 def small_unet():
     """The shape of the suite's networks."""
-    return unet_config()
+    return tiny_models.unet_config()
 
 
 @pytest.fixture(scope="session")
