@@ -4,6 +4,7 @@
 if all is as it should be, REFUSED and the sentence if the method declines, or else what is wrong.
 """
 
+import atexit
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -278,6 +279,10 @@ def check_patch(method: str, patch: str, kind: str, sampler: str) -> str:
         ),
         "",
     )
+
+
+for kept in (model_of, _antibias, _control):  # the host's patchers end badly after its modules
+    atexit.register(kept.cache_clear)
 
 
 # --- all of it --------------------------------------------------------------------------------------------

@@ -54,5 +54,5 @@ def test_a_method_beside_a_patch_of_the_hosts(both):
 def test_a_method_that_is_not_off_is_seen(monkeypatch):
     monkeypatch.setitem(matrix.METHODS, "DiffIER", ("DiffIER", {}, {"start_percent": 0.0}))
     assert matrix.check("DiffIER", "epsilon", "plain", "euler") == "off changes the picture"
-    assert "changes" in matrix.check_pair("DiffIER", "MDSS", "flow", "euler")
+    assert matrix.check_pair("DiffIER", "MDSS", "flow", "euler") == "off they change the picture"
     assert matrix.check_patch("DiffIER", "APG", "flow", "euler") == "off changes the picture"
