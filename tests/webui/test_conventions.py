@@ -33,9 +33,10 @@ import inspect
 from pathlib import Path
 from modules import scripts
 
-grid = next(s.module for s in scripts.scripts_data if Path(s.path).name == "xyz_grid.py")
+script = next(s for s in scripts.scripts_data if Path(s.path).name == "xyz_grid.py")
+grid = script.module
 labels = [o.label for o in grid.axis_options if type(o) is grid.AxisOption or not o.is_img2img]
-result = labels, [*inspect.signature(grid.Script.run).parameters][2:]
+result = labels, [*inspect.signature(script.script_class.run).parameters][2:]
 """
 
 CALIBRATED = """
