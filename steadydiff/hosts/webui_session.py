@@ -17,8 +17,8 @@ from ..methods.mdss import MDSS, Cleaned
 from .session import count_calls, in_order, nest
 from .webui_run import Start
 
-UNREACHABLE = ("sample_lcm",)
-"""Sampler functions that go on without the state they ask with."""
+UNREACHABLE = ("lcm", "unipc", "unipc_bh2")
+"""Samplers that go on without the state they ask with."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Session:
 
     def _add_editor(self, method: AntiBiasPrompt | MDSS) -> None:
         start = self.start
-        if f"sample_{start.sampler}" in UNREACHABLE:
+        if start.sampler in UNREACHABLE:
             raise HostError(
                 f"the sampler {start.sampler} does not go on with the state it asks with, so {method.title} "
                 f"cannot correct it; choose another sampler"

@@ -411,12 +411,16 @@ def test_detaching_gives_back_the_samplers_own_function():
     assert sampler.func is euler
 
 
-def test_a_sampler_that_drops_its_state_is_reported():
-    def sample_lcm(model, x, sigmas, extra_args=None, callback=None, disable=None):
+@pytest.mark.parametrize("name", ["sample_lcm", "sample_unipc", "unipc"])
+@pytest.mark.parametrize("plan", [antibias, mdss])
+def test_a_sampler_that_drops_its_state_is_reported(name, plan):
+    def function(model, x, sigmas, extra_args=None, callback=None, disable=None):
         return x
 
-    _, report = sample(A1111(), [antibias], sample_lcm)
-    assert report.summary is None and "lcm does not go on with the state" in report.errors[0]
+    function.__name__ = name
+    _, report = sample(A1111(), [plan], function)
+    said = f"{name.removeprefix('sample_')} does not go on with the state"
+    assert report.summary is None and said in report.errors[0]
 
 
 def test_step_starts_are_found_without_the_model_or_the_users_noise():
