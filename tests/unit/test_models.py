@@ -19,9 +19,10 @@ def test_files_are_the_manifests_and_small():
     assert {k: hashlib.sha256(v).hexdigest() for k, v in there.items()} == {
         k: v["sha256"] for k, v in manifest.items()
     }
-    antibias = {k: len(v) for k, v in there.items() if "/antibias_" in k}
-    assert antibias and max(antibias.values()) <= 2_000_000
-    assert sum(map(len, there.values())) - sum(antibias.values()) <= 16_000_000
+    antibias, mdss = ([len(v) for k, v in there.items() if f"/{kind}_" in k] for kind in ("antibias", "mdss"))
+    assert antibias and max(antibias) <= 2_000_000
+    assert len(mdss) == 3 and sum(mdss) <= 8_000_000
+    assert sum(map(len, there.values())) - sum(antibias) - sum(mdss) <= 16_000_000
 
 
 def test_both_variants_load_and_differ():
