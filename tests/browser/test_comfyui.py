@@ -3,6 +3,7 @@
 `python3 run.py test --browser` names the host and the browser. Screenshots are kept in output/browser/.
 """
 
+import json
 import os
 from pathlib import Path
 
@@ -126,6 +127,32 @@ def test_a_wrong_file_shows_its_sentence(page):
     page.get_by_role("button", name="View details").click()
     page.get_by_text("was trained for states of the kind flow").first.wait_for()
     shot(page, "refused")
+
+
+# Drops a file on the page, as a hand does.
+DROP = """([bytes, name]) => {
+    const held = new DataTransfer()
+    held.items.add(new File([new Uint8Array(bytes)], name, {type: 'image/png'}))
+    document.querySelector('canvas').dispatchEvent(
+        new DragEvent('drop', {dataTransfer: held, bubbles: true, cancelable: true}))
+}"""
+
+
+def test_a_demo_picture_dropped_on_the_page_brings_its_workflow(page, server):
+    name = "epsilon_scaling"
+    api, drawn = (
+        json.loads((ROOT / "workflows" / folder / f"{name}.json").read_text(encoding="utf-8"))
+        for folder in ("api", "")
+    )
+    outputs = server.client.run(api, drawn=drawn)
+    picture = server.client.image(outputs["save_scaled"]["images"][0])
+    page.evaluate("window.app.graph.clear()")
+    page.evaluate(DROP, [list(picture), f"{name}.png"])
+    page.wait_for_function("n => window.app.graph.nodes.length == n", arg=len(drawn["nodes"]))
+    assert page.evaluate(BROKEN) == []
+    titles = page.evaluate("window.app.graph.nodes.map(node => node.title)")
+    assert {node["title"] for node in drawn["nodes"] if "title" in node} <= set(titles)
+    shot(page, "dropped")
 
 
 def test_chinese_names_are_shown(page, server):
