@@ -31,17 +31,19 @@ from steadydiff.tinyworld.finetune import load_base, save_finetuned
 from steadydiff.tinyworld.text import tokenize
 from steadydiff.training.mdss import PLAN, MdssLoss, Recipe, train_mdss
 from tools import drift_world as world
+from tools import mdss_cost
 from tools.bench import Bench, Figures
 from tools.drift_world import Condition, Way
 from tools.environment import ROOT
 
-STEPS = 1500  # a twelfth of the steps after which the thesis' curve is flat
-PART, PARTS, MANY_STEPS = 256, 2, 50  # samples; runs of so many steps take one part
+STEPS = 1000  # a twentieth of the steps after which the thesis' curve is flat
+PART, PARTS = 256, 2  # samples
+WHOLE = (("euler", 10), ("euler", 20))  # with all parts; the others with the first alone
 NOISED = 128  # drawings that the norms are compared with
 BATCH = 32  # the tiny world's own
 PERTURBATION = 0.1
 WORK = Path(os.environ.get("STEADYDIFF_MDSS_WORK", "output/mdss_bench"))
-CURVE_STEPS, CURVE_SAMPLES = 50, 256
+CURVE_STEPS, CURVE_SAMPLES = 50, 64
 QUICK = "epsilon", "MDSS k=4"  # the training of a quick run
 
 
@@ -99,6 +101,7 @@ def file_of(variant: str, name: str, work: Path) -> Path:
     return work / f"{plain}.safetensors"
 
 
+@torch.enable_grad()  # also for a cell that trains what it asks without
 def train(variant: str, name: str, training: Training, steps: int, work: Path) -> Figures:
     """Train, or go on with a training that was stopped, and write the file."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -128,13 +131,13 @@ class Trained:
 
     def __init__(self, variant: str, path: Path | None) -> None:
         self.unet, self._text = files.load_diffusion(variant)
-        self._head, self.digest = None, "shipped"
+        self.head, self.digest = None, "shipped"
         if path:
             self.digest = world.digest_of(path)
             stored, _ = files.load_checkpoint(path, kind="mdss", version=1)
             tensors = {k: v.float() for k, v in stored.items()}
             self.unet.load_state_dict(files.part(tensors, files.UNET_PREFIX))
-            self._head, self.card = load_head(path)
+            self.head, self.card = load_head(path)
         layer = last_layer(self.unet)
         assert layer is not None
         self._layer, self._xi = layer, None
@@ -149,11 +152,11 @@ class Trained:
         return MDSS(xi).wrap(denoise, run)
 
     def _ask(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        if not self._head:
+        if not self.head:
             return self.unet(x, t, context)
         with listening(self._layer) as heard:
             answer = self.unet(x, t, context)
-        self._xi = apply_head(heard[-1], *self._head)
+        self._xi = apply_head(heard[-1], *self.head)
         return answer
 
 
@@ -175,11 +178,26 @@ def part_of(bench: Bench, work: Path, condition: Condition, name: str, head: boo
     return world.figures(Way(condition, label, correct, model.guide), part, n, noised)
 
 
+@torch.no_grad()
+def head_of(bench: Bench, work: Path, variant: str, name: str) -> Figures:
+    """How large the errors are that a second head is to find, and which share of them it finds."""
+    model = trained(bench, variant, name, work)
+    base = load_base(f"tinyworld:{variant}", work, torch.device("cpu"))
+    two = TwoHeads(base.network)
+    base.network.load_state_dict(model.unet.state_dict())
+    assert two.xi and model.head
+    two.xi.load_state_dict(model.head._asdict())
+    loss = mdss_cost.Always(two, base, trainings(variant)[name].recipe, 1)
+    asked = [loss(torch.Generator().manual_seed(-i), 0) for i in range(1, 3 if bench.quick else 41)]
+    left, error = (sum(float(figures[key]) for figures in asked) for key in ("xi", "error"))
+    return {"rms": (error / len(asked)) ** 0.5, "found_percent": 100 * (1 - left / error)}
+
+
 # --- curves -----------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def curves(bench: Bench, work: Path, variant: str, name: str, head: bool) -> Figures:
+def curves(bench: Bench, work: Path, variant: str, name: str) -> Figures:
     """Mean square error of what the network answers at each step of Euler's method, thesis figure 3.2.
 
     clean: at the true state; one step: at the state where its own step from the true state above arrives;
@@ -195,22 +213,19 @@ def curves(bench: Bench, work: Path, variant: str, name: str, head: bool) -> Fig
     found: dict[str, list[float]] = {"clean": [], "one step": [], "accumulated": []}
     bare = model.guide(condition, world.captions(scenes))
 
-    def ask(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        """The state after the call, and the answer there; each call is a run of its own."""
-        denoise, x = (model.correct(bare, run) if head else bare), x.clone()
-        denoised = denoise(x, torch.full((n,), sigma))
-        return x, derivative(x, denoised, sigma)
+    def ask(x: Tensor, sigma: float) -> Tensor:
+        return derivative(x, bare(x, torch.full((n,), sigma)), sigma)
 
     reached = one = add_noise(x0, eps, run.sigmas[0], run.space)
     for sigma, below in zip(run.sigmas[:-1], run.sigmas[1:], strict=True):
         true = add_noise(x0, eps, sigma, run.space)
-        x, answer = ask(true, sigma)
+        answer = ask(true, sigma)
         found["clean"].append(_error(answer, truth))
-        found["one step"].append(_error(ask(one, sigma)[1], truth))
-        one = x + answer * (below - sigma)
-        x, answer = ask(reached, sigma)
+        found["one step"].append(_error(ask(one, sigma), truth))
+        one = true + answer * (below - sigma)
+        answer = ask(reached, sigma)
         found["accumulated"].append(_error(answer, truth))
-        reached = x + answer * (below - sigma)
+        reached = reached + answer * (below - sigma)
     return {key: " ".join(f"{value:.5g}" for value in values) for key, values in found.items()}
 
 
@@ -233,7 +248,8 @@ def draw(cells: dict[str, Figures], file: Path) -> None:
                     axes.plot(range(1, len(values) + 1), values, label=key.removeprefix(f"curves {variant} "))
             axes.set(title=f"{variant}: {kind} input", xlabel="step (first = noisiest)", yscale="log")
         row[0].set_ylabel("mean square error")
-        row[0].legend(fontsize=7)
+        if row[0].lines:
+            row[0].legend(fontsize=7)
     figure.savefig(file)
 
 
@@ -255,22 +271,47 @@ def rows(variant: str) -> list[tuple[str, bool]]:
     return found
 
 
-def add_cells(bench: Bench, work: Path, only_curves: bool) -> None:
+def add_curves(bench: Bench, work: Path) -> None:
+    """Of the first output, so without the second."""
+    for variant in files.VARIANTS:
+        for name in ("base", *trainings(variant)):
+            quick = variant == QUICK[0] and name in ("base", QUICK[1])
+            bench.cell(f"curves {variant} {name}", partial(curves, bench, work, variant, name), quick)
+
+
+def add_trainings(bench: Bench, work: Path) -> None:
     for variant in files.VARIANTS:
         for name, training in trainings(variant).items():
             small = replace(training, recipe=replace(training.recipe, batch=4)) if bench.quick else training
             make = partial(train, variant, name, small, 2 if bench.quick else STEPS, work)
             bench.cell(f"train {variant} {name}", make, quick=(variant, name) == QUICK)
+
+
+def add_costs(bench: Bench, work: Path) -> None:
+    bench.cell("cost in sampling", partial(mdss_cost.in_sampling, bench.quick), quick=False)
+    for variant in files.VARIANTS:
+        make = partial(mdss_cost.in_training, variant, work, BATCH, 4 if bench.quick else 40)
+        bench.cell(f"cost in training {variant}", make, quick=variant == "epsilon")
+
+
+def add_heads(bench: Bench, work: Path) -> None:
+    for variant in files.VARIANTS:
+        for name, training in trainings(variant).items():
+            if training.xi:
+                make = partial(head_of, bench, work, variant, name)
+                bench.cell(f"head {variant} {name}", make, quick=(variant, name) == QUICK)
+
+
+def add_samplings(bench: Bench, work: Path) -> None:
+    for part in range(PARTS):
+        bench.cell(f"real drawings {part}", partial(world.drawings, part, PART), quick=False)
     for condition in CONDITIONS:
         variant = condition.variant
         for name, head in rows(variant):
             quick = condition == CONDITIONS[0] and (name == "base" or (variant, name) == QUICK)
             label = f"{name}, head" if head else name
-            if only_curves and (condition.sampler, condition.steps) == ("euler", 10):  # once for each variant
-                make = partial(curves, bench, work, variant, name, head)
-                bench.cell(f"curves {variant} {label}", make, quick)
-            parts = 1 if condition.steps == MANY_STEPS else PARTS
-            for part in [] if only_curves else range(parts):
+            parts = PARTS if (condition.sampler, condition.steps) in WHOLE else 1
+            for part in range(parts):
                 make = partial(part_of, bench, work, condition, name, head, part)
                 bench.cell(f"{condition} {label} {part}", make, quick and part == 0)
 
@@ -282,7 +323,9 @@ def main(arguments: list[str]) -> int:
     bench = Bench("mdss", facts, [argument for argument in arguments if argument != "--curves"])
     with tempfile.TemporaryDirectory() as scratch:
         work = few_latents(Path(scratch)) if bench.quick else WORK
-        add_cells(bench, work, only_curves)
+        add_trainings(bench, work)
+        for add in [add_curves] if only_curves else [add_heads, add_samplings, add_costs]:
+            add(bench, work)
         code = bench.run()
         if only_curves:
             made = {k: result["figures"] for k, result in bench.results.items() if k.startswith("curves")}

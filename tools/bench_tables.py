@@ -8,7 +8,7 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tools.bench import RESULTS
@@ -134,6 +134,72 @@ def antibias_recipes(cells: Cells) -> str:
     return markdown(lines)
 
 
+MDSS_RUNS = (
+    ("euler", 10), ("euler", 20), ("euler", 50), ("ddpm", 10), ("ddpm", 20), ("ddpm", 50), ("dpmpp_2m", 20),
+)  # fmt: skip
+
+
+def mdss(cells: Cells) -> str:
+    """Per variant: both Fréchet distances after more plain training, and what the others change of them."""
+    blocks = []
+    for variant in ("epsilon", "flow"):
+        runs = {f"{sampler}, {steps}": f"{variant} {sampler} {steps} cfg 1" for sampler, steps in MDSS_RUNS}
+        lines = [["FD reader / FD CLIP", *runs]]
+        lines.append(["plain", *(_pair(cells, run, "plain", _distance) for run in runs.values())])
+        names = [name for name in _mdss_ways(cells, variant) if name != "plain"]
+        lines += [[name, *(_pair(cells, run, name, _change) for run in runs.values())] for name in names]
+        blocks.append(f"**{variant}**\n\n{markdown(lines)}")
+    return "\n\n".join(blocks)
+
+
+def _mdss_ways(cells: Cells, variant: str) -> list[str]:
+    found = (re.fullmatch(rf"{variant} euler 20 cfg 1 (.+) \d", key) for key in cells)
+    return list(dict.fromkeys(match[1] for match in found if match))
+
+
+def _pair(cells: Cells, run: str, name: str, show: Callable[[Cells, str, str, str], str]) -> str:
+    return " / ".join(show(cells, run, name, f"frechet_{space}") for space in ("reader", "clip"))
+
+
+def _distance(cells: Cells, run: str, name: str, figure: str) -> str:
+    return _with_spread(_by_part(cells, run, name, figure).values(), ".2f")
+
+
+def _change(cells: Cells, run: str, name: str, figure: str) -> str:
+    """Per cent of plain training's on the same part."""
+    plain, own = (_by_part(cells, run, one, figure) for one in ("plain", name))
+    return _with_spread([100 * (own[part] / plain[part] - 1) for part in own if part in plain], "+.1f", " %")
+
+
+def _by_part(cells: Cells, run: str, name: str, figure: str) -> dict[int, float]:
+    found = {part: cells.get(f"{run} {name} {part}", {}).get("figures", {}) for part in PARTS}
+    return {part: figures[figure] for part, figures in found.items() if figure in figures}
+
+
+def _with_spread(values: Iterable[float], form: str, unit: str = "") -> str:
+    """Mean ± spread over the parts; of one part the value alone, of none a dash."""
+    found = list(values)
+    if not found:
+        return "–"
+    text = f"{statistics.mean(found):{form}}"
+    return f"{text} ± {statistics.stdev(found):{form.lstrip('+')}}{unit}" if found[1:] else f"{text}{unit}"
+
+
+def mdss_full(cells: Cells) -> str:
+    """Per variant: every figure at 20 Euler steps."""
+    blocks = []
+    for variant in ("epsilon", "flow"):
+        lines = [["training", *COLUMNS.values()]]
+        for name in _mdss_ways(cells, variant):
+            found = [
+                _by_part(cells, f"{variant} euler 20 cfg 1", name, figure).values() for figure in COLUMNS
+            ]
+            digits = [DIGITS.get(figure, 3) for figure in COLUMNS]
+            lines.append([name, *(_with_spread(v, f".{d}f") for v, d in zip(found, digits, strict=True))])
+        blocks.append(f"**{variant}**\n\n{markdown(lines)}")
+    return "\n\n".join(blocks)
+
+
 DIFFIER_COLUMNS = {
     "frechet_reader": "FD reader",
     "frechet_clip": "FD CLIP",
@@ -255,6 +321,8 @@ TABLES: dict[str, tuple[str, str, Callable[[Cells], str]]] = {
     "drift": ("docs/drift.md", "drift", drift_full),
     "antibias": ("docs/antibias_prompt.md", "antibias", antibias),
     "antibias recipes": ("docs/antibias_prompt.md", "antibias", antibias_recipes),
+    "mdss": ("docs/mdss.md", "mdss", mdss),
+    "mdss full": ("docs/mdss.md", "mdss", mdss_full),
     "diffier": ("docs/diffier.md", "diffier", diffier_compared),
     "diffier grid": ("docs/diffier.md", "diffier", diffier_grid),
     "arpo": ("docs/arpo.md", "arpo", arpo),
