@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import io
 import runpy
+import sys
 import tempfile
 import time
 import traceback
@@ -116,7 +117,7 @@ def generate(
     p.scripts, p.script_args = runner, values
     torch.manual_seed(0)  # Forge draws from it behind masks
     started, before = time.perf_counter(), len(swallowed())
-    with Imposed(latents, options or {}):
+    with Imposed(latents, options or {}, sigmas):
         try:
             processed = processing.process_images(p)
         finally:
@@ -130,15 +131,29 @@ def generate(
     }
 
 
-class Imposed:
-    """For one run: settings of the host, and if latents are wanted the first noise and their capture."""
+def alter_sampler():
+    """The class of samplers that Forge and its kin add; None where there is none."""
+    names = ("modules_forge.alter_samplers", "modules_forge.forge_alter_samplers")
+    found = (getattr(sys.modules.get(name), "AlterSampler", None) for name in names)
+    return next(filter(None, found), None)
 
-    def __init__(self, latents, options):
+
+class Imposed:
+    """For one run: settings of the host, and if latents are wanted the first noise and their capture.
+
+    `sigmas` are for those samplers of Forge and its kin that would take no others than their own.
+    """
+
+    def __init__(self, latents, options, sigmas=None):
         self.latents, self.options, self.kept = latents, options, []
+        self.sigmas, self.own = sigmas, alter_sampler()
 
     def __enter__(self):
         self.data = dict(shared.opts.data)
         shared.opts.data.update(self.options)
+        if self.own and self.sigmas is not None:
+            self.levels = self.own.get_sigmas
+            self.own.get_sigmas = lambda sampler, p, steps: torch.tensor(self.sigmas)
         if self.latents:
             self.next, self.sample = rng.ImageRNG.next, processing.decode_latent_batch
             first = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(7))
@@ -152,6 +167,8 @@ class Imposed:
     def __exit__(self, *_):
         shared.opts.data.clear()
         shared.opts.data.update(self.data)
+        if self.own and self.sigmas is not None:
+            self.own.get_sigmas = self.levels
         if self.latents:
             rng.ImageRNG.next, processing.decode_latent_batch = self.next, self.sample
             torch.save(self.kept, self.latents)
