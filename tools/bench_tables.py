@@ -190,12 +190,11 @@ def mdss_full(cells: Cells) -> str:
     blocks = []
     for variant in ("epsilon", "flow"):
         lines = [["training", *COLUMNS.values()]]
-        for name in _mdss_ways(cells, variant):
-            found = [
-                _by_part(cells, f"{variant} euler 20 cfg 1", name, figure).values() for figure in COLUMNS
-            ]
-            digits = [DIGITS.get(figure, 3) for figure in COLUMNS]
-            lines.append([name, *(_with_spread(v, f".{d}f") for v, d in zip(found, digits, strict=True))])
+        euler = f"{variant} euler 20 cfg 1"
+        for run, name in [("real", "drawings"), *((euler, name) for name in _mdss_ways(cells, variant))]:
+            figures = {figure: _by_part(cells, run, name, figure).values() for figure in COLUMNS}
+            shown = [_with_spread(v, f".{DIGITS.get(figure, 3)}f") for figure, v in figures.items()]
+            lines.append(["*real drawings*" if run == "real" else name, *shown])
         blocks.append(f"**{variant}**\n\n{markdown(lines)}")
     return "\n\n".join(blocks)
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tools.bench_tables import TABLES, antibias, arpo, drift_full, drift_summary, mdss, put, tables
+from tools.bench_tables import TABLES, antibias, arpo, drift_full, drift_summary, mdss, mdss_full, put, tables
 from tools.environment import ROOT
 
 
@@ -112,3 +112,11 @@ def test_a_training_is_shown_by_what_it_changes_of_plain_training():
     assert head.split(" | ")[2] == "+20.0 ± 14.1 % / +0.0 ± 0.0 %"
     assert head.split(" | ")[3] == "+10.0 % / +0.0 %"
     assert head.split(" | ")[1] == "– / –"
+
+
+def test_real_drawings_stand_first_with_the_figures_they_have():
+    made = {f"real drawings {part}": {"figures": {"frechet_reader": 1 + part}} for part in range(2)}
+    made["flow euler 20 cfg 1 plain 0"] = {"figures": {"frechet_reader": 3, "norm_drift": 0.5}}
+    rows = mdss_full(made).split("**flow**")[1].splitlines()[4:]
+    assert rows[0].startswith("| *real drawings* | 1.500 ± 0.707 | – |")
+    assert rows[1].startswith("| plain | 3.000 | – |")
