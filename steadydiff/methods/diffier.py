@@ -214,12 +214,8 @@ class DiffIER:
 
     def summary(self, run: Run) -> str:
         """Say at how many steps it acts, e.g. "renoise at 10 of 20 steps"."""
-        active = self.active_steps(run)
-        return (
-            f"{self.mode} at {active} of {run.steps} steps"
-            if active
-            else f"left all {run.steps} steps as they were"
-        )
+        active, none = self.active_steps(run), f"left all {run.steps} steps as they were"
+        return f"{self.mode} at {active} of {run.steps} steps" if active else none
 
     def wrap(self, denoise: Denoise, run: Run) -> Denoise:
         """Return a denoiser whose clean estimates carry the correction; called once per run.
@@ -396,10 +392,8 @@ def _noise_rms(x: Tensor, denoised: Tensor, sigma: Tensor, space: Space) -> Tens
 
 def _rms_table(measured: Measurement) -> Tensor:
     """The measured training norms as RMS per element, over log sigma, for `scale_at`."""
-    elements = math.prod(measured.shape)
-    return scale_table(
-        tuple(norm / math.sqrt(elements) for norm in measured.training_rms), measured.sigmas[:-1]
-    )
+    per_element = math.sqrt(math.prod(measured.shape))
+    return scale_table(tuple(norm / per_element for norm in measured.training_rms), measured.sigmas[:-1])
 
 
 def _at_least(value: Tensor | float, least: float) -> Tensor | float:
