@@ -61,7 +61,7 @@ def drift_figure(measured: Measurement, other: Measurement | None = None) -> Fig
     for one, color, name in [(one, *look) for one, *look in drawn if one is not None]:
         style = {"color": color, "linewidth": 1.4, "marker": "o", "markersize": 4 if len(steps) <= 60 else 2}
         label = f"{name}: {one.label}" if one.label else name
-        norms.plot(steps, one.sampling_norm, label=shorten(label, 64, placeholder=" ..."), **style)
+        norms.plot(steps, one.sampling_norm, label=shorten(label, 84, placeholder=" ..."), **style)
         quotients.plot(steps, [100 * (quotient - 1) for quotient in one.quotient], **style)
         variances.plot([*steps, len(steps) + 1], [100 * error for error in one.variance_error], **style)
     norms.legend(frameon=False, fontsize=9, labelcolor=INK)
