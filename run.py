@@ -29,6 +29,7 @@ from tools.server import running
 ROOT = Path(__file__).resolve().parent
 STARTED = time.monotonic()
 NOTHING_COLLECTED = 5  # pytest's exit code
+FAST = "not slow and not host and not gpu and not chat and not webui and not browser"
 TRAINERS = {
     "tinyworld": "steadydiff.tinyworld.train",
     "antibias": "tools.train_antibias",
@@ -50,7 +51,7 @@ def test(options: argparse.Namespace, rest: list[str]) -> int:
     needed = ("pytest", "hypothesis")
     host = None if options.fast else ensure_host(options.python, *needed)
     python = host.python if host else interpreter(options.python, *needed)
-    codes = [pytest(python, rest)]
+    codes = [pytest(python, ["-m", FAST, *rest] if options.fast else rest)]
     if host:
         say(f"\nHost suite against ComfyUI {host.version}")
         codes.append(pytest(python, ["-m", "host and not gpu", *(rest or ["tests/hosts"])], host))
@@ -164,7 +165,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command(demo, "run the workflows in a real ComfyUI and show baseline and corrected side by side")
     sub.add_argument("--workflow", metavar="NAME", help="run only this one of workflows/api/")
     sub = command(test, "the fast suite, then the host suite; further arguments go to pytest")
-    sub.add_argument("--fast", action="store_true", help="leave the host suite out")
+    sub.add_argument("--fast", action="store_true", help="leave out the host suite and what is marked slow")
     sub.add_argument("--chat", action="store_true", help="also a real chat server, set up and started for it")
     variables = ", ".join(kind.variable for kind in webui.KINDS)
     sub.add_argument("--browser", action="store_true", help="also ComfyUI's pages in headless Chromium")

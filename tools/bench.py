@@ -8,9 +8,9 @@
 
 A cell is a key and a function that returns its figures, {name: number or text}. A full run writes each
 finished cell to benchmarks/<name>.json at once and skips it next time, so a run may be stopped at any point;
-cells not run are shown as "not run". `--quick` measures the cells marked quick afresh and writes nothing. The
-last line printed is one JSON object with all figures. Called as `run.py bench NAME`; needs only the standard
-library.
+cells not run are shown as "not run". `--quick` measures the cells marked quick afresh and writes nothing; the
+last line printed is one JSON object with all figures. `--again` compares kept cells with new ones. Called as
+`run.py bench NAME`; needs only the standard library.
 """
 
 import argparse
@@ -25,6 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 Figures = dict[str, float | int | str | None]
+Cells = dict[str, dict]
+"""What a bench keeps: by key, {"figures": Figures, "seconds": ...}."""
+
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
@@ -51,9 +54,15 @@ class Bench:
         )
         parser.add_argument("--only", metavar="PATTERN", default="*", help="only cells whose key matches")
         parser.add_argument("--fresh", action="store_true", help="measure again what has been measured")
+        parser.add_argument(
+            "--again",
+            action="store_true",
+            help="measure kept cells again and show what differs; keeps nothing",
+        )
         options = parser.parse_args(arguments)
         self.name, self.facts = name, json.loads(json.dumps(facts))
-        self.quick, self.only, self.fresh = options.quick, options.only, options.fresh
+        self.quick, self.only = options.quick, options.only
+        self.fresh, self.again = options.fresh, options.again
         self.file = results / f"{name}.json"
         self.cells: list[Cell] = []
         self.results = {} if options.quick else self._kept()
@@ -74,6 +83,8 @@ class Bench:
         `summary` gets the figures of the cells that have been measured, by key, and returns the bench's own.
         """
         code = 0
+        if self.again:
+            return self._compare()
         try:
             for cell in self._due():
                 self._measure(cell)
@@ -93,6 +104,23 @@ class Bench:
         asked = [cell for cell in self.cells if fnmatch.fnmatchcase(cell.key, self.only)]
         wanted = [cell for cell in asked if cell.quick or not self.quick]
         return [cell for cell in wanted if self.fresh or cell.key not in self.results]
+
+    def _compare(self) -> int:
+        """Measure what was kept again; 1 if nothing was. Times are shown too."""
+        kept = [
+            cell
+            for cell in self.cells
+            if cell.key in self.results and fnmatch.fnmatchcase(cell.key, self.only)
+        ]
+        for cell in kept:
+            before, now = self.results[cell.key]["figures"], cell.measure()
+            changed = [
+                f"{name} {_text(before.get(name))} is {_text(now[name])}"
+                for name in now
+                if _text(before.get(name)) != _text(now[name])
+            ]
+            print(f"{cell.key}: {', '.join(changed) or 'the same'}", flush=True)
+        return int(not kept)
 
     def _measure(self, cell: Cell) -> None:
         print(f"{self.name}: {cell.key} ...", file=sys.stderr, flush=True)
@@ -114,7 +142,7 @@ class Bench:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.results = self._kept() | self.results  # another process may measure other cells meanwhile
         content = {"bench": self.name, "facts": self.facts, "cells": self.results}
-        draft = self.file.with_suffix(".tmp")
+        draft = self.file.with_suffix(f".{os.getpid()}.tmp")  # each process its own
         draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         os.replace(draft, self.file)
 
@@ -158,6 +186,12 @@ def table(rows: dict[str, Figures | None]) -> str:
         lines.append([key, *([_text(figures.get(n)) for n in names] if figures else ["not run"])])
     widths = [max(len(line[i]) for line in lines if i < len(line)) for i in range(len(names) + 1)]
     return "\n".join("  ".join(_aligned(line, widths)).rstrip() for line in lines)
+
+
+def markdown(lines: list[list[str]]) -> str:
+    """Lines as a Markdown table, the first one its head."""
+    rule = ["---"] + ["---:"] * (len(lines[0]) - 1)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
 
 
 def _aligned(line: list[str], widths: list[int]) -> list[str]:

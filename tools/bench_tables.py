@@ -11,10 +11,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from tools.bench import RESULTS
+from tools.bench import RESULTS, Cells, markdown
 from tools.environment import ROOT
+from tools.matrix_tables import matrix, matrix_pairs, matrix_patches
 
-Cells = dict[str, dict]
 PARTS = range(3)
 STEPS = (10, 20, 50)
 LABELS = {
@@ -264,18 +264,15 @@ def _mean(
     """Mean over the parts, with `beside` of the difference from another schedule's on the same part; "–" for
     a figure that makes no sense here.
     """
-    found = [cells.get(f"{condition} {name} {part}") for part in PARTS]
-    other = [cells.get(f"{condition} {beside} {part}") for part in PARTS] if beside else None
-    if not all(found) or (other and not all(other)):
+    keys = [f"{condition} {one} {part}" for one in (name, beside or name) for part in PARTS]
+    if not all(key in cells for key in keys):
         return "not run"
-    if any(cell and figure not in cell["figures"] for cell in found):
-        return "–"
-    values = [cell["figures"][figure] for cell in found if cell]
-    if other:
-        values = [a - cell["figures"][figure] for a, cell in zip(values, other, strict=True) if cell]
-    digits, sign = DIGITS.get(figure, 3), "+" if beside else ""
-    text = f"{statistics.mean(values):{sign}.{digits}f}"
-    return f"{text} ± {statistics.stdev(values):.{digits}f}" if spread else text
+    values = _by_part(cells, condition, name, figure)
+    if beside:
+        other = _by_part(cells, condition, beside, figure)
+        values = {part: value - other[part] for part, value in values.items()}
+    form = f"{'+' if beside else ''}.{DIGITS.get(figure, 3)}f"
+    return _with_spread(values.values() if spread or not values else [statistics.mean(values.values())], form)
 
 
 def arpo(cells: Cells) -> str:
@@ -308,12 +305,6 @@ def _over_parts(cells: Cells, way: str, figure: str) -> str:
     return f"{text} ± {statistics.stdev(found) / len(found) ** 0.5:.3f}" if len(found) > 1 else text
 
 
-def markdown(lines: list[list[str]]) -> str:
-    """Lines as a Markdown table, the first one its head."""
-    rule = ["---"] + ["---:"] * (len(lines[0]) - 1)
-    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
-
-
 # table -> (file it stands in, bench it is of, how it is made)
 TABLES: dict[str, tuple[str, str, Callable[[Cells], str]]] = {
     "drift summary": ("README.md", "drift", drift_summary),
@@ -326,6 +317,9 @@ TABLES: dict[str, tuple[str, str, Callable[[Cells], str]]] = {
     "diffier grid": ("docs/diffier.md", "diffier", diffier_grid),
     "arpo": ("docs/arpo.md", "arpo", arpo),
     "arpo attributes": ("docs/arpo.md", "arpo", arpo_attributes),
+    "matrix": ("docs/matrix.md", "matrix", matrix),
+    "matrix pairs": ("docs/matrix.md", "matrix", matrix_pairs),
+    "matrix patches": ("docs/matrix.md", "matrix", matrix_patches),
 }
 
 

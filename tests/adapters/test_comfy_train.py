@@ -40,6 +40,7 @@ def test_samples_have_one_caption_each_or_one_for_all():
     assert texts[:, 0, 0].tolist() == rows.tolist()
 
 
+@pytest.mark.slow
 def test_a_tenth_of_the_captions_is_dropped():
     samples = Samples(torch.zeros(8, 4, 8, 8), [caption(1.0)], caption(0.0))
     _, captions = samples.draw(20_000, torch.Generator())

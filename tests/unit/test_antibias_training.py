@@ -133,6 +133,7 @@ def test_an_exact_denoiser_leaves_nothing_to_learn(space):
         assert bool(max(slopes) < 5) is holds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("space", "target"), [("ve", "residual"), ("flow", "phi")])
 def test_a_planted_bias_is_found_and_sampling_gets_nearer_the_data(space, target, tmp_path):
     """Scaled and shifted: most of what any function of the state could explain, and most of the distance."""

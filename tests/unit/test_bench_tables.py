@@ -15,6 +15,7 @@ def test_the_documents_show_the_kept_results():
         assert text == wanted, path
 
 
+@pytest.mark.slow
 def test_a_changed_result_is_noticed(tmp_path):
     for file, bench, _ in TABLES.values():
         for name in (file, f"benchmarks/{bench}.json"):

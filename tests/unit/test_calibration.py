@@ -80,6 +80,7 @@ def test_the_known_scale_is_recovered(space, factor):
     assert found.reached == pytest.approx(found.wanted, rel=5e-4)
 
 
+@pytest.mark.slow
 def test_it_is_recovered_from_a_measurement_of_few_samples():
     """The whole way: own clean samples, norms of 8 + 8 samples, sequential solution, and the run it makes."""
     run, factor = run_of("ve"), 1.02
@@ -111,6 +112,7 @@ def test_nothing_is_corrected_where_nothing_is_wrong():
     assert found.calls == 10  # one trial a step was enough
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "calls"), [(sample_euler, 20), (heun, 39)])
 def test_the_cost_is_bounded(sampler, calls, ledger):
     """Norms that jump about cannot be met; the number of model calls stays within three runs."""

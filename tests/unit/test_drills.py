@@ -143,6 +143,7 @@ def goes_on(train, folder, steps):
     return not list(folder.glob("*.part"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [train_antibias, train_mdss, train_tinyworld])
 def test_a_training_killed_while_it_saves_goes_on_from_the_save_before(train, tmp_path):
     def killed():

@@ -3,6 +3,7 @@
 import hashlib
 import json
 
+import pytest
 import torch
 
 from steadydiff.tinyworld import files
@@ -30,6 +31,7 @@ def test_both_variants_load_and_differ():
     assert not torch.equal(epsilon.out[2].weight, flow.out[2].weight)
 
 
+@pytest.mark.slow
 def test_the_reader_reads_held_out_drawings():
     scenes = sample_scenes(HELD_OUT + 5, 256)
     read, asked = files.load_reader().read(render(scenes)), attributes(scenes)
@@ -37,6 +39,7 @@ def test_the_reader_reads_held_out_drawings():
         assert (read[name] == asked[name]).float().mean() >= 0.97, name
 
 
+@pytest.mark.slow
 def test_the_autoencoder_keeps_held_out_drawings_and_gives_unit_latents():
     model, pictures = files.load_autoencoder(), render(sample_scenes(HELD_OUT + 6, 16))
     with torch.no_grad():

@@ -44,6 +44,7 @@ def test_a_second_measurement_lies_behind():
         drift_figure(MEASURED, replace(MEASURED, sigmas=(9.0, 0.0), **shorter))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("figure", [drift_figure(MEASURED), schedule_figure(Schedule("table", (1.01, 1.0)))])
 def test_pictures_are_opaque_colours(figure):
     picture = pixels(figure)

@@ -246,6 +246,11 @@ def test_a_failing_or_empty_suite_fails_the_command(monkeypatch, arguments, code
     assert remaining == []
 
 
+def test_the_fast_suite_is_the_usual_one_without_slow_tests():
+    usual = run.FAST.removeprefix("not slow and ")
+    assert f"\n-m '{usual}'\n" in (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

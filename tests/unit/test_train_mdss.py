@@ -22,6 +22,7 @@ def run(work, *more, base="tinyworld:epsilon"):
     return main(["--base", base, "--out", out, "--work", str(work), "--steps", "1", "--batch", "2", *more])
 
 
+@pytest.mark.slow
 def test_a_command_line_becomes_a_checkpoint_with_a_head(work):
     assert run(work, "--variant", "ddim", "--k", "3") == 0
     head, card = load_head(work / "out" / "made.safetensors")
@@ -35,6 +36,7 @@ def test_a_command_line_becomes_a_checkpoint_with_a_head(work):
     assert card.training["command"].startswith("run.py train mdss --base tinyworld:")
 
 
+@pytest.mark.slow
 def test_or_a_lora_without_one(work):
     assert run(work, "--lora", "4", "--no-xi", base="tinyworld:flow") == 0
     head, card = load_head(work / "out" / "made.safetensors")
