@@ -14,7 +14,14 @@ def matrix(cells: Cells) -> str:
     lines = [["method, model", *ways]]
     for method, model in itertools.product(METHODS, MODELS):
         lines.append([f"{method}, {model}", *(_tried(cells, f"{method}, {way}, {model}") for way in ways)])
-    return f"{markdown(lines)}\n\n{_refusals(cells, ', ')}".strip()
+    return f"{_counted(cells)}\n\n{markdown(lines)}\n\n{_refusals(cells, ', ')}".strip()
+
+
+def _counted(cells: Cells) -> str:
+    every = [cell["figures"] for cell in cells.values()]
+    tried, refused = sum(f["tried"] for f in every), sum(len(f["refused"].split()) for f in every)
+    wrong = sum(bool(f["wrong"]) for f in every)
+    return f"In all tables: {tried:,} tried, {refused} declined with a sentence, {wrong} groups with a fault."
 
 
 def matrix_pairs(cells: Cells) -> str:
@@ -28,7 +35,7 @@ def matrix_patches(cells: Cells) -> str:
 
 
 def _by_model(cells: Cells, word: str) -> str:
-    both = dict.fromkeys(name.split(", ")[0] for name in cells if word in name)
+    both = sorted({name.split(", ")[0] for name in cells if word in name})
     lines = [["together", *MODELS]]
     lines += [[name, *(_tried(cells, f"{name}, {model}") for model in MODELS)] for name in both]
     return markdown(lines)
