@@ -53,6 +53,19 @@ def test_only_and_fresh_choose_the_cells(bench, ledger):
     assert ledger == ["b", "a", "b"]
 
 
+def test_kept_cells_are_measured_again_and_compared(bench, ledger, tmp_path, capsys):
+    bench("--only", "[ab]").run()
+    kept = (tmp_path / "example.json").read_text()
+    ledger.pop()
+    assert bench("--again").run() == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == ["a: value 1 is 2", "b: value 2 is 3"]
+    assert (tmp_path / "example.json").read_text() == kept
+    ledger.clear()
+    assert bench("--again", "--only", "a").run() == 0
+    assert capsys.readouterr().out == "a: the same\n"
+    assert bench("--again", "--only", "c").run() == 1
+
+
 def test_a_quick_run_keeps_nothing_and_uses_nothing_kept(bench, ledger, tmp_path):
     bench("--quick").run()
     assert ledger == ["a", "b"] and not list(tmp_path.iterdir())
