@@ -77,7 +77,8 @@ class SteadyDiffTrainMDSS(io.ComfyNode):
                     tooltip="Optimiser steps in all. The share of a batch with errors grows over them.",
                 ),
                 io.Int.Input(
-                    "batch_size", default=Recipe.batch, min=1, max=65536, tooltip="Samples per step.",
+                    "batch_size", default=Recipe.batch, min=1, max=65536,
+                    tooltip="Samples per step; memory grows with it.",
                 ),
                 io.Float.Input(
                     "learning_rate", default=PLAN.lr, min=schema.Least(1e-7), max=0.1, step=1e-5, round=1e-7,

@@ -9,18 +9,7 @@ from tools.comfy_client import ComfyError
 from tools.demo import columns
 
 ROOT = Path(__file__).resolve().parents[2]
-NODES = (
-    *(
-        "SteadyDiffEpsilonScaling",
-        "SteadyDiffSchedule",
-        "SteadyDiffDiffIER",
-        "SteadyDiffDiffIERReport",
-        "SteadyDiffTinyWorld",
-    ),
-    *("SteadyDiffLoadAntiBias", "SteadyDiffAntiBiasPrompt", "SteadyDiffTrainAntiBias"),
-    *("SteadyDiffARPO", "SteadyDiffPhraseBank", "SteadyDiffCLIPScorer"),
-    *("SteadyDiffVisionModel", "SteadyDiffChatServer", "SteadyDiffEditPrompt"),
-)
+NODES = sorted(page.stem for page in (ROOT / "web" / "docs").glob("*.md"))
 NAN, INFINITY = float("nan"), float("inf")
 
 
@@ -38,6 +27,10 @@ def info(client):
 def inputs_of(node):
     shown = [node["input"].get(group, {}) for group in ("required", "optional")]  # and not the hidden ones
     return {name: entry for group in shown for name, entry in group.items()}
+
+
+def test_every_node_has_a_help_page(client):
+    assert sorted(name for name in client.get("/object_info") if name.startswith("SteadyDiff")) == NODES
 
 
 @pytest.mark.parametrize("name", NODES)
