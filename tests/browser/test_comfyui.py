@@ -66,7 +66,9 @@ def open_template(page, name):
     dialog = page.get_by_role("dialog")
     dialog.get_by_text("SteadyDiff", exact=True).first.click()
     card = dialog.get_by_test_id(f"template-workflow-{name}")
+    card.scroll_into_view_if_needed()  # only then the page fetches its picture
     assert card.locator("img").first.evaluate("img => img.decode().then(() => img.naturalWidth)") > 0
+    shot(page, "templates")
     card.click()
     dialog.wait_for(state="hidden")
     page.wait_for_function("name => document.title.includes(name)", arg=name)
@@ -105,6 +107,7 @@ def test_a_help_page_opens(page, name):
             const node = LiteGraph.createNode(name)
             window.app.graph.clear()
             window.app.graph.add(node)
+            window.app.canvas.ds.scale = 1
             window.app.canvas.centerOnNode(node)
             window.app.canvas.selectNodes([node])
             return node.title
@@ -115,6 +118,7 @@ def test_a_help_page_opens(page, name):
     first = (ROOT / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8").splitlines()[0]
     page.get_by_role("heading", name=first.removeprefix("# "), level=1).wait_for()
     assert first == f"# {title}"
+    shot(page, f"help_{name}")
 
 
 def test_a_wrong_file_shows_its_sentence(page):
