@@ -5,6 +5,7 @@ from dataclasses import replace
 import comfy.model_management
 from comfy_api.latest import io
 
+from ..steadydiff import arpo_inputs
 from ..steadydiff.errors import SettingsError
 from ..steadydiff.language.exchange import Address
 from ..steadydiff.language.keys import check_name, find_key
@@ -13,7 +14,6 @@ from ..steadydiff.language.server import ChatServer
 from ..steadydiff.language.templates import Templates
 from . import schema
 from .host import HOST
-from .language import framework, output, shared
 
 
 def make_room() -> None:
@@ -33,47 +33,13 @@ class SteadyDiffChatServer(io.ComfyNode):
             "drawing lacks beside it: Ollama, LM Studio, llama.cpp, vLLM or a hosted one, anything that "
             "speaks OpenAI's chat protocol. Pictures go to this address and nowhere else.",
             search_aliases=["ollama", "lm studio", "llama.cpp", "vllm", "openai", "vlm", "arpo"],
-            inputs=[
-                io.String.Input(
-                    "url", default="http://localhost:11434/v1",
-                    tooltip="Where the server is. Ollama: http://localhost:11434/v1, LM Studio: "
-                    "http://localhost:1234/v1, llama.cpp: http://localhost:8080/v1, vLLM: "
-                    "http://localhost:8000/v1.",
-                ),
-                io.String.Input(
-                    "model", default="qwen3-vl:8b",
-                    tooltip="The server's name of a model that sees pictures, as its own list shows it.",
-                ),
-                framework(),
-                *shared(max_tokens=1024),
-                io.String.Input(
-                    "key_name", default="",
-                    tooltip="The NAME of a key, never the key: workflows and pictures keep what stands here. "
-                    "The key itself lies in the environment or in your keys.json; see the help page. Local "
-                    "servers need none.",
-                ),
-                io.Boolean.Input(
-                    "free_memory", default=False,
-                    tooltip="For one graphics card that cannot hold both: ComfyUI's models leave it before "
-                    "the server is asked, and Ollama's model leaves it afterwards. Costs loading times.",
-                ),
-                io.Int.Input(
-                    "timeout", default=300, min=1, max=3600,
-                    tooltip="Seconds for one answer, loading the model included. Shorter than that ends "
-                    "many a first question.",
-                ),
-                io.String.Input(
-                    "text_model", default="",
-                    tooltip="Another model of the same server for the questions without pictures, such as a "
-                    "larger one that cannot see. Empty: the same.",
-                ),
-                io.String.Input(
-                    "options", default="", multiline=True,
-                    tooltip='Further fields of the request as JSON, e.g. {"reasoning_effort": "none"}; null '
-                    "takes a field out. For what one server knows and another does not. No secrets here.",
-                ),
+            inputs=schema.widgets(arpo_inputs.CHAT_SERVER),
+            outputs=[
+                schema.Proposer.Output(
+                    display_name="proposer",
+                    tooltip="For ARPO: says what a drawing lacks beside the reference.",
+                )
             ],
-            outputs=[output()],
         )  # fmt: skip
 
     @classmethod

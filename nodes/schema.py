@@ -64,7 +64,11 @@ def widget(one: Input):
     if one.kind == "number":
         return number(one.name, one.default, one.least, one.most, one.step, one.tooltip)
     if one.kind == "whole":
-        return io.Int.Input(one.name, default=one.default, min=one.least, max=one.most, tooltip=one.tooltip)
+        control = True if one.name == "seed" else None  # the box that changes it after each run
+        return io.Int.Input(
+            one.name, default=one.default, min=one.least, max=one.most, tooltip=one.tooltip,
+            control_after_generate=control,
+        )  # fmt: skip
     if one.kind == "choice":
         return io.Combo.Input(one.name, options=list(one.options), default=one.default, tooltip=one.tooltip)
     if one.kind == "switch":

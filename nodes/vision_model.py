@@ -2,11 +2,11 @@
 
 from comfy_api.latest import io
 
+from ..steadydiff import arpo_inputs
 from ..steadydiff.hosts.comfy_text import HostModel
 from ..steadydiff.language.proposer import VisionProposer
 from ..steadydiff.language.templates import Templates
 from . import schema
-from .language import framework, output, shared
 
 
 class SteadyDiffVisionModel(io.ComfyNode):
@@ -24,10 +24,14 @@ class SteadyDiffVisionModel(io.ComfyNode):
                 io.Clip.Input(
                     "clip", tooltip="From Load CLIP, of a model that can write and see; others are refused.",
                 ),
-                framework(),
-                *shared(max_tokens=512),
+                *schema.widgets(arpo_inputs.VISION_MODEL),
             ],
-            outputs=[output()],
+            outputs=[
+                schema.Proposer.Output(
+                    display_name="proposer",
+                    tooltip="For ARPO: says what a drawing lacks beside the reference.",
+                )
+            ],
         )  # fmt: skip
 
     @classmethod

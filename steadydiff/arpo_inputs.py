@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from .clip_scorer import MODELS, TINY
@@ -74,16 +74,7 @@ PHRASE_BANK: tuple[Input, ...] = (
     Text("style", "", "More phrases of how it is shown, one a line."),
 )  # fmt: skip
 
-CHAT_SERVER: tuple[Input, ...] = (
-    Line(
-        "url", "http://localhost:11434/v1",
-        "Where the server is. Ollama: http://localhost:11434/v1, LM Studio: http://localhost:1234/v1, "
-        "llama.cpp: http://localhost:8080/v1, vLLM: http://localhost:8000/v1.",
-    ),
-    Line(
-        "model", "qwen3-vl:8b",
-        "The server's name of a model that sees pictures, as its own list shows it.",
-    ),
+WRITER: tuple[Input, ...] = (
     Choice(
         "framework", "enhanced", FRAMEWORKS,
         "enhanced: the model describes content and style of each picture by itself, and compares its "
@@ -113,6 +104,23 @@ CHAT_SERVER: tuple[Input, ...] = (
         "Your own questions to the model, each under a line with its name in square brackets, e.g. "
         "[style]. Empty: ours, which the help page shows.",
     ),
+)  # fmt: skip
+
+VISION_MODEL: tuple[Input, ...] = tuple(
+    replace(one, default=512) if one.name == "max_tokens" else one for one in WRITER
+)
+
+CHAT_SERVER: tuple[Input, ...] = (
+    Line(
+        "url", "http://localhost:11434/v1",
+        "Where the server is. Ollama: http://localhost:11434/v1, LM Studio: http://localhost:1234/v1, "
+        "llama.cpp: http://localhost:8080/v1, vLLM: http://localhost:8000/v1.",
+    ),
+    Line(
+        "model", "qwen3-vl:8b",
+        "The server's name of a model that sees pictures, as its own list shows it.",
+    ),
+    *WRITER,
     Line(
         "key_name", "",
         "The NAME of a key, never the key: workflows and pictures keep what stands here. The key itself "
