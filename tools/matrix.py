@@ -109,7 +109,7 @@ def _core(name: str):
 @cache
 def _antibias(space: str) -> dict:
     device = torch.device("cpu")
-    patcher = host().patcher.CoreModelPatcher(Bump(), load_device=device, offload_device=device)
+    patcher = host().Patcher(Bump(), load_device=device, offload_device=device)
     state = _core("hosts.comfy_state")
     return {"antibias": state.LoadedPrompt(patcher, state.Card(target="phi", space=space), name="made up")}
 

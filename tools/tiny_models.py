@@ -39,7 +39,9 @@ def host() -> SimpleNamespace:
         **{"eps": "comfy_extras.nodes_eps", "perpneg": "comfy_extras.nodes_perpneg"},
         "advanced_samplers": "comfy_extras.nodes_advanced_samplers",
     }
-    return SimpleNamespace(**{short: load(name) for short, name in names.items()})
+    found = SimpleNamespace(**{short: load(name) for short, name in names.items()})
+    found.Patcher = getattr(found.patcher, "CoreModelPatcher", found.patcher.ModelPatcher)  # new since 0.3.64
+    return found
 
 
 def make_model(kind: str):
@@ -53,7 +55,7 @@ def make_model(kind: str):
     model = comfy.base.BaseModel(config, comfy.base.ModelType[type_name], unet_model=_unet_class(skip))
     initialise(model.diffusion_model)
     device = torch.device("cpu")
-    return comfy.patcher.CoreModelPatcher(model, load_device=device, offload_device=device)
+    return comfy.Patcher(model, load_device=device, offload_device=device)
 
 
 def _unet_class(skip: bool) -> type:

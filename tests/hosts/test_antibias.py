@@ -24,9 +24,7 @@ def patched(pack, comfy):
 
     def patch(model, network, target="phi", card=None, **widgets):
         space = "flow" if isinstance(model.get_model_object("model_sampling"), comfy.sampling.CONST) else "ve"
-        patcher = comfy.patcher.CoreModelPatcher(
-            network, load_device=torch.device("cpu"), offload_device=torch.device("cpu")
-        )
+        patcher = comfy.Patcher(network, load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
         prompt = module.LoadedPrompt(
             patcher, card_of(target=target, space=space, **(card or {})), name="made for this test"
         )

@@ -47,7 +47,7 @@ def families(comfy, small_unet):
             for weight in (*network.parameters(), *network.buffers()):
                 weight.data = 0.1 * torch.randn(weight.shape, generator=generator)
             cpu = torch.device("cpu")
-            self[name] = comfy.patcher.CoreModelPatcher(model, load_device=cpu, offload_device=cpu)
+            self[name] = comfy.Patcher(model, load_device=cpu, offload_device=cpu)
             return self[name]
 
     return Families()
