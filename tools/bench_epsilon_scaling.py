@@ -141,6 +141,14 @@ SD15 = {
 }
 
 
+SDXL = {  # without the vector of sizes, a thousandth of its weights
+    **{**SHARED, "model_channels": 320, "num_res_blocks": [2] * 3, "channel_mult": [1, 2, 4]},
+    **{"num_heads": -1, "num_head_channels": 64, "context_dim": 2048, "use_linear_in_transformer": True},
+    **{"transformer_depth": [0, 0, 2, 2, 10, 10], "transformer_depth_output": [0] * 3 + [2] * 3 + [10] * 3},
+    "transformer_depth_middle": 10,
+}
+
+
 def make_model(kind: str, config: dict):
     """A randomly initialised model on the host's device, in the precision the host would choose for SD1.5."""
     base, supported = load("comfy.model_base"), load("comfy.supported_models_base").BASE({})
@@ -163,24 +171,25 @@ def with_fixed_branches(model):
     return clone
 
 
-def inside_runs(models: list, use: Callable, calls: tuple = ()) -> None:
+def inside_runs(models: list, use: Callable, calls: tuple = (), shape: tuple = SHAPE) -> None:
     """Start a sampling run on each model, one in the other, and hand `use` a guided model call of each."""
     if not models:
         return use(*calls)
 
     def sample(model, x, sigmas, extra_args, callback=None, disable=None):
         sigma = sigmas[1].expand(len(x))
-        inside_runs(models[1:], use, (*calls, lambda: model(x, sigma, **extra_args)))
+        inside_runs(models[1:], use, (*calls, lambda: model(x, sigma, **extra_args)), shape)
         return x
 
     samplers = load("comfy.samplers")
     guider = samplers.CFGGuider(models[0])
-    guider.set_conds([[torch.randn(1, 77, 768), {}]], [[torch.randn(1, 77, 768), {}]])
+    width = models[0].model.model_config.unet_config["context_dim"]
+    guider.set_conds(*([[torch.randn(1, 77, width), {}]] for _ in "+-"))
     guider.set_cfg(7.0)
     sigmas = samplers.calculate_sigmas(models[0].get_model_object("model_sampling"), "simple", 20)
     with torch.inference_mode():
         guider.sample(
-            torch.randn(SHAPE), torch.zeros(SHAPE), samplers.KSAMPLER(sample), sigmas, disable_pbar=True
+            torch.randn(shape), torch.zeros(shape), samplers.KSAMPLER(sample), sigmas, disable_pbar=True
         )
 
 

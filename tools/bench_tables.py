@@ -60,6 +60,35 @@ ARPO = {
 }
 
 
+COMPARED = (  # method, what it is compared with, bench, its run, the names of both there
+    ("Epsilon Scaling, calibrated", "no correction", "drift", "euler 20 cfg 1", "norm", "none"),
+    ("Anti-Bias Prompt", "no correction", "antibias", "euler 20 cfg 1", "default", "plain"),
+    ("the same", "as much training of the model", "antibias", "euler 20 cfg 1", "default", "control"),
+    ("MDSS, k = 4", "as much plain training", "mdss", "euler 20 cfg 1", "MDSS k=4", "plain"),
+    ("DiffIER, renoise", "as many plain calls", "diffier", "cfg 4 calls 30", "renoise", "plain"),
+)
+
+
+def compared(*benches: Cells) -> str:
+    """Per method and variant: the change of both Fréchet distances, and found before and after."""
+    of = dict(zip(("drift", "antibias", "mdss", "diffier"), benches, strict=True))
+    columns = [
+        f"{figure}, {variant}"
+        for variant in ("epsilon", "flow")
+        for figure in ("FD reader", "FD CLIP", "found")
+    ]
+    lines = [["method", "against", *columns]]
+    for method, against, bench, run, name, other in COMPARED:
+        line = [method, against]
+        for variant in ("epsilon", "flow"):
+            at = of[bench], f"{variant} {run}", name
+            line += [_change(*at, f"frechet_{space}", other) for space in ("reader", "clip")]
+            found = (_by_part(of[bench], at[1], one, "found").values() for one in (other, name))
+            line.append(" → ".join(f"{statistics.mean(values):.3f}" for values in found))
+        lines.append(line)
+    return markdown(lines)
+
+
 def drift_summary(cells: Cells) -> str:
     """Per variant: both Fréchet distances at 10, 20 and 50 Euler steps, and three more figures at 20."""
     return "\n\n".join(f"**{variant}**\n\n{_summary(cells, variant)}" for variant in ("epsilon", "flow"))
@@ -165,9 +194,9 @@ def _distance(cells: Cells, run: str, name: str, figure: str) -> str:
     return _with_spread(_by_part(cells, run, name, figure).values(), ".2f")
 
 
-def _change(cells: Cells, run: str, name: str, figure: str) -> str:
-    """Per cent of plain training's on the same part."""
-    plain, own = (_by_part(cells, run, one, figure) for one in ("plain", name))
+def _change(cells: Cells, run: str, name: str, figure: str, other: str = "plain") -> str:
+    """Per cent of another's on the same part."""
+    plain, own = (_by_part(cells, run, one, figure) for one in (other, name))
     return _with_spread([100 * (own[part] / plain[part] - 1) for part in own if part in plain], "+.1f", " %")
 
 
@@ -305,8 +334,24 @@ def _over_parts(cells: Cells, way: str, figure: str) -> str:
     return f"{text} ± {statistics.stdev(found) / len(found) ** 0.5:.3f}" if len(found) > 1 else text
 
 
-# table -> (file it stands in, bench it is of, how it is made)
-TABLES: dict[str, tuple[str, str, Callable[[Cells], str]]] = {
+def cost(scaling: Cells, prompt: Cells, mdss: Cells, diffier: Cells) -> str:
+    """Per method: its operations and its own time, beside a guided call of an SD1.5-sized network."""
+    scaled, network = scaling["own time, default"]["figures"], prompt["cost"]["figures"]
+    head, asked = mdss["cost in sampling"]["figures"], diffier["own time"]["figures"]
+    lines = [["method", "operations more", "own time, ms"]]
+    lines.append(["Epsilon Scaling", "0 %", f"{scaled['ours_ms']:.2f}"])
+    lines.append(["Anti-Bias Prompt", f"{network['percent']:.2f} %", f"{network['network_ms']:.0f}"])
+    lines.append(["MDSS", f"{head['more_operations_percent']:.3f} %", f"{head['own_ms']:.1f}"])
+    lines.append(["DiffIER, renoise, at a corrected step", "100 %", f"{asked['renoise_ms']:.2f}, and a call"])
+    lines.append(["DiffIER, norm", "0 %", f"{asked['norm_ms']:.2f}"])
+    call, operations = diffier["guided SD1.5 call"]["figures"]["call_ms"], network["guided_call_gflop"]
+    lines.append(["*the guided call itself*", f"*{operations:,.0f} GFLOP*", f"*{call:,.0f}*"])
+    return markdown(lines)
+
+
+# table -> (file it stands in, benches it is of, how it is made)
+TABLES: dict[str, tuple[str, str, Callable[..., str]]] = {
+    "compared": ("README.md", "drift antibias mdss diffier", compared),
     "drift summary": ("README.md", "drift", drift_summary),
     "drift": ("docs/drift.md", "drift", drift_full),
     "antibias": ("docs/antibias_prompt.md", "antibias", antibias),
@@ -317,6 +362,7 @@ TABLES: dict[str, tuple[str, str, Callable[[Cells], str]]] = {
     "diffier grid": ("docs/diffier.md", "diffier", diffier_grid),
     "arpo": ("docs/arpo.md", "arpo", arpo),
     "arpo attributes": ("docs/arpo.md", "arpo", arpo_attributes),
+    "cost": ("docs/which.md", "epsilon_scaling antibias mdss diffier", cost),
     "matrix": ("docs/matrix.md", "matrix", matrix),
     "matrix pairs": ("docs/matrix.md", "matrix", matrix_pairs),
     "matrix patches": ("docs/matrix.md", "matrix", matrix_patches),
@@ -325,11 +371,11 @@ TABLES: dict[str, tuple[str, str, Callable[[Cells], str]]] = {
 
 def tables(root: Path = ROOT, results: Path = RESULTS) -> Iterator[tuple[Path, str, str]]:
     """(file, its text, its text with the tables as they should be), for every table."""
-    for name, (file, bench, make) in TABLES.items():
+    for name, (file, benches, make) in TABLES.items():
         path = root / file
         text = path.read_text(encoding="utf-8")
-        cells = json.loads((results / f"{bench}.json").read_text(encoding="utf-8"))["cells"]
-        yield path, text, put(text, name, make(cells))
+        kept = [(results / f"{bench}.json").read_text(encoding="utf-8") for bench in benches.split()]
+        yield path, text, put(text, name, make(*(json.loads(one)["cells"] for one in kept)))
 
 
 def put(text: str, name: str, table: str) -> str:
