@@ -71,7 +71,7 @@ COMPARED = (  # method, what it is compared with, bench, its run, the names of b
 
 def compared(*benches: Cells) -> str:
     """Per method and variant: the change of both Fréchet distances, and found before and after."""
-    of = dict(zip(("drift", "antibias", "mdss", "diffier"), benches, strict=True))
+    of: dict[str, Cells] = dict(zip(("drift", "antibias", "mdss", "diffier"), benches, strict=True))
     columns = [
         f"{figure}, {variant}"
         for variant in ("epsilon", "flow")
