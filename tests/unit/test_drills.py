@@ -20,7 +20,7 @@ from steadydiff.networks.xi_head import TwoHeads
 from steadydiff.phrases import Phrases
 from steadydiff.tinyworld import train as tinyworld
 from steadydiff.training import antibias, loop, mdss
-from steadydiff.whole_file import whole_file
+from steadydiff.whole_file import whole_file, write_whole
 from tools.bench import Bench
 
 pytestmark = [
@@ -267,6 +267,21 @@ def test_a_file_that_was_there_stays_whole(end, tmp_path):
     assert kept(path) == 1.0
     write(path, 3.0)
     assert kept(path) == 3.0 and os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_a_killed_calibration_leaves_the_schedule_before(tmp_path):
+    """A WebUI keeps what it calibrated as text; the next one takes the torn draft's place."""
+    path = tmp_path / "schedule.json"
+    write_whole(path, "{}")
+
+    def killed():
+        os.replace = torn
+        write_whole(path, "1" * 10_000)
+
+    assert in_child(killed)[0] == signal.SIGKILL
+    assert path.read_text() == "{}"
+    write_whole(path, "[]")
+    assert path.read_text() == "[]" and os.listdir(tmp_path) == ["schedule.json"]
 
 
 def test_text_on_a_full_disk(tmp_path):
