@@ -336,10 +336,11 @@ def _over_parts(cells: Cells, way: str, figure: str) -> str:
 
 def cost(scaling: Cells, prompt: Cells, mdss: Cells, diffier: Cells) -> str:
     """Per method: its operations and its own time, beside a guided call of an SD1.5-sized network."""
-    scaled, network = scaling["own time, default"]["figures"], prompt["cost"]["figures"]
+    scaled = [cell["figures"]["ours_ms"] for key, cell in scaling.items() if key.startswith("own time")]
+    network = prompt["cost"]["figures"]
     head, asked = mdss["cost in sampling"]["figures"], diffier["own time"]["figures"]
     lines = [["method", "operations more", "own time, ms"]]
-    lines.append(["Epsilon Scaling", "0 %", f"{scaled['ours_ms']:.2f}"])
+    lines.append(["Epsilon Scaling", "0 %", f"{min(scaled):.2f} to {max(scaled):.2f}"])
     lines.append(["Anti-Bias Prompt", f"{network['percent']:.2f} %", f"{network['network_ms']:.0f}"])
     lines.append(["MDSS", f"{head['more_operations_percent']:.3f} %", f"{head['own_ms']:.1f}"])
     lines.append(["DiffIER, renoise, at a corrected step", "100 %", f"{asked['renoise_ms']:.2f}, and a call"])
