@@ -9,7 +9,7 @@ import sys
 
 from PIL import Image, ImageDraw, ImageFont
 
-PICTURE = 256  # px; smaller pictures are enlarged by a whole number, so that no pixel is smoothed away
+PICTURE = 256  # px; a shorter side below it is enlarged by a whole number, so that no pixel is smoothed away
 MARGIN, TITLE, LABEL, SIDE = 16, 40, 32, 80  # px
 PAPER, INK = "#f6f5f1", "#22252a"
 
@@ -23,7 +23,7 @@ def main() -> None:
 
 
 def enlarged(picture: Image.Image) -> Image.Image:
-    factor = max(1, PICTURE // max(picture.size))
+    factor = max(1, PICTURE // min(picture.size))
     size = (picture.width * factor, picture.height * factor)
     return picture.convert("RGB").resize(size, Image.Resampling.NEAREST)
 
