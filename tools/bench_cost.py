@@ -6,15 +6,16 @@ then has a call of its own.
 """
 
 import platform
+import statistics
 import sys
 
 import torch
 
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork, attention_at
-from steadydiff.networks.xi_head import last_layer
 from tools import bench_epsilon_scaling as timing
-from tools.bench import Bench, Figures, paired_ratio
-from tools.inprocess import PACK, load, load_pack, prepare_host
+from tools import mdss_cost
+from tools.bench import Bench, Figures
+from tools.inprocess import PACK, defaults_of, load, load_pack, prepare_host
 
 SIZES = {"SD1.5": (timing.SD15, 64), "SDXL": (timing.SDXL, 128)}  # name -> (network, side of its latents)
 METHODS = {"Epsilon Scaling": {}, "Anti-Bias Prompt": {}, "DiffIER": {"start_percent": 0.0}, "MDSS": {}}
@@ -44,7 +45,10 @@ def cost(size: str, batch: int, method: str, rounds: int) -> Figures:
     found: Figures = {}
 
     def use(plain, ours) -> None:
-        found.update(paired_ratio(waited(ours), waited(plain), rounds, warmup=1))
+        taken = timing.time_in_turn([plain, ours], rounds, warmup=1)
+        plain_ms, ours_ms = (statistics.median(column) for column in zip(*taken, strict=True))
+        ratio = statistics.median(own / bare for bare, own in taken)
+        found.update(ours_ms=ours_ms, plain_ms=plain_ms, ratio=ratio)
         if torch.cuda.is_available():
             found["more_mib"] = (peak(ours) - peak(plain)) / 2**20
 
@@ -54,10 +58,11 @@ def cost(size: str, batch: int, method: str, rounds: int) -> Figures:
 
 def put(method: str, model, side: int):
     """A clone with the method's node at its defaults, with a network or head of random weights."""
+    if method == "MDSS":
+        return mdss_cost.with_head(model)
     node = load_pack()[f"SteadyDiff{method}".replace(" ", "").replace("-", "")]
-    inputs = {entry.id: entry.default for entry in node.GET_SCHEMA().inputs if hasattr(entry, "default")}
-    own = {"Anti-Bias Prompt": network, "MDSS": head}.get(method, lambda model, side: {})
-    return node.execute(**(inputs | METHODS[method] | {"model": model} | own(model, side)))[0]
+    own = network(model, side) if method == "Anti-Bias Prompt" else {}
+    return node.execute(**(defaults_of(node) | METHODS[method] | {"model": model} | own))[0]
 
 
 def network(model, side: int) -> dict:
@@ -67,27 +72,6 @@ def network(model, side: int) -> dict:
     kind = load("comfy.model_patcher").CoreModelPatcher
     patcher = kind(own, load_device=model.load_device, offload_device=model.load_device)
     return {"antibias": state.LoadedPrompt(patcher, state.Card(target="phi", space="ve"), name="random")}
-
-
-def head(model, side: int) -> dict:
-    """A second last layer that answers almost nothing."""
-    files = sys.modules[f"{PACK}.steadydiff.mdss_files"]
-    layer = last_layer(model.model.diffusion_model)
-    assert layer is not None
-    weight = layer.get_parameter("weight")
-    made = files.Head(torch.full(weight.shape, 1e-6), torch.zeros(len(weight)))
-    loaded = sys.modules[f"{PACK}.steadydiff.hosts.comfy_mdss"].LoadedHead
-    return {"head": loaded(made, files.Card(form="lora", space="ve"), "random")}
-
-
-def waited(call):
-    """The call, and the wait for the device to finish it."""
-
-    def both() -> None:
-        call()
-        timing.synchronize()
-
-    return both
 
 
 def peak(call) -> int:

@@ -33,7 +33,7 @@ from tools import bench_epsilon_scaling as timing
 from tools import drift_world as world
 from tools.bench import Bench, Figures
 from tools.drift_world import Condition, Correct, Way
-from tools.inprocess import load, load_pack, prepare_host
+from tools.inprocess import defaults_of, load, load_pack, prepare_host
 
 CALLS, CFGS = (20, 30, 40, 80), (1.0, 2.0, 4.0, 8.0, 16.0)
 DEFAULT = DiffIER()
@@ -325,7 +325,7 @@ def own_time(rounds: int) -> Figures:
     """The node's own milliseconds per guided call whose network costs nothing, less those of its calls."""
     bare = timing.with_fixed_branches(timing.make_model("EPS", timing.TINY))
     node = load_pack()["SteadyDiffDiffIER"]
-    defaults = {entry.id: entry.default for entry in node.GET_SCHEMA().inputs if hasattr(entry, "default")}
+    defaults = defaults_of(node)
     defaults |= {"start_percent": 0.0}
     renoise, norm = (node.execute(model=bare, **(defaults | {"mode": m}))[0] for m in ("renoise", "norm"))
     taken: list[list[float]] = []

@@ -18,7 +18,7 @@ import torch
 
 from tools.bench import Bench, Figures
 from tools.environment import ROOT
-from tools.inprocess import load, load_pack, prepare_host
+from tools.inprocess import defaults_of, load, load_pack, prepare_host
 
 SHAPE = (1, 4, 64, 64)
 CASES = {  # name -> (kind of model, widgets of our node)
@@ -68,7 +68,7 @@ def summary(cells: dict[str, Any]) -> Figures:
 def own_time(node, kind: str, widgets: dict, rounds: int) -> Figures:
     """A node's own milliseconds per guided call: ours and core's, each less a call without any node."""
     bare = with_fixed_branches(make_model(kind, TINY))
-    defaults = {entry.id: entry.default for entry in node.GET_SCHEMA().inputs if hasattr(entry, "default")}
+    defaults = defaults_of(node)
     ours = node.execute(model=bare, **(defaults | widgets))[0]
     core = load("comfy_extras.nodes_eps").EpsilonScaling.execute(bare, 1.005)[0]
     taken: list[list[float]] = []
@@ -83,16 +83,16 @@ def own_time(node, kind: str, widgets: dict, rounds: int) -> Figures:
     }
 
 
-def time_in_turn(calls, rounds: int) -> list[list[float]]:
+def time_in_turn(calls, rounds: int, warmup: int = 20) -> list[list[float]]:
     """Milliseconds of each call in each round; who begins changes from round to round."""
     taken = []
-    for turn in range(-20, rounds):  # the first warm up
+    for turn in range(-warmup, rounds):
         row = [0.0] * len(calls)
         for i in range(len(calls)):
             at = (turn + i) % len(calls)
             row[at] = milliseconds(calls[at])
         taken.append(row)
-    return taken[20:]
+    return taken[warmup:]
 
 
 def milliseconds(call: Callable[[], object]) -> float:

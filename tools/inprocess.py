@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 from steadydiff.errors import SteadyDiffError
 from tools.environment import ROOT
@@ -43,8 +44,9 @@ def load(name: str) -> ModuleType:
         return importlib.import_module(name)
 
 
+@cache
 def load_pack(name: str = PACK) -> dict[str, type]:
-    """Our nodes by id, loaded as the host loads a custom node: from a folder."""
+    """Our nodes by id, loaded as the host loads a custom node: from a folder; once a process."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -52,6 +54,11 @@ def load_pack(name: str = PACK) -> dict[str, type]:
     spec.loader.exec_module(module)
     extension = asyncio.run(module.comfy_entrypoint())
     return {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
+
+
+def defaults_of(node: Any) -> dict[str, Any]:
+    """A node's widgets at their defaults."""
+    return {entry.id: entry.default for entry in node.GET_SCHEMA().inputs if hasattr(entry, "default")}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tools.inprocess import PACK, load, load_pack
+from tools.inprocess import PACK, defaults_of, load, load_pack
 from tools.tiny_models import (
     cfg_guider,
     conds,
@@ -76,17 +76,11 @@ def model_of(kind: str):
     return make_model(kind)
 
 
-@cache
-def _nodes() -> dict[str, type]:
-    host()
-    return load_pack()
-
-
 def put(method: str, model, on: bool = True):
     """A clone of the model with a method's node, whose network or head is made up for it."""
     name, widgets, neutral = METHODS[method]
-    node = _nodes()[f"SteadyDiff{name}"]
-    inputs = {entry.id: entry.default for entry in node.GET_SCHEMA().inputs if hasattr(entry, "default")}
+    node = load_pack()[f"SteadyDiff{name}"]
+    inputs = defaults_of(node)
     inputs |= {"model": model, **(widgets if on else neutral)}
     flow = isinstance(model.get_model_object("model_sampling"), host().sampling.CONST)
     own = {"AntiBiasPrompt": _antibias, "MDSS": _head}.get(name, lambda space: {})

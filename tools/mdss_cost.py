@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,15 +44,20 @@ def in_sampling(quick: bool) -> Figures:
 
 
 def _pair(config: dict) -> list:
-    """A model of random weights, and a clone of it with a second head that answers almost nothing."""
-    load_pack()
+    """A model of random weights, and a clone of it with a second head."""
     model = timing.make_model("EPS", config)
+    return [model, with_head(model)]
+
+
+def with_head(model: Any) -> Any:
+    """A clone with a second head that answers almost nothing."""
+    load_pack()
     layer = last_layer(model.model.diffusion_model)
     assert layer is not None
     weight = layer.get_parameter("weight")
     head = Head(torch.full(weight.shape, 1e-6), torch.zeros(len(weight)))
     host = sys.modules[f"{PACK}.nodes.host"].HOST
-    return [model, attach_mdss(model, LoadedHead(head, Card(form="lora", space="ve"), "random"), host)]
+    return attach_mdss(model, LoadedHead(head, Card(form="lora", space="ve"), "random"), host)
 
 
 class Always(MdssLoss):

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from tools import tiny_models
-from tools.inprocess import host_path, load, load_pack
+from tools.inprocess import defaults_of, host_path, load, load_pack
 
 HOST = host_path()
 # What the host's own samplers do on every run, with nobody's nodes: torch.tensor() of a tensor (dpm_fast and
@@ -88,7 +88,7 @@ def model(request, models):
 def patched(pack):
     """Return a model with our node on it, its widgets at their defaults unless given."""
     node = pack["SteadyDiffEpsilonScaling"]
-    defaults = {entry.id: entry.default for entry in node.GET_SCHEMA().inputs if hasattr(entry, "default")}
+    defaults = defaults_of(node)
 
     def patch(model, **widgets):
         return node.execute(model=model, **(defaults | widgets))[0]
@@ -192,7 +192,7 @@ def scales_in_effect(comfy, patched, sample):
 def schedule(pack):
     """Return the JSON text our schedule node makes, its widgets at their defaults unless given."""
     node = pack["SteadyDiffSchedule"]
-    defaults = {entry.id: entry.default for entry in node.GET_SCHEMA().inputs if hasattr(entry, "default")}
+    defaults = defaults_of(node)
     return lambda **widgets: node.execute(**(defaults | widgets))[0]
 
 

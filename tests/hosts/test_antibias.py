@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from tools.inprocess import defaults_of
+
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "antibias_prompt.md"
 
 REFUSED = ("uni_pc", "uni_pc_bh2")
@@ -20,7 +22,7 @@ def patched(pack, comfy):
     node = pack["SteadyDiffAntiBiasPrompt"]
     module = sys.modules[node.__module__]
     card_of = sys.modules[module.LoadedPrompt.__module__].Card
-    defaults = {entry.id: entry.default for entry in node.GET_SCHEMA().inputs if hasattr(entry, "default")}
+    defaults = defaults_of(node)
 
     def patch(model, network, target="phi", card=None, **widgets):
         space = "flow" if isinstance(model.get_model_object("model_sampling"), comfy.sampling.CONST) else "ve"

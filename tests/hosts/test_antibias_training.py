@@ -5,6 +5,8 @@ import sys
 import pytest
 import torch
 
+from tools.inprocess import defaults_of
+
 
 @pytest.fixture
 def folders(comfy, tmp_path):
@@ -23,7 +25,7 @@ def folders(comfy, tmp_path):
 def train(pack, comfy, models, conds, folders):
     """Run the node on a small model and few samples, its widgets at their defaults unless given."""
     node = pack["SteadyDiffTrainAntiBias"]
-    widgets = {entry.id: entry.default for entry in node.GET_SCHEMA().inputs if hasattr(entry, "default")}
+    widgets = defaults_of(node)
     widgets |= {"name": "made", "steps": 2, "batch_size": 4, "channels": 4, "most_steps": 9}
 
     def run(kind="epsilon", count=8, lists=None, **changes):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from steadydiff.methods.arpo import select_phrases
 from steadydiff.phrases import Phrases
 from steadydiff.tinyworld.scenes import render, sample_scenes
-from tools.inprocess import load
+from tools.inprocess import defaults_of, load
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +20,7 @@ def execute(pack):
 
     def run(name, **inputs):
         node = pack[name]
-        defaults = {
-            entry.id: entry.default for entry in node.GET_SCHEMA().inputs if hasattr(entry, "default")
-        }
+        defaults = defaults_of(node)
         return node.execute(**(defaults | inputs)).result
 
     return run

@@ -12,7 +12,7 @@ import torch
 from steadydiff.denoiser import Run
 from steadydiff.hosts.comfy import inner_options
 from steadydiff.methods.diffier import DiffIER
-from tools.inprocess import load
+from tools.inprocess import defaults_of, load
 
 NEUTRAL = ({"strength": 0.0}, {"iterations": 0}, {"start_percent": 0.4, "end_percent": 0.4})
 
@@ -21,7 +21,7 @@ NEUTRAL = ({"strength": 0.0}, {"iterations": 0}, {"start_percent": 0.4, "end_per
 def diffier(pack):
     """Return a model with our node on it, at its defaults but for the whole run, unless given."""
     node = pack["SteadyDiffDiffIER"]
-    defaults = {entry.id: entry.default for entry in node.GET_SCHEMA().inputs if hasattr(entry, "default")}
+    defaults = defaults_of(node)
     return lambda model, **widgets: node.execute(
         model=model, **(defaults | {"start_percent": 0.0} | widgets)
     )[0]

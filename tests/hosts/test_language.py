@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tools.comfy_client import ComfyError
-from tools.inprocess import load
+from tools.inprocess import defaults_of, load
 from tools.server import running
 
 CANARY = "sk-canary-0123456789abcdef"
@@ -21,9 +21,7 @@ CHAT, UNLOAD = ["/v1/chat/completions"], "/api/generate"
 @pytest.fixture
 def defaults(pack):
     """A node's widgets at their defaults."""
-    return lambda name: {
-        entry.id: entry.default for entry in pack[name].GET_SCHEMA().inputs if hasattr(entry, "default")
-    }
+    return lambda name: defaults_of(pack[name])
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import sys
 import pytest
 import torch
 
+from tools.inprocess import defaults_of
+
 REFUSED = ("uni_pc", "uni_pc_bh2")
 CFG = 3.0  # of the fixture `sample`
 
@@ -45,7 +47,7 @@ def head_of(comfy, modules):
 def patched(pack, head_of):
     """Return a function that puts our node on a model."""
     node = pack["SteadyDiffMDSS"]
-    defaults = {entry.id: entry.default for entry in node.GET_SCHEMA().inputs if hasattr(entry, "default")}
+    defaults = defaults_of(node)
 
     def patch(model, head=None, **widgets):
         return node.execute(model, head or head_of(model), **(defaults | widgets))[0]
@@ -235,7 +237,7 @@ def test_an_inpaint_mask_says_where_the_state_may_move(softly, model, displaced)
 
 def test_diffiers_own_calls_do_not_move_the_state(model, displaced, pack):
     node = pack["SteadyDiffDiffIER"]
-    defaults = {entry.id: entry.default for entry in node.GET_SCHEMA().inputs if hasattr(entry, "default")}
+    defaults = defaults_of(node)
     after = lambda model: node.execute(model=model, **(defaults | {"start_percent": 0.0}))[0]  # noqa: E731
     close(*displaced(model, after=after))
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tools.inprocess import defaults_of
+
 PROMPT = "a hatched drawing of a small red star on a sky background"
 
 
@@ -34,7 +36,7 @@ def world(pack):
 def train(pack, folders):
     """Run the node on a few cached latents, its widgets at their defaults unless given."""
     node = pack["SteadyDiffTrainMDSS"]
-    widgets = {entry.id: entry.default for entry in node.GET_SCHEMA().inputs if hasattr(entry, "default")}
+    widgets = defaults_of(node)
     latents, tokens = torch.randn(16, 4, 8, 8).half(), torch.ones(16, 4, 24, dtype=torch.uint8)
     (folders / "output" / "steadydiff_mdss").mkdir(parents=True)
     save_file(
