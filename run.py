@@ -32,6 +32,7 @@ NOTHING_COLLECTED = 5  # pytest's exit code
 FAST = "not slow and not host and not gpu and not chat and not webui and not browser"
 TRAINERS = {
     "tinyworld": "steadydiff.tinyworld.train",
+    "photos": "steadydiff.tinyworld.photos.train",
     "antibias": "tools.train_antibias",
     "mdss": "tools.train_mdss",
 }

@@ -39,25 +39,27 @@ class WordTokenizer:
     Case and punctuation are ignored; a word outside the vocabulary becomes <unknown>.
     """
 
+    words = WORDS
+
     @classmethod
     def from_pretrained(cls, *_args, **_kwargs) -> WordTokenizer:
         return cls()
 
     def __call__(self, text: str) -> dict[str, list[int]]:
-        words = re.findall(r"[a-z]+", text.lower())
-        return {"input_ids": [START, *(VOCABULARY.get(word, UNKNOWN) for word in words), END]}
+        words, known = re.findall(r"[a-z]+", text.lower()), self.get_vocab()
+        return {"input_ids": [START, *(known.get(word, UNKNOWN) for word in words), END]}
 
     def get_vocab(self) -> dict[str, int]:
-        return dict(VOCABULARY)
+        return {token: i for i, token in enumerate((*SPECIAL, *self.words))}
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        names = [(*SPECIAL, *WORDS)[i] for i in token_ids if not (skip_special_tokens and i < len(SPECIAL))]
-        return " ".join(names)
+        names = (*SPECIAL, *self.words)
+        return " ".join(names[i] for i in token_ids if not (skip_special_tokens and i < len(SPECIAL)))
 
 
-def tokenize(texts: Sequence[str]) -> Tensor:
+def tokenize(texts: Sequence[str], tokenizer: WordTokenizer | None = None) -> Tensor:
     """Token numbers [B, 24], int64; longer texts are cut as CLIP cuts them, keeping <end>."""
-    tokenizer, rows = WordTokenizer(), torch.full((len(texts), MAX_TOKENS), END)
+    tokenizer, rows = tokenizer or WordTokenizer(), torch.full((len(texts), MAX_TOKENS), END)
     for row, text in zip(rows, texts, strict=True):
         ids = tokenizer(text)["input_ids"][: MAX_TOKENS - 1]
         row[: len(ids)] = torch.tensor(ids)
@@ -69,13 +71,18 @@ class TextConfig:
     width: int = 64
     layers: int = 2
     heads: int = 4
+    words: tuple[str, ...] = WORDS
+
+    @property
+    def vocabulary_size(self) -> int:
+        return len(SPECIAL) + len(self.words)
 
     def clip_config(self) -> dict:
         """The same as the JSON that CLIP text models are built from."""
         return {
             "hidden_size": self.width, "intermediate_size": 4 * self.width, "num_hidden_layers": self.layers,
             "num_attention_heads": self.heads, "hidden_act": "gelu", "max_position_embeddings": MAX_TOKENS,
-            "vocab_size": len(VOCABULARY), "eos_token_id": END, "projection_dim": self.width,
+            "vocab_size": self.vocabulary_size, "eos_token_id": END, "projection_dim": self.width,
         }  # fmt: skip
 
 
@@ -115,7 +122,7 @@ class TextEncoder(nn.Module):
         self.config = config = config or TextConfig()
         text = self.text_model = nn.Module()
         text.embeddings, text.encoder = nn.Module(), nn.Module()
-        text.embeddings.token_embedding = nn.Embedding(len(VOCABULARY), config.width)
+        text.embeddings.token_embedding = nn.Embedding(config.vocabulary_size, config.width)
         text.embeddings.position_embedding = nn.Embedding(MAX_TOKENS, config.width)
         text.encoder.layers = nn.ModuleList(_Layer(config.width, config.heads) for _ in range(config.layers))
         text.final_layer_norm = nn.LayerNorm(config.width)

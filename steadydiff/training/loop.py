@@ -69,17 +69,19 @@ def fit(
     start: int = 0,
     identity: str = "",
     on_step: OnStep | None = None,
+    until: int | None = None,
 ) -> Net:
     """Train `model` in place up to `plan.steps`, resuming from `state` if it exists; return its average.
 
-    Without a state, `start` says how many steps the model already has behind it. `identity` names what is
-    trained: a state of something else is refused (SettingsError) and stays as it is.
+    `until` stops at a step before the plan's last, for a later call to go on. Without a state, `start` says
+    how many steps the model already has behind it. `identity` names what is trained: a state of something
+    else is refused (SettingsError) and stays as it is.
 
     Ctrl-C saves and re-raises. `state` (safetensors) holds weights, average, optimiser, step and losses; the
     log beside it one JSON line per 50 steps. Of several processes each takes a batch of its own, the mean
     of their gradients counts, and the first one saves and reports.
     """
-    together = team()
+    together, last = team(), min(plan.steps, plan.steps if until is None else until)
     average = copy.deepcopy(model).requires_grad_(False)
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=plan.lr, betas=plan.betas, weight_decay=plan.weight_decay
@@ -89,7 +91,7 @@ def fit(
     begun = step
     seen, since = [], time.monotonic()
     try:
-        while step < plan.steps:
+        while step < last:
             for group in optimiser.param_groups:
                 group["lr"] = plan.rate(step)
             seed = plan.seed * 1_000_003 + step + OF_PROCESS * together.rank
@@ -107,10 +109,10 @@ def fit(
             if together.rank:
                 continue
             seen.append({name: figure.detach() for name, figure in figures.items()})
-            if step % 50 == 0 or step == plan.steps:
+            if step % 50 == 0 or step == last:
                 seconds = (time.monotonic() - since) / len(seen)
                 means = {name: torch.stack([f[name] for f in seen]).mean().item() for name in figures}
-                _report(state, step, plan, means, seconds)
+                _report(state, step, last, means, seconds)
                 past += _losses(seen)
                 seen, since = [], time.monotonic()
             if step % plan.save_every == 0:
@@ -161,7 +163,7 @@ def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
         slow.copy_(fast)  # batch statistics are averages already
 
 
-def _report(state: Path, step: int, plan: Plan, means: dict[str, float], seconds: float) -> None:
+def _report(state: Path, step: int, last: int, means: dict[str, float], seconds: float) -> None:
     line = {"step": step, **{k: float(f"{v:.5g}") for k, v in means.items()}}
     try:
         with state.with_suffix(".jsonl").open("a") as file:
@@ -169,8 +171,8 @@ def _report(state: Path, step: int, plan: Plan, means: dict[str, float], seconds
     except OSError as error:  # no reason to stop; the state, which matters, comes next
         log.warning("%s is not kept up (%s)", state.with_suffix(".jsonl").name, error)
     shown = "  ".join(f"{name} {value:.5f}" for name, value in means.items())
-    left = (plan.steps - step) * seconds / 60
-    log.info("%s %d/%d  %s  %.3f s/step  %.0f min left", state.stem, step, plan.steps, shown, seconds, left)
+    left = (last - step) * seconds / 60
+    log.info("%s %d/%d  %s  %.3f s/step  %.0f min left", state.stem, step, last, shown, seconds, left)
 
 
 def _save(

@@ -254,7 +254,10 @@ def test_the_fast_suite_is_the_usual_one_without_slow_tests():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["train", "nothing"], "There is no training 'nothing'; there are: tinyworld, antibias, mdss."),
+        (
+            ["train", "nothing"],
+            "There is no training 'nothing'; there are: tinyworld, photos, antibias, mdss.",
+        ),
         (["bench", "nothing"], "There is no bench 'nothing'; there are: "),
         (["demo", "--fast"], "Unknown argument '--fast'"),
     ],

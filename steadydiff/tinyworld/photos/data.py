@@ -1,0 +1,94 @@
+"""CIFAR-10's pictures from a folder of class folders, a tar of one, or torchvision's download."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ...errors import SettingsError
+from ...whole_file import whole_file
+from .network import SIZE_PX
+from .words import CLASSES
+
+SPLITS = ("train", "test")
+ENDINGS = (".jpg", ".jpeg", ".png")
+
+
+def load_photos(source: Path, split: str, work: Path) -> tuple[Tensor, Tensor]:
+    """Return pictures [N, 3, 32, 32] uint8 and class numbers [N] int64, in the order of their paths.
+
+    source:  a folder or a tar with <split>/<class>/*.png or .jpg somewhere inside, or the folder in which
+             torchvision keeps CIFAR10
+    work:    folder of a cache, so that pictures are decoded once
+
+    Raises:  SettingsError naming what is missing.
+    """
+    cache = work / f"photos_{split}.safetensors"
+    if not cache.exists():
+        found = sorted(_torchvision(source, split) or _entries(source, split), key=lambda entry: entry[0])
+        if not found:
+            raise SettingsError(
+                f"{source} holds no pictures as {split}/<class>/*.png or .jpg; "
+                f"name CIFAR-10's folder or tar with --data"
+            )
+        work.mkdir(parents=True, exist_ok=True)
+        with whole_file(cache) as draft:
+            save_file(
+                {
+                    "pictures": torch.stack([pixels for _, _, pixels in found]),
+                    "classes": torch.tensor([label for _, label, _ in found]),
+                },
+                draft,
+            )
+    kept = load_file(cache)
+    return kept["pictures"], kept["classes"]
+
+
+def _torchvision(source: Path, split: str) -> list[tuple[str, int, Tensor]]:
+    if not (source / "cifar-10-batches-py").is_dir():
+        return []
+    from torchvision.datasets import CIFAR10
+
+    data = CIFAR10(str(source), train=split == "train")
+    return [
+        (f"{i:05}", label, torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
+        for i, (pixels, label) in enumerate(zip(data.data, data.targets, strict=True))
+    ]
+
+
+def _entries(source: Path, split: str) -> Iterator[tuple[str, int, Tensor]]:
+    """Yield (path, class number, pixels) of every picture of the split."""
+    if source.is_dir():
+        for path in source.rglob("*"):
+            label = _label(PurePosixPath(path.as_posix()), split)
+            if label is not None:
+                yield path.as_posix(), label, _pixels(path.read_bytes(), path.name)
+    elif source.is_file():
+        with tarfile.open(source) as tar:
+            for member in tar:
+                label = _label(PurePosixPath(member.name), split)
+                if label is not None and (file := tar.extractfile(member)):
+                    yield member.name, label, _pixels(file.read(), member.name)
+    else:
+        raise SettingsError(f"{source} is not there; name CIFAR-10's folder or tar with --data")
+
+
+def _label(path: PurePosixPath, split: str) -> int | None:
+    folders = [parent.name for parent in path.parents][:2]
+    known = path.suffix.lower() in ENDINGS and folders[1:] == [split] and folders[0] in CLASSES
+    return CLASSES.index(folders[0]) if known else None
+
+
+def _pixels(data: bytes, name: str) -> Tensor:
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    if picture.size != (SIZE_PX, SIZE_PX):
+        raise SettingsError(f"{name} has {picture.size} pixels; CIFAR-10's have {SIZE_PX} x {SIZE_PX}")
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()

@@ -1,0 +1,48 @@
+"""The photos' shipped weights: where they lie, what their keys mean, and host-free networks of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...checkpoints import load_checkpoint, save_checkpoint
+from ..files import TEXT_PREFIX, UNET_PREFIX, part
+from ..text import TextEncoder
+from .network import PhotoNet
+from .words import TEXT
+
+FOLDER = Path(__file__).resolve().parents[3] / "models" / "photos"
+VARIANTS = ("epsilon", "flow")
+KIND, VERSION = "photos", 1
+
+
+def save(name: str, variant: str, unet: PhotoNet, text: TextEncoder, folder: Path = FOLDER, **facts) -> Path:
+    """Write a network and its text encoder in fp16 to `<folder>/<name>.safetensors`."""
+    modules = {UNET_PREFIX: unet, TEXT_PREFIX: text}
+    tensors = {prefix + k: v.half() for prefix, net in modules.items() for k, v in net.state_dict().items()}
+    path = folder / f"{name}.safetensors"
+    save_checkpoint(path, tensors, kind=KIND, version=VERSION, variant=variant, **facts)
+    return path
+
+
+def tensors(name: str, folder: Path = FOLDER) -> dict[str, Tensor]:
+    """Return the float32 tensors of one shipped file."""
+    stored, _ = load_checkpoint(folder / f"{name}.safetensors", kind=KIND, version=VERSION)
+    return {k: v.float() for k, v in stored.items()}
+
+
+def header(name: str, folder: Path = FOLDER) -> dict:
+    """Return the header of one shipped file."""
+    return load_checkpoint(folder / f"{name}.safetensors", kind=KIND, version=VERSION)[1]
+
+
+def load(name: str, folder: Path = FOLDER) -> tuple[PhotoNet, TextEncoder]:
+    """Return the host-free network and text encoder of one file; ComfyUI builds its own kinds from it."""
+    stored = tensors(name, folder)
+    with torch.random.fork_rng():  # initial weights must not move the caller's random numbers
+        unet, text = PhotoNet(), TextEncoder(TEXT)
+    unet.load_state_dict(part(stored, UNET_PREFIX))
+    text.load_state_dict(part(stored, TEXT_PREFIX))
+    return unet.eval().requires_grad_(False), text.eval().requires_grad_(False)

@@ -1,0 +1,153 @@
+"""Train the photos' networks: `python3 run.py train photos --data CIFAR10 [STAGE ...]`, each stage resumable.
+
+epsilon  noise prediction on DDPM's linear schedule        flow    the flow-matching twin
+export   writes models/photos/ from the states there are
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ...errors import SteadyDiffError
+from ...training.loop import Plan, average, fit, losses, steps_of
+from ..text import TextEncoder, tokenize
+from . import files
+from .data import load_photos
+from .network import PhotoNet
+from .sampling import alphas_cumprod
+from .words import CLASSES, TEXT, PhotoTokenizer, captions
+
+BATCH = 64
+UNLABELLED = 0.15  # of the pictures, for classifier-free guidance
+PLANS = {
+    # More steps than one sitting has; every thousand of them is an average worth exporting.
+    "epsilon": Plan(steps=500_000, lr=1e-3, warmup=400, ema=0.9995, seed=11, save_every=500, keep_every=2000),
+    "flow": Plan(steps=500_000, lr=1e-3, warmup=400, ema=0.9995, seed=12, save_every=500, keep_every=2000),
+}
+EXPORTED_LOSSES = 500  # the last ones, whose mean the card gives
+
+
+class Trainee(nn.Module):
+    """The network with the text encoder that is trained with it."""
+
+    def __init__(self):
+        super().__init__()
+        self.unet, self.text = PhotoNet(), TextEncoder(TEXT)
+
+    def forward(self, x: Tensor, timesteps: Tensor, caption: Tensor, tokens: Tensor) -> Tensor:
+        """Predict for pictures [B, 3, H, W] whose captions are rows of tokens [K, T], as caption [B] says."""
+        return self.unet(x, timesteps, self.text(tokens)[caption])
+
+
+def noised(variant: str, x0: Tensor, eps: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return network input, timestep in 0..1000 and target for uniform draws u [B] in 0..1."""
+    if variant == "epsilon":
+        t = (u * 1000).long().clamp(max=999)
+        alpha_bar = alphas_cumprod()[t].float()[:, None, None, None]
+        return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps, t, eps
+    sigma = u[:, None, None, None]
+    return (1 - sigma) * x0 + sigma * eps, u * 1000, eps - x0
+
+
+def train(variant: str, data: Path, work: Path, steps: int, shipped: bool = False) -> None:
+    """Train up to `steps` steps of 64 pictures; with `shipped` from the weights the repository has."""
+    pictures, labels = load_photos(data, "train", work)
+    texts = [captions(name) for name in CLASSES]
+    per_class = len(texts[0])
+    tokens = tokenize(["", *sum(texts, [])], PhotoTokenizer())  # row 0: no caption
+    torch.manual_seed(PLANS[variant].seed)
+    model, start = Trainee(), 0
+    if shipped:
+        unet, text = files.load(variant)
+        model.unet.load_state_dict(unet.state_dict())
+        model.text.load_state_dict(text.state_dict())
+        start = files.header(variant)["steps"]
+
+    def loss(rng: torch.Generator, seed: int) -> Tensor:
+        del seed
+        index = torch.randint(len(pictures), (BATCH,), generator=rng)
+        x0 = pictures[index].float() / 127.5 - 1
+        flipped = torch.rand(BATCH, 1, 1, 1, generator=rng) < 0.5
+        x0 = torch.where(flipped, x0.flip(-1), x0)
+        caption = 1 + labels[index] * per_class + torch.randint(per_class, (BATCH,), generator=rng)
+        caption = caption.where(torch.rand(BATCH, generator=rng) >= UNLABELLED, torch.tensor(0))
+        # Stratified: every batch sees every noise level.
+        u = (torch.arange(BATCH) + torch.rand(BATCH, generator=rng)) / BATCH
+        x, t, target = noised(variant, x0, torch.randn(x0.shape, generator=rng), u)
+        with torch.autocast("cpu", torch.bfloat16):
+            predicted = model(x, t, caption, tokens)
+        return (predicted.float() - target).square().mean()
+
+    fit(model, loss, PLANS[variant], work / f"{variant}.safetensors", start, until=steps)
+
+
+def export(work: Path) -> None:
+    """Write the averages of the stages to models/photos/ in fp16, with the card's facts."""
+    for variant in files.VARIANTS:
+        state = work / f"{variant}.safetensors"
+        if not state.exists():
+            continue
+        latest = sum(losses(state)[-EXPORTED_LOSSES:]) / EXPORTED_LOSSES
+        write(variant, variant, average(state), steps_of(state), loss=round(latest, 5))
+        for kept in sorted(work.glob(f"{variant}-*.safetensors")):
+            logging.getLogger("steadydiff").info("an earlier average: %s", kept.name)
+
+
+def write(name: str, variant: str, stored: dict[str, Tensor], steps: int, **facts) -> None:
+    """Write one average as models/photos/<name>.safetensors."""
+    model = Trainee()
+    model.load_state_dict(stored)
+    files.save(name, variant, model.unet, model.text, steps=steps, pictures=steps * BATCH, **facts)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="run.py train photos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help="of epsilon, flow, export; default: all")
+    parser.add_argument("--data", type=Path, help="CIFAR-10 as a folder, a tar or torchvision's download")
+    parser.add_argument("--work", type=Path, default=Path("output/photos"), help="folder of the states")
+    parser.add_argument("--steps", type=int, default=50_000, help="stop at so many steps of 64 pictures")
+    parser.add_argument(
+        "--shipped", action="store_true", help="go on from models/photos/ if no state is kept"
+    )
+    parser.add_argument(
+        "--export-average",
+        type=Path,
+        metavar="FILE",
+        help="export one kept average (epsilon-8000...) as well",
+    )
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    try:
+        for stage in args.stages or (*files.VARIANTS, "export"):
+            if stage in files.VARIANTS:
+                if args.data is None:
+                    parser.error(
+                        "training needs --data, CIFAR-10 as a folder, a tar or torchvision's download"
+                    )
+                train(stage, args.data, args.work, args.steps, args.shipped)
+            elif stage == "export":
+                export(args.work)
+            else:
+                parser.error(f"no stage {stage!r}; there are epsilon, flow, export")
+        if args.export_average:
+            variant, steps = args.export_average.stem.split("-")
+            kept = load_file(args.export_average)
+            write(f"{variant}_{steps}", variant, kept, int(steps))
+    except SteadyDiffError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
