@@ -16,6 +16,7 @@ from .mdss import SteadyDiffLoadMDSS, SteadyDiffMDSS
 from .measure import SteadyDiffMeasure
 from .phrase_bank import SteadyDiffPhraseBank
 from .schedule import SteadyDiffSchedule
+from .time_shift import SteadyDiffTimeShift
 from .tinyworld import SteadyDiffTinyWorld
 from .train_antibias import SteadyDiffTrainAntiBias
 from .train_mdss import SteadyDiffTrainMDSS
@@ -26,6 +27,7 @@ NODES: list[type[io.ComfyNode]] = [
     SteadyDiffSchedule,
     SteadyDiffMeasure,
     SteadyDiffCalibrate,
+    SteadyDiffTimeShift,
     SteadyDiffDiffIER,
     SteadyDiffDiffIERReport,
     SteadyDiffLoadAntiBias,

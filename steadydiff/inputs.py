@@ -171,6 +171,25 @@ SCHEDULE = (
     ),
 )  # fmt: skip
 
+TIME_SHIFT = (
+    Number(
+        "factor", 0.98, 0.5, 1.5, 0.001,
+        "The network is called at the noise level times this. 1 is off. Below 1 it takes the "
+        "picture for cleaner than the sampler does and leaves more in it: more contrast and "
+        "detail, in the end grain. Above 1 it takes more away. Try 0.95 where a sampler draws "
+        "noise at every step (euler_ancestral, ddpm, lcm) and steps are few; 0.98 to 1 elsewhere.",
+    ),
+    Number(
+        "start_percent", 0.0, 0.0, 1.0, 0.001,
+        "Where in the run it begins to act; 0 is the first, noisiest step. Later spares the "
+        "composition. Equal to end_percent it is off.",
+    ),
+    Number(
+        "end_percent", 1.0, 0.0, 1.0, 0.001,
+        "Where in the run it ceases to act; 1 is the last step. Earlier spares fine detail.",
+    ),
+)  # fmt: skip
+
 DIFFIER = (
     Choice(
         "mode", "renoise", MODES,

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from ..denoiser import Run, Space
 from ..errors import HostError, SettingsError
-from ..methods.diffier import DiffIER
-from ..methods.epsilon_scaling import EpsilonScaling
+from ..methods.method import Method
 from .session import POST_CFG, Patch, count_calls, in_order, nest
 
 KEY = "steadydiff"
@@ -88,8 +87,11 @@ def attach(model: Any, patch: Patch, host: ComfyHost) -> Any:
     """
     patch.settings.check(host.space(model.get_model_object("model_sampling")))
     attachment = Attachment((*patches_of(model, host), patch), host)
-    if sum(isinstance(one.settings, DiffIER) for one in attachment.patches) > 1:
-        raise SettingsError("this model has a DiffIER node already; use one, with more iterations if need be")
+    if (
+        patch.settings.single
+        and sum(one.settings.title == patch.settings.title for one in attachment.patches) > 1
+    ):
+        raise SettingsError(f"this model has a {patch.settings.title} node already; use one")
     clone = model.clone()
     for kind, wrapper in attachment.wrappers().items():
         clone.remove_wrappers_with_key(kind, KEY)
@@ -153,19 +155,21 @@ class Attachment:
 class Session:
     """One sampling run: the nested denoisers around the host's model."""
 
-    def __init__(self, methods: list[EpsilonScaling | DiffIER], run: Run, host: ComfyHost):
+    def __init__(self, methods: list[Method], run: Run, host: ComfyHost):
         self.methods = in_order(methods)
         self.run, self.calls = run, 0
-        wanted = any(isinstance(method, DiffIER) and method.wants_branches for method in methods)
+        wanted = any(method.wants_branches for method in methods)
         self._model = GuidedModel(host, wanted)
         self._branch: Any = None
+        self._call: Any = None
         self._denoise = nest(self._model, self.methods, run)
-        scalings = [method for method in self.methods if isinstance(method, EpsilonScaling)]
+        scalings = [method for method in self.methods if method.scales_branch]
         self._scale_branch = nest(lambda x, sigma: self._branch, scalings, run)
 
     def predict(self, executor, x, sigma, model_options, seed, patched: int) -> Tensor:
         """Return the corrected clean estimate; the first `patched` post-CFG functions are the model's own."""
         self.calls += 1
+        self._call = x, sigma
         if len(model_options.get(POST_CFG, ())) > patched:
             model_options = self._for_cfg_pp(model_options, patched)
         self._model.begin(executor, model_options, seed, patched)
@@ -191,14 +195,14 @@ class Session:
 
     def _scaled(self, args: dict, name: str) -> Tensor:
         self._branch = args[f"{name}_denoised"]
-        return self._scale_branch(args["input"], args["sigma"])
+        return self._scale_branch(*self._call)  # the sampler's own; a method may have called at another level
 
     def close(self) -> None:
         """Log what each method did, and let go of the run.
 
         The session is a reference cycle, and a model caught in one looks to the host like a leak.
         """
-        self._branch: Any = None
+        self._branch = self._call = None
         calls = count_calls(self.calls, self._model.close())
         for method in self.methods:
             logger.info("SteadyDiff: %s %s; %s", method.title, method.summary(self.run), calls)
@@ -272,18 +276,15 @@ def inner_options(model_options: dict, patched: int) -> dict:
     return options
 
 
-def _warn_of_differences(settings: EpsilonScaling | DiffIER, guider: Any, sampler: Any, run: Run) -> None:
+def _warn_of_differences(settings: Method, guider: Any, sampler: Any, run: Run) -> None:
     """Say once per run if a schedule was made for something else than what now runs."""
-    if isinstance(settings, DiffIER) or settings.schedule is None:
-        return
     # Guiders with two scales keep the base class's cfg, which they do not use.
     cfg = None if hasattr(guider, "cfg1") else getattr(guider, "cfg", None)
     model = type(guider.model_patcher.model).__name__
-    found = settings.schedule.differences(
-        sampler=sampler_name(sampler), cfg=cfg, sigmas=run.sigmas, model=model
-    )
+    found = settings.differences(sampler=sampler_name(sampler), cfg=cfg, sigmas=run.sigmas, model=model)
     if found:
-        logger.warning("SteadyDiff: the Epsilon Scaling schedule does not fit this run: %s", "; ".join(found))
+        what = f"SteadyDiff: the {settings.title} schedule does not fit this run: %s"
+        logger.warning(what, "; ".join(found))
 
 
 def sampler_name(sampler: Any) -> str | None:

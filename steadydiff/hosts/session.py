@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
 
 from torch import Tensor, nn
 
 from ..denoiser import Denoise, Run
 from ..errors import HostError, SettingsError
 from ..mdss_files import Head
-from ..methods.antibias_prompt import AntiBiasPrompt
-from ..methods.diffier import DiffIER
-from ..methods.epsilon_scaling import EpsilonScaling
-from ..methods.mdss import MDSS
+from ..methods.method import Method
+from ..methods.state import StateSettings
 from ..model_card import ModelCard
 from ..networks.xi_head import KNOWN, last_layer
 
 POST_CFG = "sampler_post_cfg_function"
 """Under this name ComfyUI and the Forge family keep the functions that are shown each guided answer."""
 
-Settings = TypeVar("Settings", bound="EpsilonScaling | DiffIER | AntiBiasPrompt | MDSS")
+Settings = TypeVar("Settings", bound="Method | StateSettings")
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Patch(Generic[Settings]):
                 f"start_percent is not above end_percent; got {self.start_percent:g} and {self.end_percent:g}"
             )
         high, low = window_sigmas(model_sampling, self.start_percent, self.end_percent)
-        return replace(self.settings, sigma_high=high, sigma_low=low)
+        return cast(Settings, self.settings.within(high, low))
 
     def __str__(self) -> str:
         part = f"{100 * self.start_percent:g} to {100 * self.end_percent:g} %"
@@ -56,15 +54,12 @@ def window_sigmas(model_sampling: Any, start: float, end: float) -> tuple[float,
     return high, 0.0 if end >= 1 else float(model_sampling.percent_to_sigma(end))
 
 
-def in_order(methods: Sequence[EpsilonScaling | DiffIER]) -> list[EpsilonScaling | DiffIER]:
-    """Return methods as they nest, the innermost first, whatever order they were asked for in.
-
-    DiffIER goes inside Epsilon Scaling: the calls DiffIER makes itself are not scaled, its result is.
-    """
-    return sorted(methods, key=lambda method: isinstance(method, EpsilonScaling))
+def in_order(methods: Sequence[Method]) -> list[Method]:
+    """Return methods as they nest, the innermost first, whatever order they were asked for in."""
+    return sorted(methods, key=lambda method: method.order)
 
 
-def nest(denoise: Denoise, methods: Sequence[EpsilonScaling | DiffIER], run: Run) -> Denoise:
+def nest(denoise: Denoise, methods: Sequence[Method], run: Run) -> Denoise:
     """Wrap a denoiser in methods, the innermost first."""
     for method in methods:
         denoise = method.wrap(denoise, run)

@@ -11,9 +11,9 @@ from torch import Tensor
 from ..denoiser import Denoise
 from ..errors import HostError
 from ..methods.antibias_prompt import AntiBiasPrompt
-from ..methods.diffier import DiffIER
-from ..methods.epsilon_scaling import EpsilonScaling
-from ..methods.mdss import MDSS, Cleaned
+from ..methods.mdss import Cleaned
+from ..methods.method import Method
+from ..methods.state import StateSettings
 from .session import count_calls, in_order, nest
 from .webui_run import Start
 
@@ -48,7 +48,7 @@ class Session:
 
     def __init__(self, start: Start, check_interrupted: Callable[[], None]) -> None:
         self.start, self.methods, self.calls = start, [], 0
-        self._guided: list[EpsilonScaling | DiffIER] = []
+        self._guided: list[Method] = []
         self._model = _Answered(check_interrupted)
         self._correct: Denoise = self._model
         self._branch: Any = None
@@ -57,19 +57,19 @@ class Session:
         self._editors: list[Any] = []
         self._edit: Denoise = self._asked
 
-    def add(self, method: EpsilonScaling | DiffIER | AntiBiasPrompt | MDSS) -> None:
+    def add(self, method: Method | StateSettings) -> None:
         """Take in a method; SteadyDiffError if it cannot work in this run."""
         run = self.start.run
-        if isinstance(method, (AntiBiasPrompt, MDSS)):
+        if isinstance(method, StateSettings):
             self._add_editor(method)
         else:
             guided = in_order([*self._guided, method])
             self._correct, self._guided = nest(self._model, guided, run), guided
-            scalings = [one for one in guided if isinstance(one, EpsilonScaling)]
+            scalings = [one for one in guided if one.scales_branch]
             self._scale = nest(lambda x, sigma: self._branch, scalings, run)
         self.methods.append(method)
 
-    def _add_editor(self, method: AntiBiasPrompt | MDSS) -> None:
+    def _add_editor(self, method: Any) -> None:
         start = self.start
         if start.sampler in UNREACHABLE:
             raise HostError(
@@ -86,7 +86,7 @@ class Session:
     @property
     def wants_branches(self) -> bool:
         """Whether a method looks at the branches of guidance."""
-        return any(isinstance(method, DiffIER) and method.wants_branches for method in self._guided)
+        return any(method.wants_branches for method in self._guided)
 
     @property
     def edits_state(self) -> bool:
@@ -101,10 +101,8 @@ class Session:
         """Say where a schedule was made for something else than what now runs."""
         found = []
         for method in self._guided:
-            schedule = method.schedule if isinstance(method, EpsilonScaling) else None
             facts = {"sampler": self.start.sampler, "cfg": self.start.cfg, "sigmas": self.start.run.sigmas}
-            differs = schedule.differences(**facts) if schedule else None
-            if differs:
+            if differs := method.differences(**facts):
                 found.append(f"the schedule does not fit this run: {'; '.join(differs)}")
         return found
 
@@ -168,10 +166,10 @@ class Session:
         """Say what each method did."""
         run, editors, done = self.start.run, iter(self._editors), []
         for method in self.methods:
-            if isinstance(method, (EpsilonScaling, DiffIER)):
-                done.append(f"{method.title} {method.summary(run)}")
-            else:
+            if isinstance(method, StateSettings):
                 done.append(f"{method.title} {'off' if method.is_off else next(editors)}")
+            else:
+                done.append(f"{method.title} {method.summary(run)}")
         return "; ".join((*done, count_calls(self.calls, self._model.extra)))
 
     def close(self) -> None:

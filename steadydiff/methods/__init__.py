@@ -5,6 +5,7 @@ from .band_scaling import BandScaling
 from .diffier import DiffIER
 from .epsilon_scaling import EpsilonScaling
 from .mdss import MDSS
+from .time_shift import TimeShift
 
-SAMPLING_METHODS = (EpsilonScaling, BandScaling, DiffIER, AntiBiasPrompt, MDSS)
+SAMPLING_METHODS = (EpsilonScaling, BandScaling, TimeShift, DiffIER, AntiBiasPrompt, MDSS)
 """Every method that wraps a denoiser: frozen settings with `wrap(denoise, run) -> Denoise`."""

@@ -7,12 +7,13 @@ own. `haar_split` is the formula, `BandScaling` the settings.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn import functional
 
-from ..denoiser import Denoise, Run
+from ..denoiser import Denoise, Run, Space
 from .epsilon_scaling import EpsilonScaling
 
 
@@ -54,8 +55,36 @@ class BandScaling:
             which changes the state after the step.
     """
 
+    title: ClassVar[str] = "Band Scaling"
+    order: ClassVar[int] = EpsilonScaling.order
+    single: ClassVar[bool] = False
+    scales_branch: ClassVar[bool] = True
+    wants_branches: ClassVar[bool] = False
+
     coarse: EpsilonScaling = EpsilonScaling()
     fine: EpsilonScaling = EpsilonScaling()
+
+    def __str__(self) -> str:
+        return f"coarse {self.coarse}; fine {self.fine}"
+
+    def check(self, space: Space) -> None:
+        """Raise SettingsError if these settings cannot work on a model of this space."""
+        for band in (self.coarse, self.fine):
+            band.check(space)
+
+    def within(self, sigma_high: float, sigma_low: float) -> BandScaling:
+        """Return a copy of which both bands act between two noise levels."""
+        coarse, fine = (band.within(sigma_high, sigma_low) for band in (self.coarse, self.fine))
+        return replace(self, coarse=coarse, fine=fine)
+
+    def differences(self, **facts: Any) -> list[str]:
+        """Return in words where a run differs from what the bands' schedules were made for."""
+        bands = {"coarse": self.coarse, "fine": self.fine}
+        return [f"{name}: {one}" for name, band in bands.items() for one in band.differences(**facts)]
+
+    def summary(self, run: Run) -> str:
+        """Say what either band does, e.g. "coarse: lambda 1.01 at 9 of 9 steps, fine: ..."."""
+        return f"coarse: {self.coarse.summary(run)}, fine: {self.fine.summary(run)}"
 
     def wrap(self, denoise: Denoise, run: Run) -> Denoise:
         """Return a denoiser whose clean estimates carry the correction; called once per run.

@@ -29,7 +29,9 @@ from ..denoiser import (
 from ..errors import SettingsError
 from ..measurement import Measurement
 from ..noise import MemberNoise
-from .epsilon_scaling import EDGE_TOLERANCE, scale_at, scale_epsilon, scale_table, sigma_limit
+from .epsilon_scaling import scale_at, scale_epsilon, scale_table, sigma_limit
+from .method import NoDifferences
+from .window import EDGE_TOLERANCE, Windowed, check_window
 
 Mode = Literal["renoise", "norm", "previous", "literal"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -116,7 +118,7 @@ def norm_factor(
 
 
 @dataclass(frozen=True)
-class DiffIER:
+class DiffIER(Windowed, NoDifferences):
     """Move the guided prediction, at every step of a part of the run, as its own error suggests.
 
     mode:        "renoise" asks the model again at its own noised estimate: `iterations` more calls a step;
@@ -142,6 +144,9 @@ class DiffIER:
     """
 
     title: ClassVar[str] = "DiffIER"
+    order: ClassVar[int] = 1
+    single: ClassVar[bool] = True
+    scales_branch: ClassVar[bool] = False
 
     mode: Mode = "renoise"
     strength: float = 0.5
@@ -162,11 +167,7 @@ class DiffIER:
             raise SettingsError(f"iterations is a whole number, 0 is off; got {self.iterations}")
         if not 0 <= self.threshold < math.inf:
             raise SettingsError(f"threshold is a finite number, 0 for none; got {self.threshold}")
-        if not 0 <= self.sigma_low <= (math.inf if self.sigma_high is None else self.sigma_high):
-            raise SettingsError(
-                f"sigma_high and sigma_low are noise levels, the high one first; got {self.sigma_high} and "
-                f"{self.sigma_low}"
-            )
+        check_window(math.inf if self.sigma_high is None else self.sigma_high, self.sigma_low)
 
     def __str__(self) -> str:
         renoise = self.mode == "renoise"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from ..schedules import (
     table_schedule,
     uniform_schedule,
 )
+from .window import EDGE_TOLERANCE, Windowed, check_window
 
 __all__ = [
     "MAX_NOISE_RATIO",
@@ -52,10 +53,6 @@ SPACE_SETTINGS: tuple[SpaceSetting, ...] = get_args(SpaceSetting)
 # ComfyUI) and its neighbour (2254 of 1000 levels), above other models' ranges (Stable Video Diffusion: 700),
 # and is sigma 0.99975 in flow.
 MAX_NOISE_RATIO = 4000.0
-
-# A percentage turned into sigma and the sampler's own sigma may differ in the last float32 bits; a step on
-# the edge of the window is inside.
-EDGE_TOLERANCE = 1e-6
 
 
 def scale_epsilon(
@@ -135,7 +132,7 @@ def scale_table(scales: tuple[float, ...], sigmas: tuple[float, ...]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class EpsilonScaling:
+class EpsilonScaling(Windowed):
     """Divide the predicted noise by λ at every step of a run.
 
     scale:      λ at the last, least noisy step; 1 changes nothing, above 1 takes less noise away (more
@@ -157,6 +154,10 @@ class EpsilonScaling:
     """
 
     title: ClassVar[str] = "Epsilon Scaling"
+    order: ClassVar[int] = 2  # around DiffIER: the calls DiffIER makes itself are not scaled, its result is
+    single: ClassVar[bool] = False
+    scales_branch: ClassVar[bool] = True
+    wants_branches: ClassVar[bool] = False
 
     scale: float = 1.005
     slope: float = 0.0
@@ -171,11 +172,7 @@ class EpsilonScaling:
             raise SettingsError(f"slope is a finite number, 0 for one scale at every step; got {self.slope}")
         if self.space not in SPACE_SETTINGS:
             raise SettingsError(f"space is one of {', '.join(SPACE_SETTINGS)}; got {self.space!r}")
-        if not 0 <= self.sigma_low <= self.sigma_high:
-            raise SettingsError(
-                f"sigma_high and sigma_low are noise levels, the high one first; got {self.sigma_high} and "
-                f"{self.sigma_low}"
-            )
+        check_window(self.sigma_high, self.sigma_low)
 
     def __str__(self) -> str:
         what = f"scale {self.scale:g}, slope {self.slope:g}"
@@ -220,6 +217,10 @@ class EpsilonScaling:
         low, high = self._low(), min(self._high(), limit)
         steps = zip(self.scales(run), _descending(run)[:-1], strict=True)
         return tuple(scale if low <= sigma <= high else 1.0 for scale, sigma in steps)
+
+    def differences(self, **facts: Any) -> list[str]:
+        """Return in words where a run differs from what the schedule was made for."""
+        return [] if self.schedule is None else self.schedule.differences(**facts)
 
     def summary(self, run: Run) -> str:
         """Say at how many steps which scale is in effect, e.g. "lambda 1.004 to 1.009 at 18 of 20 steps"."""

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ..denoiser import Denoise, Run, Space
 from ..errors import SettingsError
+from .window import Windowed, check_window
 
 # Levels within this of each other are one: samplers compute the sigma they ask at in float32.
 SAME_SIGMA = 1e-4
 
 
-class StateSettings:
+class StateSettings(Windowed):
     """What the settings of such a method have in common.
 
     what:     the trained thing it applies, for people
@@ -33,11 +34,7 @@ class StateSettings:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.strength) and self.strength >= 0):
             raise SettingsError(f"strength is a number of 0 or more; got {self.strength}")
-        if not 0 <= self.sigma_low <= self.sigma_high:
-            raise SettingsError(
-                f"sigma_high and sigma_low are noise levels, the high one first; got {self.sigma_high} and "
-                f"{self.sigma_low}"
-            )
+        check_window(self.sigma_high, self.sigma_low)
 
     @property
     def is_off(self) -> bool:

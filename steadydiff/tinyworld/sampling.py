@@ -29,12 +29,24 @@ def sigmas(variant: str, steps: int) -> tuple[float, ...]:
     """
     if check_variant(variant) == "flow":
         return (*(1 - i / steps for i in range(steps)), 0.0)
-    abar = alphas_cumprod()
-    log_sigma = ((1 - abar) / abar).log() / 2
+    return evenly_timed(alphas_cumprod(), steps)
+
+
+def evenly_timed(alphas_cumprod: Tensor, steps: int) -> tuple[float, ...]:
+    """Return the noise levels of evenly spaced timesteps from 999 to 0, and 0 (hosts: "normal").
+
+    Shapes:  alphas_cumprod [1000] float64; the result has steps + 1 levels.
+    """
+    log_sigma = log_sigmas(alphas_cumprod)
     t = torch.linspace(999, 0, steps, dtype=torch.float64)
     low = t.long().clamp(max=998)
     between = log_sigma[low] + (t - low) * (log_sigma[low + 1] - log_sigma[low])
     return (*between.exp().tolist(), 0.0)
+
+
+def log_sigmas(alphas_cumprod: Tensor) -> Tensor:
+    """Return the logarithm of sigma for each level of a schedule, shaped like it."""
+    return ((1 - alphas_cumprod) / alphas_cumprod).log() / 2
 
 
 def denoiser(variant: str, unet: Network, context: Tensor, uncond: Tensor, cfg: float) -> Denoise:
@@ -45,7 +57,9 @@ def denoiser(variant: str, unet: Network, context: Tensor, uncond: Tensor, cfg: 
     Shapes:  context, uncond [B, T, D], one row per sample of x.
     """
     both = torch.cat([context, uncond]) if cfg != 1 else context
-    return {"epsilon": _EpsilonDenoiser, "flow": _FlowDenoiser}[check_variant(variant)](unet, both, cfg)
+    if check_variant(variant) == "flow":
+        return FlowDenoiser(unet, both, cfg)
+    return EpsilonDenoiser(unet, both, cfg, alphas_cumprod())
 
 
 class _TinyDenoiser:
@@ -78,11 +92,12 @@ class _TinyDenoiser:
         raise NotImplementedError
 
 
-class _EpsilonDenoiser(_TinyDenoiser):
-    def __init__(self, unet: Network, context: Tensor, cfg: float) -> None:
+class EpsilonDenoiser(_TinyDenoiser):
+    """A network that predicts noise on a schedule of 1000 levels; context is that of both branches."""
+
+    def __init__(self, unet: Network, context: Tensor, cfg: float, alphas_cumprod: Tensor) -> None:
         super().__init__(unet, context, cfg)
-        abar = alphas_cumprod()
-        self._log_sigmas = (((1 - abar) / abar).log() / 2).float()
+        self._log_sigmas = log_sigmas(alphas_cumprod).float()
 
     def asked(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         t = (sigma.log()[:, None] - self._log_sigmas).abs().argmin(1)
@@ -92,7 +107,9 @@ class _EpsilonDenoiser(_TinyDenoiser):
         return denoised_from_eps(x, answer, sigma)
 
 
-class _FlowDenoiser(_TinyDenoiser):
+class FlowDenoiser(_TinyDenoiser):
+    """A network that predicts velocity; context is that of both branches."""
+
     def asked(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return x, 1000 * sigma
 

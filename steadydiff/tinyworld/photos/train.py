@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...errors import SteadyDiffError
 from ...training.loop import Plan, average, fit, losses, steps_of
+from ..files import write_manifest
 from ..text import TextEncoder, tokenize
 from . import files
 from .data import load_photos
@@ -105,6 +106,7 @@ def write(name: str, variant: str, stored: dict[str, Tensor], steps: int, **fact
     model = Trainee()
     model.load_state_dict(stored)
     files.save(name, variant, model.unet, model.text, steps=steps, pictures=steps * BATCH, **facts)
+    write_manifest()
 
 
 def main(argv: list[str] | None = None) -> None:

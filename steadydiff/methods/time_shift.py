@@ -1,0 +1,140 @@
+"""Time Shift: call a network at another noise level than the state's.
+
+A sampler with few or noisy steps makes states that are cleaner, or noisier, than its own noise level says.
+Asked at the level that they really have, a network's estimate fits them better. Li et al., "Alleviating
+Exposure Bias in Diffusion Models through Sampling with Shifted Time Steps", arXiv 2305.15583, shift the
+timestep so; samplers that "lie" about sigma and Detail Daemon do the same to taste. `shift_level` and
+`shift_state` are the formulas, `TimeShift` the settings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Denoise, Run, Space, check_space, per_sample
+from ..errors import SettingsError
+from .method import NoDifferences
+from .window import EDGE_TOLERANCE, Windowed, check_window
+
+
+def shift_level(sigma: Tensor, factor: Tensor | float, space: Space) -> Tensor:
+    """Return the sigma whose noise-to-signal ratio sigma / alpha is `factor` times that of `sigma`.
+
+    "ve":    sigma' = factor * sigma
+    "flow":  sigma' = factor * sigma / (1 + (factor - 1) * sigma)
+
+    Shapes:  sigma, result [B]; factor a number or [B].
+    Units:   factor is a ratio and positive; 1 returns sigma bit for bit.
+    Source:  "ve" is the shifted timestep of Li et al., 2023, arXiv 2305.15583, as a factor on sigma; "flow"
+             follows from x's own equation and is not in the paper.
+    """
+    check_space(space)
+    shifted = sigma * factor
+    return shifted if space == "ve" else shifted / (1 + (factor - 1) * sigma)
+
+
+def shift_state(x: Tensor, sigma: Tensor, factor: Tensor | float, space: Space) -> Tensor:
+    """Return the state that holds the same picture at the shifted level: x itself in "ve".
+
+    In "flow" the share of the picture in x depends on sigma, so x' = x / (1 + (factor - 1) * sigma).
+
+    Shapes:  x, result [B, C, *S]; sigma [B]; factor a number or [B].
+    Dtype:   x.dtype and x.device in and out; nothing is changed in place.
+    """
+    if space == "ve":
+        return x
+    share = 1 + (factor - 1) * sigma
+    return x / per_sample(share.to(x.dtype), x)
+
+
+@dataclass(frozen=True)
+class TimeShift(Windowed, NoDifferences):
+    """Call the network as if the state's noise level were `factor` times as high.
+
+    factor:     below 1 the network takes the state for cleaner than the sampler does and leaves more in it:
+                more contrast and detail, in the end grain; above 1 it takes more away; 1 changes nothing
+    sigma_high: noise level from which on (downwards) it acts, and
+    sigma_low:  down to which; both included, compared in float32; equal bounds switch it off
+
+    Neutral: factor 1, or equal bounds; `wrap` then returns the denoiser itself.
+
+    What MDSS with the posterior target teaches a network is the same shift, to sigma_t / sigma_(t+k+1).
+    Not to be confused with a flow model's `shift`, which moves the sampler's own noise levels.
+    """
+
+    title: ClassVar[str] = "Time Shift"
+    order: ClassVar[int] = 0  # nearest the model: whatever else calls it is shifted as well
+    single: ClassVar[bool] = False
+    scales_branch: ClassVar[bool] = False  # a branch comes from a call that was shifted already
+    wants_branches: ClassVar[bool] = False
+
+    factor: float = 0.98
+    sigma_high: float = math.inf
+    sigma_low: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.factor) and self.factor > 0):
+            raise SettingsError(f"factor is a finite number above 0; got {self.factor}")
+        check_window(self.sigma_high, self.sigma_low)
+
+    def __str__(self) -> str:
+        return f"factor {self.factor:g}"
+
+    @property
+    def is_off(self) -> bool:
+        """Whether these settings change nothing."""
+        return self.factor == 1 or self.sigma_low == self.sigma_high
+
+    def check(self, space: Space) -> None:
+        """Raise SettingsError if these settings cannot work on a model of this space; they work on all."""
+        check_space(space)
+
+    def summary(self, run: Run) -> str:
+        """Say at how many steps it acts, e.g. "noise level times 0.95 at 18 of 20 steps"."""
+        levels = sorted(run.sigmas, reverse=True)[:-1]
+        acted = 0 if self.is_off else sum(bool(self._inside(level, run)) for level in levels)
+        if not acted:
+            return f"left all {len(levels)} steps as they were"
+        return f"noise level times {self.factor:.6g} at {acted} of {len(levels)} steps"
+
+    def wrap(self, denoise: Denoise, run: Run) -> Denoise:
+        """Return a denoiser that calls `denoise` at the shifted level; called once per run."""
+        if self.is_off:
+            return denoise
+        whole = self.sigma_low == 0 and self._high(run) == math.inf
+        factor = self.factor
+
+        def factor_at(sigma: Tensor) -> Tensor | float:
+            return factor if whole else torch.where(self._inside(sigma, run), factor, 1.0).to(sigma.dtype)
+
+        return _Shifted(denoise, factor_at, run.space)
+
+    def _inside(self, sigma: Any, run: Run) -> Any:
+        low, high = self.sigma_low * (1 - EDGE_TOLERANCE), self._high(run) * (1 + EDGE_TOLERANCE)
+        return (sigma >= low) & (sigma <= high)
+
+    def _high(self, run: Run) -> float:
+        # The first step counts as inside wherever within it the model is called.
+        return math.inf if self.sigma_high >= max(run.sigmas, default=0.0) else self.sigma_high
+
+
+class _Shifted:
+    """A denoiser that calls another at shifted levels and shows what that one shows (branches, cfg)."""
+
+    def __init__(self, denoise: Denoise, factor_at: Callable[[Tensor], Tensor | float], space: Space) -> None:
+        self._denoise, self._factor_at = denoise, factor_at
+        self._space: Space = space
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        factor = self._factor_at(sigma)
+        shifted = shift_state(x, sigma, factor, self._space)
+        return self._denoise(shifted, shift_level(sigma, factor, self._space))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._denoise, name)
