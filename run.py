@@ -22,7 +22,7 @@ from tools.browser import ensure_browser_python, find_chromium
 from tools.chat_server import running_chat
 from tools.console import Stop, say, tail
 from tools.demo import run_demo
-from tools.environment import HOSTS, check_interpreter, ensure_venv
+from tools.environment import HOSTS, borrowing_venv, check_interpreter, ensure_venv
 from tools.host import Host, ensure_host
 from tools.server import running
 
@@ -124,7 +124,14 @@ def bench(options: argparse.Namespace, rest: list[str]) -> int:
     if options.name not in benches:
         raise Stop(f"There is no bench '{options.name}'; there are: {', '.join(benches) or 'none'}.")
     host = ensure_host(options.python)
-    return python_in_root(host.python, ["-m", f"tools.bench_{options.name}", *rest], host)
+    python = ensure_judges(host.python) if options.name == "photos" else host.python
+    return python_in_root(python, ["-m", f"tools.bench_{options.name}", *rest], host)
+
+
+def ensure_judges(base: Path) -> Path:
+    """Return the interpreter of .hosts/bench, which has a network that judges pictures beside the host's."""
+    requirements = ROOT / "tools" / "requirements-bench.txt"
+    return borrowing_venv(base, HOSTS / "bench", requirements, "install the judges", "--no-deps")
 
 
 def arpo(options: argparse.Namespace, rest: list[str]) -> int:

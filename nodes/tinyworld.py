@@ -40,16 +40,19 @@ class TinyWorldFlow(TinyWorldEpsilon):
     model_kind = ModelType.FLOW
 
 
+PHOTOS = "photos"
 CONFIGS = {"epsilon": TinyWorldEpsilon, "flow": TinyWorldFlow}
 
 
 class TinyWorldTokens(comfy.sd1_clip.SDTokenizer):
     """ComfyUI's tokenizer, with its weights and embeddings syntax, over the tiny world's words."""
 
+    words = WordTokenizer
+
     def __init__(self, embedding_directory=None, tokenizer_data={}):  # noqa: B006 (the host's signature)
         super().__init__(
             max_length=MAX_TOKENS, embedding_directory=embedding_directory, embedding_size=TextConfig().width,
-            tokenizer_class=WordTokenizer, tokenizer_data=tokenizer_data,
+            tokenizer_class=self.words, tokenizer_data=tokenizer_data,
         )  # fmt: skip
 
 
@@ -70,10 +73,12 @@ class TinyWorldTransformer(comfy.clip_model.CLIPTextModel):
 class TinyWorldText(comfy.sd1_clip.SDClipModel):
     """ComfyUI's CLIP text model in the tiny world's size; no projection, so the pooled output is plain."""
 
+    config = TextConfig()
+
     def __init__(self, device="cpu", dtype=None, model_options={}):  # noqa: B006 (the host's signature)
         super().__init__(
             device=device, dtype=dtype, max_length=MAX_TOKENS, model_class=TinyWorldTransformer,
-            textmodel_json_config=TextConfig().clip_config(),
+            textmodel_json_config=self.config.clip_config(),
             special_tokens={"start": START, "end": END, "pad": END}, return_projected_pooled=False,
             model_options=model_options,
         )  # fmt: skip
@@ -88,20 +93,27 @@ def build_model(variant: str, stored: dict):
     """A ModelPatcher around ComfyUI's BaseModel; float32, as the weights are small and any device can."""
     config = CONFIGS[variant](TinyWorldEpsilon.unet_config)
     model = config.get_model({}, device=comfy.model_management.unet_offload_device())
+    rebuild = (lambda name: build_model(name, files.tensors(name)), (variant,))
+    return filled(model, files.part(stored, files.UNET_PREFIX), rebuild)
+
+
+def filled(model, weights: dict, rebuild: tuple):
+    """Put weights into a BaseModel's network and the model into the host's keeping.
+
+    rebuild:  a function and its arguments that make the patcher again, for core's multi-GPU nodes
+    """
     patcher = patcher_of(model)
-    unet = files.part(stored, files.UNET_PREFIX)
     dynamic = hasattr(patcher, "is_dynamic") and patcher.is_dynamic()  # not on the oldest host we support
-    model.diffusion_model.load_state_dict(unet, assign=dynamic)
-    # Core's multi-GPU nodes rebuild a model from this.
-    patcher.cached_patcher_init = (lambda name: build_model(name, files.tensors(name)), (variant,))
+    model.diffusion_model.load_state_dict(weights, assign=dynamic)
+    patcher.cached_patcher_init = rebuild
     return patcher
 
 
-def build_clip(stored: dict):
-    text = files.part(stored, files.TEXT_PREFIX)
+def build_clip(text: dict, tokenizer=TinyWorldTokenizer, clip_model=TinyWorldClip):
+    """ComfyUI's CLIP of a text encoder's weights."""
     # ComfyUI's class has a projection; ours has none, and the identity keeps its memory defined.
-    text["text_projection.weight"] = torch.eye(TextConfig().width)
-    target = comfy.supported_models_base.ClipTarget(TinyWorldTokenizer, TinyWorldClip)
+    text = {**text, "text_projection.weight": torch.eye(TextConfig().width)}
+    target = comfy.supported_models_base.ClipTarget(tokenizer, clip_model)
     parameters = sum(t.numel() for t in text.values())
     if "state_dict" in signature(comfy.sd.CLIP).parameters:
         return comfy.sd.CLIP(target, parameters=parameters, state_dict=[text])
@@ -130,9 +142,12 @@ class SteadyDiffTinyWorld(io.ComfyNode):
             search_aliases=["tiny world", "demo model", "test model", "toy model", "offline model"],
             inputs=[
                 io.Combo.Input(
-                    "variant", options=list(files.VARIANTS), default="epsilon",
+                    "variant", options=[*files.VARIANTS, PHOTOS], default="epsilon",
                     tooltip="epsilon: predicts noise on SD1's schedule. flow: predicts velocity, "
-                    "as SD3 or Flux do. Same kind of pictures, other mathematics for a patch to meet.",
+                    "as SD3 or Flux do. Same kind of pictures, other mathematics for a patch to meet. "
+                    "photos: another model, of real pictures of 32x32 pixels (CIFAR-10), which few noisy "
+                    "steps leave grey and soft; ask for an airplane, automobile, bird, cat, deer, dog, "
+                    "frog, horse, ship or truck.",
                 )
             ],
             outputs=[
@@ -144,7 +159,10 @@ class SteadyDiffTinyWorld(io.ComfyNode):
 
     @classmethod
     def execute(cls, variant) -> io.NodeOutput:
+        if variant == PHOTOS:
+            from .photos import build
+
+            return io.NodeOutput(*build("epsilon"))
         stored = files.tensors(files.check_variant(variant))
-        return io.NodeOutput(
-            build_model(variant, stored), build_clip(stored), build_vae(files.tensors("vae"))
-        )
+        clip = build_clip(files.part(stored, files.TEXT_PREFIX))
+        return io.NodeOutput(build_model(variant, stored), clip, build_vae(files.tensors("vae")))

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from ..denoiser import Denoise, Run, Space
 from .epsilon_scaling import EpsilonScaling
+from .method import Defaults
 
 
 def haar_split(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,7 +43,7 @@ def haar_split(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class BandScaling:
+class BandScaling(Defaults):
     """Scale the predicted noise in two bands of detail, each by its own Epsilon Scaling.
 
     coarse: for structure of two latent pixels and more: composition, large areas, light
@@ -57,9 +58,7 @@ class BandScaling:
 
     title: ClassVar[str] = "Band Scaling"
     order: ClassVar[int] = EpsilonScaling.order
-    single: ClassVar[bool] = False
     scales_branch: ClassVar[bool] = True
-    wants_branches: ClassVar[bool] = False
 
     coarse: EpsilonScaling = EpsilonScaling()
     fine: EpsilonScaling = EpsilonScaling()

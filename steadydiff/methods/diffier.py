@@ -30,7 +30,7 @@ from ..errors import SettingsError
 from ..measurement import Measurement
 from ..noise import MemberNoise
 from .epsilon_scaling import scale_at, scale_epsilon, scale_table, sigma_limit
-from .method import NoDifferences
+from .method import Defaults
 from .window import EDGE_TOLERANCE, Windowed, check_window
 
 Mode = Literal["renoise", "norm", "previous", "literal"]
@@ -118,7 +118,7 @@ def norm_factor(
 
 
 @dataclass(frozen=True)
-class DiffIER(Windowed, NoDifferences):
+class DiffIER(Windowed, Defaults):
     """Move the guided prediction, at every step of a part of the run, as its own error suggests.
 
     mode:        "renoise" asks the model again at its own noised estimate: `iterations` more calls a step;
@@ -146,7 +146,6 @@ class DiffIER(Windowed, NoDifferences):
     title: ClassVar[str] = "DiffIER"
     order: ClassVar[int] = 1
     single: ClassVar[bool] = True
-    scales_branch: ClassVar[bool] = False
 
     mode: Mode = "renoise"
     strength: float = 0.5

@@ -27,6 +27,7 @@ from ..schedules import (
     table_schedule,
     uniform_schedule,
 )
+from .method import Defaults
 from .window import EDGE_TOLERANCE, Windowed, check_window
 
 __all__ = [
@@ -132,7 +133,7 @@ def scale_table(scales: tuple[float, ...], sigmas: tuple[float, ...]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class EpsilonScaling(Windowed):
+class EpsilonScaling(Windowed, Defaults):
     """Divide the predicted noise by λ at every step of a run.
 
     scale:      λ at the last, least noisy step; 1 changes nothing, above 1 takes less noise away (more
@@ -155,9 +156,7 @@ class EpsilonScaling(Windowed):
 
     title: ClassVar[str] = "Epsilon Scaling"
     order: ClassVar[int] = 2  # around DiffIER: the calls DiffIER makes itself are not scaled, its result is
-    single: ClassVar[bool] = False
     scales_branch: ClassVar[bool] = True
-    wants_branches: ClassVar[bool] = False
 
     scale: float = 1.005
     slope: float = 0.0

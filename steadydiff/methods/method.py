@@ -50,10 +50,18 @@ class Method(Protocol):
         ...
 
 
-class NoDifferences:
-    """For methods whose settings were made for no run in particular."""
+class Defaults:
+    """What most methods answer: they may stand twice, and look at no branch and at no run in particular."""
+
+    single: ClassVar[bool] = False
+    scales_branch: ClassVar[bool] = False
+
+    @property
+    def wants_branches(self) -> bool:
+        """Whether the denoiser must show its branches."""
+        return False
 
     def differences(self, **facts: Any) -> list[str]:
-        """Return nothing."""
+        """Return where a run differs from what this was made for: it was made for none in particular."""
         del facts
         return []

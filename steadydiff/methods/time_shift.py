@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..denoiser import Denoise, Run, Space, check_space, per_sample
 from ..errors import SettingsError
-from .method import NoDifferences
+from .method import Defaults
 from .window import EDGE_TOLERANCE, Windowed, check_window
 
 
@@ -54,7 +54,7 @@ def shift_state(x: Tensor, sigma: Tensor, factor: Tensor | float, space: Space) 
 
 
 @dataclass(frozen=True)
-class TimeShift(Windowed, NoDifferences):
+class TimeShift(Windowed, Defaults):
     """Call the network as if the state's noise level were `factor` times as high.
 
     factor:     below 1 the network takes the state for cleaner than the sampler does and leaves more in it:
@@ -70,9 +70,6 @@ class TimeShift(Windowed, NoDifferences):
 
     title: ClassVar[str] = "Time Shift"
     order: ClassVar[int] = 0  # nearest the model: whatever else calls it is shifted as well
-    single: ClassVar[bool] = False
-    scales_branch: ClassVar[bool] = False  # a branch comes from a call that was shifted already
-    wants_branches: ClassVar[bool] = False
 
     factor: float = 0.98
     sigma_high: float = math.inf

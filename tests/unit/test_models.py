@@ -23,7 +23,9 @@ def test_files_are_the_manifests_and_small():
     antibias, mdss = ([len(v) for k, v in there.items() if f"/{kind}_" in k] for kind in ("antibias", "mdss"))
     assert antibias and max(antibias) <= 2_000_000
     assert len(mdss) == 3 and sum(mdss) <= 8_000_000
-    assert sum(map(len, there.values())) - sum(antibias) - sum(mdss) <= 16_000_000
+    photos = [len(v) for k, v in there.items() if k.startswith("photos/")]
+    assert photos and max(photos) <= 12_000_000
+    assert sum(map(len, there.values())) - sum(antibias) - sum(mdss) - sum(photos) <= 16_000_000
 
 
 def test_both_variants_load_and_differ():

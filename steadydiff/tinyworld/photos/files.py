@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...checkpoints import load_checkpoint, save_checkpoint
+from ...errors import CheckpointError
 from ..files import TEXT_PREFIX, UNET_PREFIX, part
 from ..text import TextEncoder
 from .network import PhotoNet
@@ -28,7 +29,15 @@ def save(name: str, variant: str, unet: PhotoNet, text: TextEncoder, folder: Pat
 
 
 def tensors(name: str, folder: Path = FOLDER) -> dict[str, Tensor]:
-    """Return the float32 tensors of one shipped file."""
+    """Return the float32 tensors of one shipped file.
+
+    Raises:  CheckpointError where it is missing or damaged.
+    """
+    if not (folder / f"{name}.safetensors").exists():
+        raise CheckpointError(
+            f"the photos' weights ({name}.safetensors) are not here: the registry's archive leaves them out; "
+            f"get the folder models/photos from SteadyDiff's repository"
+        )
     stored, _ = load_checkpoint(folder / f"{name}.safetensors", kind=KIND, version=VERSION)
     return {k: v.float() for k, v in stored.items()}
 
