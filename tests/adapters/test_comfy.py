@@ -309,3 +309,21 @@ def test_the_weight_of_a_guider():
     assert cfg_of(SimpleNamespace(cfg=7.5)) == 7.5
     assert cfg_of(SimpleNamespace(cfg=1.0, cfg1=2.0, cfg2=3.0)) == 3.0
     assert cfg_of(object()) == 1.0
+
+
+def test_a_method_nobody_has_heard_of_is_attached_windowed_told_and_switched_off(sixth, caplog):
+    caplog.set_level("INFO", "steadydiff")
+    x, plain = torch.full((2, 4, 3, 3), 10.0), gaussian_denoiser()
+
+    def by_hand(low):
+        return lambda x, sigma: plain(x, sigma) * (1.3 if sigma[0] >= low else 1.0)
+
+    whole = attach(patched(scale=1.0), Patch(sixth(1.3)), HOST)
+    torch.testing.assert_close(Guider(whole).sample(), sample_euler(by_hand(0.0), x, SIGMAS.tolist()))
+    assert "Brightened attached" in caplog.text
+    assert "Brightened times 1.3 at 3 of 3 steps; 3 model calls" in caplog.text
+    assert "the Brightened schedule does not fit this run: made for nothing" in caplog.text
+    part = attach(Patcher(), Patch(sixth(1.3), 0.0, 0.7), HOST)  # down to sigma 3
+    torch.testing.assert_close(Guider(part).sample(), sample_euler(by_hand(3.0), x, SIGMAS.tolist()))
+    for off in (Patch(sixth(1.0)), Patch(sixth(1.3), 0.4, 0.4)):
+        assert torch.equal(Guider(attach(Patcher(), off, HOST)).sample(), Guider(Patcher()).sample())

@@ -537,3 +537,15 @@ def test_a_part_that_ends_before_it_begins_is_reported():
     _, report = sample(A1111(), [lambda start: Patch(EpsilonScaling(), 0.6, 0.4)])
     assert "start_percent" in report.errors[0] and report.summary is None
     assert issubclass(HostError, Exception) and issubclass(SettingsError, ValueError)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_method_nobody_has_heard_of_acts_is_told_and_switched_off(host, sixth):
+    result, report = sample(HOSTS[host](), [lambda start: Patch(sixth(1.3))])
+    guided = Guided(*(gaussian_denoiser(mean, 0.7) for mean in MEANS.values()), CFG)
+    by_hand = sample_euler(lambda x, sigma: 1.3 * guided(x, sigma), X.clone(), SIGMAS.tolist())
+    torch.testing.assert_close(result, by_hand, rtol=1e-6, atol=1e-6)
+    assert report.summary == "Brightened times 1.3 at 4 of 4 steps; 4 model calls"
+    assert report.warnings == ["the schedule does not fit this run: made for nothing"]
+    off, _ = sample(HOSTS[host](), [lambda start: Patch(sixth(1.3), 0.5, 0.5)])
+    assert torch.equal(off, sample(HOSTS[host](), None)[0])
