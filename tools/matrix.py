@@ -33,6 +33,7 @@ METHODS = {  # name -> (node, its widgets when on, when off), others at their de
     "Anti-Bias Prompt": ("AntiBiasPrompt", {}, {"strength": 0.0}),
     "DiffIER": ("DiffIER", {"start_percent": 0.0}, {"strength": 0.0}),
     "MDSS": ("MDSS", {}, {"strength": 0.0}),
+    "Time Shift": ("TimeShift", {"factor": 0.95}, {"factor": 1.0}),
 }
 
 
@@ -65,7 +66,8 @@ def pairwise() -> Iterator[tuple[str, str, str, str]]:
     """(method, kind, situation, sampler) so that every two values of different columns meet."""
     for j, situation in enumerate(SITUATIONS):
         for i, sampler in enumerate(samplers(situation)):
-            yield list(METHODS)[(i + j) % 4], KINDS[(i + i // 4 + j) % 4], situation, sampler
+            kind = KINDS[(i + i // len(METHODS) + j) % len(KINDS)]
+            yield list(METHODS)[(i + j) % len(METHODS)], kind, situation, sampler
 
 
 # --- models and what is put on them -----------------------------------------------------------------------

@@ -24,6 +24,11 @@ def expected(method, other):
     return matrix.REFUSED if (method, other) in DECLINED else ""
 
 
+def test_a_method_more_is_tried(monkeypatch):
+    monkeypatch.setitem(matrix.METHODS, "One More", ("OneMore", {}, {}))
+    assert {row[0] for row in matrix.pairwise()} == set(matrix.METHODS)
+
+
 def test_every_two_values_meet():
     for a, b in combinations(range(4), 2):
         values = [set(column) for column in zip(*ROWS, strict=True)]
@@ -40,8 +45,9 @@ def test_off_is_off_on_is_reproducible_and_an_interrupted_run_leaves_nothing(row
 
 @pytest.mark.parametrize("pair", PAIRS, ids=" and ".join)
 def test_two_methods_together_in_either_order(pair):
-    kind = matrix.KINDS[PAIRS.index(pair) % 4]
-    assert matrix.check_pair(*pair, kind, matrix.SOME_SAMPLERS[PAIRS.index(pair)]) == ""
+    i = PAIRS.index(pair)
+    kind, sampler = matrix.KINDS[i % 4], matrix.SOME_SAMPLERS[i % len(matrix.SOME_SAMPLERS)]
+    assert matrix.check_pair(*pair, kind, sampler) == ""
 
 
 @pytest.mark.parametrize("both", PATCHED, ids=" with ".join)
