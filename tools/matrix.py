@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from itertools import combinations, product
+from math import lcm
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ def pairwise() -> Iterator[tuple[str, str, str, str]]:
     """(method, kind, situation, sampler) so that every two values of different columns meet."""
     for j, situation in enumerate(SITUATIONS):
         for i, sampler in enumerate(samplers(situation)):
-            kind = KINDS[(i + i // len(METHODS) + j) % len(KINDS)]
+            kind = KINDS[(i + j + i // lcm(len(METHODS), len(KINDS))) % len(KINDS)]
             yield list(METHODS)[(i + j) % len(METHODS)], kind, situation, sampler
 
 
