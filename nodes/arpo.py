@@ -19,6 +19,7 @@ from ..steadydiff.methods.arpo import ARPO
 from ..steadydiff.phrases import Phrases
 from ..steadydiff.plots import arpo_figure
 from . import schema
+from .host import fitted_latent
 from .plot import image
 
 FOLDER = "steadydiff_arpo"
@@ -95,7 +96,7 @@ class SteadyDiffARPO(io.ComfyNode):
 
         def generate(text: str, seed: int) -> torch.Tensor:
             positive = clip.encode_from_tokens_scheduled(clip.tokenize(text))
-            latent = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"][:1])
+            latent = fitted_latent(model, latent_image)[:1]
             noise = comfy.sample.prepare_noise(latent, seed)
             drawn = comfy.sample.sample(
                 model, noise, steps, cfg, sampler_name, scheduler, positive, negative, latent,
@@ -123,7 +124,7 @@ def output(log: Log, best_by: str) -> io.NodeOutput:
         "drawings": len(log.steps),
     }
     report = json.dumps({"summary": summary, "log": as_dict(log)}, indent=2)
-    figure = image(arpo_figure(log))
+    figure = image(arpo_figure, log)
     return io.NodeOutput(best.phrases.prompt, best.picture[None].float().cpu(), pictures, report, figure)
 
 

@@ -59,6 +59,6 @@ class SteadyDiffCalibrate(io.ComfyNode):
         target = "variance" if method == "variance" else "norm"
         found = calibrate_model(setup, measured, count, target)
         made = Schedule(*as_method(method, found.scales), setup.made_for)
-        plot = image(schedule_figure(made))
+        plot = image(schedule_figure, made)
         text = made.to_json()
         return io.NodeOutput(text, plot, text)

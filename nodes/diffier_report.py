@@ -3,7 +3,6 @@
 import json
 import math
 
-import comfy.sample
 from comfy_api.latest import io
 
 from ..steadydiff.gap import Gap
@@ -11,6 +10,7 @@ from ..steadydiff.hosts.comfy_gap import measure_gap
 from ..steadydiff.plots import gap_figure
 from . import schema
 from .drift import make_setup
+from .host import fitted_latent
 from .plot import image
 
 
@@ -62,9 +62,9 @@ class SteadyDiffDiffIERReport(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         calls = 2 * math.ceil(count / batch_size) * (len(sigmas) - 1)
         setup = make_setup(model, positive, negative, sampler, sigmas, cfg, calls)
-        shape = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"]).shape[1:]
+        shape = fitted_latent(model, latent_image).shape[1:]
         plain, corrected = measure_gap(setup, tuple(shape), range(seed, seed + count), batch_size)
-        plot = image(gap_figure(plain, corrected, cfg))
+        plot = image(gap_figure, plain, corrected, cfg)
         return io.NodeOutput(plot, report(plain, corrected))
 
 

@@ -1,5 +1,8 @@
 """What ComfyUI calls things, for the adapter, which imports no host, and how its versions differ."""
 
+from inspect import signature
+
+import comfy.sample
 from comfy import model_management, model_patcher, model_sampling, samplers
 from comfy.patcher_extension import WrappersMP
 
@@ -24,6 +27,17 @@ HOST = ComfyHost(
     apply_model=WrappersMP.APPLY_MODEL,
     area_and_mult=samplers.get_area_and_mult,
 )
+
+
+def fitted_latent(model, latent: dict):
+    """Return a latent's samples as core's samplers do: an empty one in the model's own channels and size.
+
+    latent: what a LATENT wire carries; its "downscale_ratio_..." say what one of its empty samples stands for
+    """
+    fix = comfy.sample.fix_empty_latent_channels
+    ratios = ("downscale_ratio_spacial", "downscale_ratio_temporal")  # unknown to the oldest hosts
+    known = {name: latent.get(name) for name in ratios if name in signature(fix).parameters}
+    return fix(model, latent["samples"], **known)
 
 
 def patcher_of(network):

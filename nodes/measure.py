@@ -3,7 +3,6 @@
 import json
 import math
 
-import comfy.sample
 from comfy_api.latest import io
 
 from ..steadydiff import inputs
@@ -12,6 +11,7 @@ from ..steadydiff.measurement import Measurement
 from ..steadydiff.plots import drift_figure
 from . import schema
 from .drift import make_setup
+from .host import fitted_latent
 from .plot import image
 
 
@@ -75,11 +75,11 @@ class SteadyDiffMeasure(io.ComfyNode):
         steps = len(sigmas) - 1
         calls = math.ceil(count / batch_size) * steps * (2 + (0 if reference else refine))
         setup = make_setup(model, positive, negative, sampler, sigmas, cfg, calls)
-        shape = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"]).shape[1:]
+        shape = fitted_latent(model, latent_image).shape[1:]
         clean = None if reference is None else reference["samples"]
         seeds = range(seed, seed + count)
         found, used = measure_model(setup, tuple(shape), seeds, clean, refine, batch_size)
-        plot = image(drift_figure(found, other))
+        plot = image(drift_figure, found, other)
         return io.NodeOutput(plot, report(found, other), found.to_json(), {"samples": used})
 
 

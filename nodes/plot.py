@@ -2,9 +2,9 @@
 
 import torch
 
-from ..steadydiff.plots import pixels
+from ..steadydiff.plots import picture
 
 
-def image(figure) -> torch.Tensor:
-    """A figure as [1, H, W, 3] in 0..1."""
-    return torch.from_numpy(pixels(figure))[None] / 255
+def image(figure_of, *args) -> torch.Tensor:
+    """What `figure_of(*args)` draws as [1, H, W, 3] in 0..1, or a blank picture that says why not."""
+    return torch.from_numpy(picture(figure_of, *args))[None] / 255

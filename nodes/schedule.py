@@ -84,7 +84,7 @@ class SteadyDiffSchedule(io.ComfyNode):
     def execute(cls, mode, steps, sigmas=None, model=None, **settings) -> io.NodeOutput:
         levels = None if sigmas is None else tuple(sigmas.tolist())
         made = make(mode, steps, levels, model, settings)
-        plot = image(schedule_figure(made))
+        plot = image(schedule_figure, made)
         text = made.to_json()
         return io.NodeOutput(text, plot, text)
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from textwrap import shorten
+import logging
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from textwrap import shorten, wrap
 from typing import TYPE_CHECKING, Any
 
 from .errors import SettingsError, SteadyDiffError
 from .schedules import Schedule
+
+logger = logging.getLogger("steadydiff")
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -137,6 +144,28 @@ def arpo_figure(log: Log) -> Figure:
     return figure
 
 
+def picture(figure_of: Callable[..., Figure], *args: Any) -> Any:
+    """Return what `figure_of(*args)` draws as an array [H, W, 3] of uint8, or a blank one that says why not.
+
+    A plot is never worth the result it shows, which may have taken an hour.
+    """
+    try:
+        return pixels(figure_of(*args))
+    except Exception as error:  # matplotlib missing or broken, a backend nobody has, no memory
+        said = f"{type(error).__name__}: {error}" if not isinstance(error, SteadyDiffError) else str(error)
+        logger.warning("SteadyDiff: no plot was drawn (%s)", said)
+        return _blank(f"No plot was drawn: {said}")
+
+
+def _blank(text: str) -> Any:
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    card = Image.new("RGB", (int(SIZE_INCHES[0] * DPI), int(SIZE_INCHES[1] * DPI)), PAPER)
+    ImageDraw.Draw(card).text((24, 24), "\n".join(wrap(text, 110)), INK)
+    return np.array(card)
+
+
 def pixels(figure: Figure) -> Any:
     """Return a figure as an array [H, W, 3] of uint8."""
     import numpy as np
@@ -150,10 +179,26 @@ def pixels(figure: Figure) -> Any:
 def _figure(size: tuple[float, float] = SIZE_INCHES) -> Figure:
     try:
         # Not pyplot: it keeps figures alive and picks a backend for the whole process.
-        from matplotlib.figure import Figure
+        Figure = _matplotlib_figure()
     except ImportError as error:
         raise SteadyDiffError("plots need matplotlib; run: python -m pip install matplotlib") from error
     return Figure(size, DPI, facecolor=PAPER, layout="constrained")
+
+
+def _matplotlib_figure() -> type[Figure]:
+    # When first imported it reads MPLBACKEND, and fails where a notebook's backend is not installed. We need
+    # none; who does, finds the one that was named.
+    named = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    finally:
+        if named is not None:
+            os.environ["MPLBACKEND"] = named
+    if named is not None:
+        with suppress(ValueError):
+            matplotlib.rcParams["backend"] = named
+    return Figure
 
 
 def _style(axes: Any, values: tuple[float, ...]) -> None:

@@ -15,7 +15,7 @@ from steadydiff.checkpoints import is_file_name
 from steadydiff.errors import SettingsError, SteadyDiffError
 from steadydiff.hosts.webui_drift import Order, calibrate_next
 from steadydiff.measurement import Measurement
-from steadydiff.plots import drift_figure, pixels, schedule_figure
+from steadydiff.plots import drift_figure, picture, schedule_figure
 from steadydiff.schedules import Schedule
 from steadydiff.whole_file import write_whole
 
@@ -161,6 +161,6 @@ def clicked(*values: Any) -> list:
     except SteadyDiffError as error:
         return [*[unchanged] * 5, f"<p class='error'>{html.escape(str(error))}</p>"]
     chosen = gr.update(choices=["none", *SCHEDULES.files()], value=file)
-    curve, drift = pixels(schedule_figure(found.schedule)), pixels(drift_figure(found.measurement))
+    curve, drift = picture(schedule_figure, found.schedule), picture(drift_figure, found.measurement)
     said = f"<p>Kept as {html.escape(file)} and chosen above: {len(found.schedule.values)} scales.</p>"
     return [True, gr.update(value="file"), chosen, curve, drift, said]

@@ -1,6 +1,10 @@
 """Plots show every value they are given, and refuse what cannot share an axis."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +13,7 @@ from steadydiff.arpo_log import Log, Step
 from steadydiff.errors import SettingsError
 from steadydiff.measurement import Measurement
 from steadydiff.phrases import Phrases
-from steadydiff.plots import arpo_figure, drift_figure, pixels, schedule_figure
+from steadydiff.plots import arpo_figure, drift_figure, picture, pixels, schedule_figure
 from steadydiff.schedules import Schedule
 
 MEASURED = Measurement(
@@ -47,9 +51,9 @@ def test_a_second_measurement_lies_behind():
 @pytest.mark.slow
 @pytest.mark.parametrize("figure", [drift_figure(MEASURED), schedule_figure(Schedule("table", (1.01, 1.0)))])
 def test_pictures_are_opaque_colours(figure):
-    picture = pixels(figure)
-    assert picture.ndim == 3 and picture.shape[2] == 3 and picture.dtype == "uint8"
-    assert len(set(picture.reshape(-1, 3)[:, 0].tolist())) > 10
+    shown = pixels(figure)
+    assert shown.ndim == 3 and shown.shape[2] == 3 and shown.dtype == "uint8"
+    assert len(set(shown.reshape(-1, 3)[:, 0].tolist())) > 10
 
 
 def test_a_search_shows_prompts_drawings_and_the_best_of_these():
@@ -61,3 +65,39 @@ def test_a_search_shows_prompts_drawings_and_the_best_of_these():
     assert drawn(axes) == [[0.2, 0.9, 0.7], pytest.approx([0.0, 0.1, 0.2])]
     [note] = axes.texts
     assert (note.get_text(), note.xy) == ("0.900", (1, 0.9))
+
+
+def failing(error):
+    def figure():
+        raise error
+
+    return figure
+
+
+def test_a_plot_that_fails_is_a_blank_picture_and_one_line_of_log(caplog):
+    shown = picture(failing(SettingsError("plots need matplotlib")))
+    assert (shown.shape[2], shown.dtype) == (3, "uint8") and len(set(shown[..., 0].reshape(-1).tolist())) > 1
+    assert [record.message for record in caplog.records] == [
+        "SteadyDiff: no plot was drawn (plots need matplotlib)"
+    ]
+    picture(failing(ValueError("'module://x' is not a valid value for backend")))
+    assert "ValueError: 'module://x'" in caplog.records[-1].message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense"])
+def test_the_backend_of_a_notebook_does_not_matter(backend):
+    """It is read when matplotlib is first imported, so another process is needed."""
+    code = (
+        "import os; from steadydiff.plots import picture, schedule_figure; "
+        "from steadydiff.schedules import Schedule; "
+        "shown = picture(schedule_figure, Schedule('table', (1.01, 1.0))); "
+        "print(len(set(shown.reshape(-1, 3)[:, 0].tolist())), os.environ['MPLBACKEND'])"
+    )
+    root = Path(__file__).resolve().parents[2]
+    environment = os.environ | {"MPLBACKEND": backend, "PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    colours, kept = done.stdout.split()
+    assert int(colours) > 10 and kept == backend and "no plot" not in done.stderr, done.stderr
