@@ -5,7 +5,8 @@ Every class in turn, no guidance, clean estimates clipped to -1..1 as the papers
 first noise and the same noise along the way in every cell. Fréchet distances are given as the excess over the
 floor: what as many unseen real pictures have to the same reference, training pictures. `variance` is the
 total variance of the samples against that of real pictures. Where --data is a
-JPEG copy of CIFAR-10, so are the real pictures and what the network was trained on.
+JPEG copy of CIFAR-10, so are the real pictures and what the network was trained on. `--sheet FILE` draws the
+same seeds without and with Time Shift.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from tools.console import Stop
 
 SAMPLERS = {"ddpm": sample_ddpm, "ddim": sample_euler, "dpmpp_2m": sample_dpmpp_2m}
 SEEDS = (0, 1, 2)
+COUNT = 512  # samples of a cell; --count takes more
 BATCH = 128
 SPACES = ("classifier", "imagenet", "pixels")
 
@@ -166,10 +168,40 @@ def summary(cells: dict[str, Figures]) -> Figures:
     return found
 
 
+SHEET = (("without", "plain", None), ("Time Shift 0.95", "c 0.95", TimeShift(0.95)))
+SHEET_PICTURES = 8  # the first ones of seed 0: none is chosen
+
+
+def draw_sheet(results: dict[str, dict], file: Path) -> None:
+    """Draw the same seeds without and with a correction, 20 ancestral steps, with the kept distances."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    side, margin, text = 4 * SIZE_PX, 12, 28
+    size = (margin + SHEET_PICTURES * (side + margin), len(SHEET) * (side + margin + text) + margin)
+    sheet = Image.new("RGB", size, "#f6f5f1")
+    draw = ImageDraw.Draw(sheet)
+    for row, (title, label, method) in enumerate(SHEET):
+        top = margin + row * (side + margin + text)
+        kept = [results.get(f"{key('ddpm', 20, label)} {seed}", {}).get("figures") for seed in SEEDS]
+        known = [figures for figures in kept if figures]
+        if known:
+            means = (sum(one[space] for one in known) / len(known) for space in SPACES)
+            told = ", ".join(f"{space} {mean:.3g}" for space, mean in zip(SPACES, means, strict=True))
+            title += f"    excess Fréchet distance: {told}"
+        draw.text((margin, top), title, "#22252a", ImageFont.load_default(16))
+        pictures = samples("ddpm", 20, method, seed=0, count=SHEET_PICTURES)
+        for i, picture in enumerate((pictures + 1) * 127.5):
+            pixels = Image.fromarray(picture.byte().permute(1, 2, 0).numpy())
+            place = (margin + i * (side + margin), top + text)
+            sheet.paste(pixels.resize((side, side), Image.Resampling.NEAREST), place)
+    sheet.save(file)
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--count", type=int, default=5000)
+    parser.add_argument("--count", type=int, default=COUNT)
+    parser.add_argument("--sheet", type=Path, metavar="FILE")
     own, rest = parser.parse_known_args(arguments)
     if own.data is None and not {"-h", "--help"} & set(rest):
         raise Stop("This bench needs --data, CIFAR-10 as a folder, a tar or torchvision's download.")
@@ -178,6 +210,9 @@ def main(arguments: list[str]) -> int:
     bench = Bench("photos", {"weights": weights, "count": count, "judges": 1}, rest)
     count = 512 if bench.quick else count
     world = World(own.data or Path(), count)
+    if own.sheet:
+        draw_sheet(bench.results, own.sheet)
+        return 0
     bench.cell("floor", lambda: {**world.floor})
     for sampler, steps, label, method in GRID:
         for seed in SEEDS:
