@@ -5,14 +5,28 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from steadydiff.errors import SettingsError
+
 logger = logging.getLogger("steadydiff")
+
+LONGEST = 600
+"""Characters of one message in an infotext."""
+
+
+class Refused(SettingsError):
+    """Ends a strict generation; the hosts' API answers with what it holds."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.status_code, self.detail = 422, message
 
 
 class Report:
     """Tells it of one generation; the hires pass has keys of its own."""
 
-    def __init__(self, p: Any) -> None:
-        self._p = p
+    def __init__(self, p: Any, strict: bool = False) -> None:
+        """strict: what fails is raised as well."""
+        self._p, self._strict = p, strict
         self._part = "hires " if getattr(p, "is_hr_pass", False) else ""
 
     def done(self, summary: str) -> None:
@@ -24,6 +38,8 @@ class Report:
         """Note what did not act, so that a picture without it says so."""
         logger.error("SteadyDiff: %s", message)
         self._tell("error", message)
+        if self._strict:
+            raise Refused(message)
 
     def warned(self, message: str) -> None:
         """Note what acted, but perhaps not as meant."""
@@ -31,6 +47,7 @@ class Report:
         self._tell("warning", message)
 
     def _tell(self, kind: str, message: str) -> None:
+        message = message if len(message) <= LONGEST else f"{message[:LONGEST]} ..."
         known, key = self._p.extra_generation_params, f"SteadyDiff {self._part}{kind}"
         if message not in known.get(key, ""):  # every batch of several tells it
             known[key] = "; ".join(filter(None, (known.get(key), message)))

@@ -12,10 +12,10 @@ from steadydiff.errors import SteadyDiffError
 from steadydiff.hosts import webui
 
 from . import arpo_routes, arpo_tab, calibration, presets, settings, xyz
-from .arguments import enabled, read
+from .arguments import enabled, is_strict, read
 from .host import find_host, native_scaling
 from .panels import PANELS, epsilon_scaling
-from .report import Report
+from .report import Refused, Report
 from .widgets import widget
 
 
@@ -79,11 +79,20 @@ class SteadyDiffScript(scripts.Script):
     def process_before_every_sampling(self, p, *args, **kwargs):
         """Let the sampler's next run go through what is enabled."""
         webui.detach(p.sampler)
-        report, plans = Report(p), []
+        try:
+            self._attach(p, args)
+        except Refused as error:  # raised here it would be swallowed
+            webui.refuse(p.sampler, error)
+
+    def _attach(self, p, args):
+        strict, plans = is_strict(args), []
         try:
             chosen = list(enabled(read(p, args)))
-        except SteadyDiffError:
+        except SteadyDiffError as error:
+            if strict:
+                raise Refused(str(error)) from None
             return  # told by `process`
+        report = Report(p, strict)
         for panel, values in chosen:
             if panel is epsilon_scaling.PANEL and (native := native_scaling()):
                 report.warned(native)

@@ -98,6 +98,15 @@ def take_over(sampler: Any, sample: Callable[..., Tensor]) -> None:
     sampler.func = once
 
 
+def refuse(sampler: Any, error: Exception) -> None:
+    """Let the sampler's next run end with an error, as a script's own would be swallowed by the host."""
+
+    def sample(original, *args, **kwargs):
+        raise error
+
+    take_over(sampler, sample)
+
+
 def detach(sampler: Any) -> None:
     """Give a sampler back its own function."""
     sampler.func = getattr(sampler.func, ORIGINAL, sampler.func)
