@@ -21,6 +21,13 @@ class Refused(SettingsError):
         self.status_code, self.detail = 422, message
 
 
+def begin(p: Any) -> None:
+    """Let a generation begin without our words of an earlier one: a grid's cells share both dicts."""
+    for name, ours in (("extra_generation_params", "SteadyDiff "), ("comments", "SteadyDiff: ")):
+        told = getattr(p, name, None) or {}
+        setattr(p, name, {key: value for key, value in told.items() if not str(key).startswith(ours)})
+
+
 class Report:
     """Tells it of one generation; the hires pass has keys of its own."""
 

@@ -15,7 +15,7 @@ from . import arpo_routes, arpo_tab, calibration, presets, settings, xyz
 from .arguments import enabled, is_strict, read
 from .host import find_host, native_scaling
 from .panels import PANELS, epsilon_scaling
-from .report import Refused, Report
+from .report import Refused, Report, begin
 from .widgets import widget
 
 
@@ -69,6 +69,7 @@ class SteadyDiffScript(scripts.Script):
 
     def process(self, p, *args):
         """Write what is set into the infotext; wrong values come to light here."""
+        begin(p)
         report = Report(p)
         try:
             for panel, values in enabled(read(p, args)):
