@@ -79,7 +79,10 @@ def attach(sampler: Any, plans: Sequence[Plan], host: WebuiHost, report: Report)
         with _hooked(model, session):
             # A first state may be the user's own latent, and stays as it is.
             result = original(model, x.clone() if session.edits_state else x, *args, **kwargs)
+            session.ended = True
         report.done(session.summary())
+        for failure in session.failures():
+            report.failed(failure)
         return result
 
     take_over(sampler, sample)

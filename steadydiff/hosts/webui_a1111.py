@@ -18,7 +18,7 @@ from ..mdss_files import Head
 from ..networks.xi_head import apply_head, listening
 from .session import fitting_layer
 from .webui_run import Asked, Units, full_precision, replaced, timestep_sigma
-from .webui_session import Answer, Session, unheard
+from .webui_session import Answer, Session, second_of, unheard
 
 FAMILIES = {"is_sdxl": ("SDXL", "SDXL"), "is_sd1": ("SD15", "SD15")}
 """A1111's marks of a model, and the names ComfyUI has for such models and for their latents."""
@@ -110,6 +110,7 @@ class A1111Route:
 
     def listened(self, ask: Asked) -> Tensor:
         self._asked.clear()
+        self._second = {}
         if self._layer is None:
             return ask()
         with listening(self._layer) as self._heard:
@@ -117,7 +118,7 @@ class A1111Route:
 
     def second_output(self, what: str, head: Head, branches: str) -> Callable[[Tensor, Tensor], Tensor]:
         self._layer, self._head = fitting_layer(self.network(), what, head), head
-        return lambda x, sigma: self._second[branches].to(x)
+        return lambda x, sigma: second_of(self._second, branches).to(x)
 
     def _correct(self, session: Session, units: Units, x_out: Tensor, guidance: _Guidance) -> Tensor:
         asked = [*self._asked]

@@ -19,7 +19,7 @@ from ..mdss_files import Head
 from ..networks.xi_head import apply_head, listening
 from .session import POST_CFG, fitting_layer
 from .webui_run import Asked, full_precision
-from .webui_session import Answer, Session, unheard
+from .webui_session import Answer, Session, second_of, unheard
 
 COND, UNCOND = 0, 1
 """What these hosts call a prompt and a negative prompt in a question to the network."""
@@ -132,6 +132,7 @@ class PatcherRoute:
         if self._layer is None:
             return ask()
         self._passes.clear()
+        self._second = {}
 
         def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
             options = kwargs.get("transformer_options") or {}
@@ -149,7 +150,7 @@ class PatcherRoute:
     def second_output(self, what: str, head: Head, branches: str) -> Callable[[Tensor, Tensor], Tensor]:
         self._layer = fitting_layer(self._objects.unet.model.diffusion_model, what, head)
         self._head = head
-        return lambda x, sigma: self._second[branches].to(x)
+        return lambda x, sigma: second_of(self._second, branches).to(x)
 
     def _outputs(self, head: Head, args: dict, cfg: float) -> dict[str, Tensor]:
         """The second output for what the last layer has read, for each setting of MDSS's `branches`."""

@@ -48,6 +48,9 @@ class Session:
 
     def __init__(self, start: Start, check_interrupted: Callable[[], None]) -> None:
         self.start, self.methods, self.calls = start, [], 0
+        self.ended = False
+        self._corrected, self._missed = 0, 0
+        self._acted: dict[str, Any] = {}
         self._guided: list[EpsilonScaling | DiffIER] = []
         self._model = _Answered(check_interrupted)
         self._correct: Denoise = self._model
@@ -64,10 +67,24 @@ class Session:
             self._add_editor(method)
         else:
             guided = in_order([*self._guided, method])
-            self._correct, self._guided = nest(self._model, guided, run), guided
+            self._correct, self._guided = self._model, guided
+            for one in guided:
+                self._correct = self._counted(one.title, one.wrap(self._correct, run))
             scalings = [one for one in guided if isinstance(one, EpsilonScaling)]
             self._scale = nest(lambda x, sigma: self._branch, scalings, run)
         self.methods.append(method)
+
+    def _counted(self, title: str, denoise: Denoise) -> Denoise:
+        """Return a wrapped denoiser that counts the calls whose answer it has changed."""
+
+        def counted(x: Tensor, sigma: Tensor) -> Tensor:
+            result, model = denoise(x, sigma), self._model
+            if result is not model.latest:  # summed on its device, where nobody waits for it
+                self._acted[title] = self._acted.get(title, 0) + (result != model.latest).any().long()
+            model.latest = result
+            return result
+
+        return counted
 
     def _add_editor(self, method: AntiBiasPrompt | MDSS) -> None:
         start = self.start
@@ -110,7 +127,13 @@ class Session:
 
     def ask(self, x: Tensor, level: Tensor, ask: Callable[[Tensor], Tensor]) -> Tensor:
         """Ask the host's model with the sampler's own state x, which the methods may correct in place."""
+        corrected = self._corrected
+        result = self._asked_or_edited(x, level, ask)
         self.calls += 1
+        self._missed += bool(self._guided) and self._corrected == corrected
+        return result
+
+    def _asked_or_edited(self, x: Tensor, level: Tensor, ask: Callable[[Tensor], Tensor]) -> Tensor:
         if self._edit == self._asked:
             return ask(x)
         units, edited = self.start.units, self._edited
@@ -141,6 +164,7 @@ class Session:
 
     def correct(self, x: Tensor, sigma: Tensor, answer: Answer, again: Ask) -> Tensor:
         """Return the corrected clean estimate for the host's answer at x; `again` asks elsewhere."""
+        self._corrected += 1
         self._model.begin(answer, again)
         return self._correct(x, sigma)
 
@@ -167,12 +191,25 @@ class Session:
     def summary(self) -> str:
         """Say what each method did."""
         run, editors, done = self.start.run, iter(self._editors), []
+        as_planned = self.ended and not self._missed
         for method in self.methods:
-            if isinstance(method, (EpsilonScaling, DiffIER)):
+            if not isinstance(method, (EpsilonScaling, DiffIER)):
+                done.append(f"{method.title} {'off' if method.is_off else next(editors)}")
+            elif as_planned:
                 done.append(f"{method.title} {method.summary(run)}")
             else:
-                done.append(f"{method.title} {'off' if method.is_off else next(editors)}")
+                acted = int(self._acted.get(method.title, 0))
+                done.append(f"{method.title} acted at {acted} of {self.calls} model calls")
         return "; ".join((*done, count_calls(self.calls, self._model.extra)))
+
+    def failures(self) -> list[str]:
+        """Say what went wrong while the run went on."""
+        if not self._missed:
+            return []
+        return [
+            f"{self._missed} of {self.calls} answers of the model did not pass through SteadyDiff and stay "
+            f"as they were, because another extension replaces guidance in this run; switch one of the two off"
+        ]
 
     def close(self) -> None:
         """Let go of the host's objects and of the device's memory."""
@@ -180,6 +217,13 @@ class Session:
         self._ask = None
         for module in self.start.modules:
             module.cpu()
+
+
+def second_of(found: dict[str, Tensor], branches: str) -> Tensor:
+    """Return the second output of the call at work; HostError if the host has shown us none."""
+    if branches not in found:
+        raise unheard()
+    return found[branches]
 
 
 def unheard() -> HostError:
@@ -201,16 +245,18 @@ class _Answered:
     """The host's guided model as the methods know denoisers; its first call is answered already.
 
     branches, cfg: as in `steadydiff.Guided`, of the latest call
+    latest: what the latest denoiser of the nest has answered
     """
 
     def __init__(self, check_interrupted: Callable[[], None]) -> None:
         self._check_interrupted, self.extra, self.cfg = check_interrupted, 0, 1.0
         self.branches: Any = None
+        self.latest: Tensor | None = None
         self._answer: Answer | None = None
         self._again: Ask | None = None
 
     def begin(self, answer: Answer | None, again: Ask | None) -> None:
-        self._answer, self._again, self.branches = answer, again, None
+        self._answer, self._again, self.branches, self.latest = answer, again, None, None
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         answer, self._answer = self._answer, None
@@ -221,4 +267,5 @@ class _Answered:
             self.extra += 1
         self.cfg = answer.cfg
         self.branches = None if answer.cond is None else (answer.cond, answer.uncond)
+        self.latest = answer.denoised
         return answer.denoised
