@@ -90,12 +90,14 @@ def attach(sampler: Any, plans: Sequence[Plan], host: WebuiHost, report: Report)
 
 def take_over(sampler: Any, sample: Callable[..., Tensor]) -> None:
     """Let `sample`, which gets the sampler's own function first, do its next run, and only that."""
-    original = getattr(sampler.func, ORIGINAL, sampler.func)
+    original, waiting = getattr(sampler.func, ORIGINAL, sampler.func), [sample]
 
     @functools.wraps(original)  # the host looks at its signature
     def once(*args, **kwargs):
         detach(sampler)
-        return sample(original, *args, **kwargs)
+        if not waiting:  # kept or put back by another extension
+            return original(*args, **kwargs)
+        return waiting.pop()(original, *args, **kwargs)
 
     setattr(once, ORIGINAL, original)
     sampler.func = once

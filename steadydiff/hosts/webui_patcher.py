@@ -43,7 +43,7 @@ class PatcherRoute:
         # reForge keeps a clean estimate there instead, which its DDIM CFG++ then takes for noise.
         self.shows_noise = not hasattr(model, "cond_scale_miltiplier")
         self._correct: Any = None
-        self._corrected, self._theirs = False, []
+        self._over, self._corrected, self._theirs = False, False, []
         self._patched = ExitStack()
         self._hook: Callable[[Any], None]
         self._layer: nn.Module | None = None
@@ -72,7 +72,7 @@ class PatcherRoute:
             return model, x, timestep, uncond, cond, cond_scale, model_options, seed
 
         def correct(args: dict) -> Tensor:
-            if self._corrected:  # registered twice, see `sent_along`
+            if self._over or self._corrected:  # in somebody's clone, or registered twice, see `sent_along`
                 return args["denoised"]
             self._corrected = True
             cfg = float(args.get("cond_scale", weight))
@@ -103,6 +103,7 @@ class PatcherRoute:
         self._patch()
 
     def remove(self) -> None:
+        self._over = True
         self._patched.close()
         self._heard, self._second = (), {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -213,16 +214,34 @@ def full_precision(x: Tensor) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def replaced(owner: Any, **values: Any) -> Iterator[None]:
-    """Put values in the place of an object's own attributes, and give them back."""
-    before = {name: vars(owner)[name] for name in values if name in vars(owner)}
-    for name, value in values.items():
-        setattr(owner, name, value)
+def replaced(owner: Any, **functions: Callable) -> Iterator[None]:
+    """Put functions in the place of an object's own, and give those back.
+
+    Another extension may put its own over ours meanwhile, which then stays, and may put ours back when we are
+    done: from then on ours only call what they replaced.
+    """
+    before = {name: vars(owner)[name] for name in functions if name in vars(owner)}
+    put = {name: _until_cleared(getattr(owner, name), name, functions) for name in functions}
+    for name, function in put.items():
+        setattr(owner, name, function)
     try:
         yield
     finally:
-        for name in values:
+        functions.clear()
+        for name, function in put.items():
+            if vars(owner).get(name) is not function:
+                continue
             if name in before:
                 setattr(owner, name, before[name])
             else:
                 delattr(owner, name)
+
+
+def _until_cleared(own: Callable, name: str, functions: dict[str, Callable]) -> Callable:
+    """Return what calls the function of that name, or `own` once there is none."""
+
+    @functools.wraps(own)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return functions.get(name, own)(*args, **kwargs)
+
+    return call

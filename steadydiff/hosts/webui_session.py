@@ -208,7 +208,7 @@ class Session:
             return []
         return [
             f"{self._missed} of {self.calls} answers of the model did not pass through SteadyDiff and stay "
-            f"as they were, because another extension replaces guidance in this run; switch one of the two off"
+            f"as they were, because another extension replaces guidance; switch one of the two off"
         ]
 
     def close(self) -> None:

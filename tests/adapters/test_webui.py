@@ -405,6 +405,33 @@ def test_an_interrupted_run_leaves_nothing_behind(host):
         assert model.inner_model.inner_model.forge_objects.unet.model_options == {}
 
 
+@pytest.mark.parametrize("name", ["epsilon scaling", "diffier", "mdss"])
+@pytest.mark.parametrize("host", HOSTS)
+def test_hooks_of_a_run_that_is_over_are_transparent(host, name):
+    """Another extension puts its own over ours meanwhile, and afterwards puts back what was there: ours."""
+    model, fresh, kept = HOSTS[host](), HOSTS[host](), {}
+    hooked = ["forward", "update_inner_model", *(["combine_denoised"] if host == "a1111" else [])]
+    objects = getattr(model.inner_model.inner_model, "forge_objects", SimpleNamespace(unet=None))
+
+    def meanwhile(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        kept.update({name: getattr(model, name) for name in hooked}, unet=objects.unet)
+        for one in hooked:
+            setattr(model, one, functools.partial(lambda ours, *args, **more: ours(*args, **more), kept[one]))
+        return euler(model, x, sigmas, extra_args)
+
+    given = {"sigmas": SIGMAS, "extra_args": {"cond_scale": CFG}}
+    sampler, plain = SimpleNamespace(func=meanwhile), euler(fresh, X, **given)
+    for _ in range(3):
+        attach(sampler, [PLANS[name]], HOST, Report())
+        theirs = functools.partial(lambda ours, *args, **more: ours(*args, **more), sampler.func)
+        sampler.func = theirs  # one more that stays
+        torch.testing.assert_close(sampler.func(model, X, **given), by_the_core(name), rtol=1e-6, atol=1e-6)
+        for one in hooked:
+            setattr(model, one, kept[one])
+        objects.unet = kept["unet"]
+        torch.testing.assert_close(euler(model, X, **given), plain, rtol=0, atol=0)
+
+
 def test_detaching_gives_back_the_samplers_own_function():
     sampler = SimpleNamespace(func=euler)
     detach(sampler)
@@ -427,8 +454,12 @@ def test_a_sampler_that_drops_its_state_is_reported(name, plan):
 
 
 def test_step_starts_are_found_without_the_model_or_the_users_noise():
+    class Rng:
+        def next(self):
+            raise AssertionError("the picture's noise is the user's")
+
     model, found = A1111(), []
-    model.p = SimpleNamespace(rng=SimpleNamespace())
+    model.p = SimpleNamespace(rng=Rng())
 
     def plan(start):
         found.append(start.step_calls())

@@ -26,6 +26,13 @@ def drifting(x, sigma):
     return x - (x - clean) * (1 + 0.02 * level / (1 + level))
 
 
+class Rng:
+    """The noise of the user's pictures, which calibration leaves alone."""
+
+    def next(self):
+        raise AssertionError("this noise is the user's")
+
+
 class Denoiser(torch.nn.Module):
     """What calibration uses of a CFGDenoiser."""
 
@@ -34,7 +41,7 @@ class Denoiser(torch.nn.Module):
         sd_model = SimpleNamespace(alphas_cumprod=torch.linspace(0.99, 0.01, 1000))
         self.inner_model = SimpleNamespace(inner_model=sd_model)
         self.steps, self.total_steps, self.step = RUN.steps, 2 * RUN.steps, 0
-        self.p, self.asked_at = SimpleNamespace(rng=SimpleNamespace()), []
+        self.p, self.asked_at = SimpleNamespace(rng=Rng()), []
 
     def forward(self, x, sigma, cond_scale):
         assert cond_scale == 3.0
