@@ -39,7 +39,7 @@ class ModelFolder:
         roots = [self.home, *([Path(other)] if other else [])]
         found: dict[str, Path] = {}
         for root in roots:
-            for file in sorted(root.rglob(f"*{self.suffix}")):
+            for file in sorted(filter(Path.is_file, root.rglob(f"*{self.suffix}"))):
                 found.setdefault(file.relative_to(root).as_posix(), file)
         return found
 
@@ -50,6 +50,16 @@ class ModelFolder:
             there = ", ".join(found) or "none"
             raise SettingsError(f"there is no file {name!r} in models/{self.name}; it has: {there}")
         return found[name]
+
+    def read_text(self, name: str) -> str:
+        """Raises: SettingsError if there is no such file, or it cannot be read as text."""
+        try:
+            return self.path_of(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(
+                f"{name} in models/{self.name} is to be text in UTF-8 and cannot be read so ({error}); save "
+                f"it again or choose another"
+            ) from None
 
 
 ANTIBIAS = ModelFolder("steadydiff_antibias")

@@ -8,7 +8,6 @@ import gradio as gr
 from modules import scripts
 from modules.ui_components import InputAccordion
 
-from steadydiff.errors import SteadyDiffError
 from steadydiff.hosts import webui
 
 from . import arpo_routes, arpo_tab, calibration, presets, settings, xyz
@@ -74,8 +73,8 @@ class SteadyDiffScript(scripts.Script):
         try:
             for panel, values in enabled(read(p, args)):
                 p.extra_generation_params.update(panel.infotext(values))
-        except SteadyDiffError as error:
-            report.failed(str(error))
+        except Exception as error:  # the host would only log it
+            report.failed(webui.told(error))
 
     def process_before_every_sampling(self, p, *args, **kwargs):
         """Let the sampler's next run go through what is enabled."""
@@ -89,18 +88,18 @@ class SteadyDiffScript(scripts.Script):
         strict, plans = is_strict(args), []
         try:
             chosen = list(enabled(read(p, args)))
-        except SteadyDiffError as error:
+        except Exception as error:
             if strict:
-                raise Refused(str(error)) from None
+                raise Refused(webui.told(error)) from None
             return  # told by `process`
         report = Report(p, strict)
         for panel, values in chosen:
-            if panel is epsilon_scaling.PANEL and (native := native_scaling()):
-                report.warned(native)
             try:
+                if panel is epsilon_scaling.PANEL and (native := native_scaling()):
+                    report.warned(native)
                 plans.append(panel.plan(values))
-            except SteadyDiffError as error:
-                report.failed(f"{panel.title}: {error}")
+            except Exception as error:
+                report.failed(f"{panel.title}: {webui.told(error)}")
         if plans:
             webui.attach(p.sampler, plans, find_host(), report)
 

@@ -75,6 +75,9 @@ class PatcherRoute:
             if self._over or self._corrected:  # in somebody's clone, or registered twice, see `sent_along`
                 return args["denoised"]
             self._corrected = True
+            return session.guarded(lambda: corrected(args), lambda: args["denoised"])
+
+        def corrected(args: dict) -> Tensor:
             cfg = float(args.get("cond_scale", weight))
             ours = correct, *self._theirs
             own = [function for function in args["model_options"][POST_CFG] if function not in ours]
@@ -137,9 +140,7 @@ class PatcherRoute:
 
         def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
             options = kwargs.get("transformer_options") or {}
-            if "cond_or_uncond" not in options:
-                raise unheard()
-            self._passes.append(options["cond_or_uncond"])
+            self._passes.append(options.get("cond_or_uncond", ()))
 
         handle = self._objects.unet.model.diffusion_model.register_forward_pre_hook(note, with_kwargs=True)
         try:
@@ -156,9 +157,11 @@ class PatcherRoute:
     def _outputs(self, head: Head, args: dict, cfg: float) -> dict[str, Tensor]:
         """The second output for what the last layer has read, for each setting of MDSS's `branches`."""
         found: dict[int, list[Tensor]] = {COND: [], UNCOND: []}
+        if len(self._heard) != len(self._passes):
+            raise unheard()
         for seen, kinds in zip(self._heard, self._passes, strict=True):
             weight, bias = (value.to(seen.device) for value in head)
-            if len(seen) != len(kinds) * len(args["input"]):
+            if not kinds or len(seen) != len(kinds) * len(args["input"]):
                 raise unheard()
             with full_precision(seen):
                 parts = apply_head(seen, weight, bias).chunk(len(kinds))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,13 +10,15 @@ from typing import Any
 from torch import Tensor
 
 from ..denoiser import Denoise
-from ..errors import HostError
+from ..errors import HostError, SteadyDiffError
 from ..methods.antibias_prompt import AntiBiasPrompt
 from ..methods.diffier import DiffIER
 from ..methods.epsilon_scaling import EpsilonScaling
 from ..methods.mdss import MDSS, Cleaned
 from .session import count_calls, in_order, nest
 from .webui_run import Start
+
+logger = logging.getLogger("steadydiff")
 
 UNREACHABLE = ("lcm", "unipc", "unipc_bh2")
 """Samplers that go on without the state they ask with."""
@@ -49,6 +52,7 @@ class Session:
     def __init__(self, start: Start, check_interrupted: Callable[[], None]) -> None:
         self.start, self.methods, self.calls = start, [], 0
         self.ended = False
+        self._failure = ""
         self._corrected, self._missed = 0, 0
         self._acted: dict[str, Any] = {}
         self._guided: list[EpsilonScaling | DiffIER] = []
@@ -130,14 +134,26 @@ class Session:
         corrected = self._corrected
         result = self._asked_or_edited(x, level, ask)
         self.calls += 1
-        self._missed += bool(self._guided) and self._corrected == corrected
+        self._missed += bool(self._guided) and self._corrected == corrected and not self._failure
         return result
 
+    def guarded(self, work: Callable[[], Tensor | None], otherwise: Callable[[], Tensor | None]) -> Any:
+        """Return what our work gives; if it fails, `otherwise`, and so in all the rest of the run."""
+        if not self._failure:
+            try:
+                return work()
+            except Exception as error:
+                self._fail(error)
+        return otherwise()
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = f"{told(error)} (from model call {self.calls + 1} on nothing is corrected)"
+
     def _asked_or_edited(self, x: Tensor, level: Tensor, ask: Callable[[Tensor], Tensor]) -> Tensor:
-        if self._edit == self._asked:
+        if self._edit == self._asked or self._failure:
             return ask(x)
         units, edited = self.start.units, self._edited
-        (state, sigma), answers = units.state(x, level), []
+        (state, sigma), answers, theirs = units.state(x, level), [], []
 
         def write() -> None:
             if state is not x and self._edited > edited:
@@ -145,12 +161,22 @@ class Session:
 
         def asked(state: Tensor) -> Tensor:
             write()
-            answers.append(ask(x))
+            try:
+                answers.append(ask(x))
+            except Exception as error:
+                theirs.append(error)
+                raise
             return units.clean(state, answers[-1], sigma)
 
         self._ask = asked
-        denoised = self._edit(state, sigma)
-        write()
+        try:
+            denoised = self._edit(state, sigma)
+            write()
+        except Exception as error:
+            if error in theirs:
+                raise
+            self._fail(error)
+            return answers[-1] if answers else ask(x)
         # eps is what it was: one method edits before the model is asked, the other state and estimate alike.
         return denoised if state is x else answers[-1]
 
@@ -171,6 +197,9 @@ class Session:
     def shown_branch(self, x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
         """Return a branch's clean estimate as samplers should see it that step along it: scaled as the guided
         one, and moved as far as MDSS will move the state, so that its noise stays."""
+        return self.guarded(lambda: self._shown_branch(x, sigma, denoised), lambda: denoised)
+
+    def _shown_branch(self, x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
         self._branch = denoised
         denoised, self._branch = self._scale(x, sigma), None
         for editor in self._editors:
@@ -180,6 +209,9 @@ class Session:
 
     def scaled_noise(self, x: Tensor, level: Tensor, noise: Tensor | None) -> Tensor | None:
         """Return the negative prompt's noise, scaled as the guided one, for DDIM CFG++."""
+        return self.guarded(lambda: self._scaled_noise(x, level, noise), lambda: noise)
+
+    def _scaled_noise(self, x: Tensor, level: Tensor, noise: Tensor | None) -> Tensor | None:
         units = self.start.units
         if noise is None or not units.vp:
             return noise
@@ -191,7 +223,7 @@ class Session:
     def summary(self) -> str:
         """Say what each method did."""
         run, editors, done = self.start.run, iter(self._editors), []
-        as_planned = self.ended and not self._missed
+        as_planned = self.ended and not self._missed and not self._failure
         for method in self.methods:
             if not isinstance(method, (EpsilonScaling, DiffIER)):
                 done.append(f"{method.title} {'off' if method.is_off else next(editors)}")
@@ -200,15 +232,18 @@ class Session:
             else:
                 acted = int(self._acted.get(method.title, 0))
                 done.append(f"{method.title} acted at {acted} of {self.calls} model calls")
-        return "; ".join((*done, count_calls(self.calls, self._model.extra)))
+        cut = [] if self.ended else ["interrupted"]
+        return "; ".join((*done, count_calls(self.calls, self._model.extra), *cut))
 
     def failures(self) -> list[str]:
         """Say what went wrong while the run went on."""
+        failed = [self._failure] if self._failure else []
         if not self._missed:
-            return []
+            return failed
         return [
+            *failed,
             f"{self._missed} of {self.calls} answers of the model did not pass through SteadyDiff and stay "
-            f"as they were, because another extension replaces guidance; switch one of the two off"
+            f"as they were, because another extension replaces guidance; switch one of the two off",
         ]
 
     def close(self) -> None:
@@ -217,6 +252,14 @@ class Session:
         self._ask = None
         for module in self.start.modules:
             module.cpu()
+
+
+def told(error: Exception) -> str:
+    """Return what a user reads of an error; one that nobody expected goes to the log with its traceback."""
+    if isinstance(error, SteadyDiffError):
+        return str(error)
+    logger.error("SteadyDiff: an error nobody expected", exc_info=error)
+    return f"an error nobody expected, please report it: {type(error).__name__}: {error}"
 
 
 def second_of(found: dict[str, Tensor], branches: str) -> Tensor:

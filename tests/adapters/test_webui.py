@@ -432,6 +432,53 @@ def test_hooks_of_a_run_that_is_over_are_transparent(host, name):
         torch.testing.assert_close(euler(model, X, **given), plain, rtol=0, atol=0)
 
 
+def broken(*args):
+    raise RuntimeError("a mistake of ours")
+
+
+FAILING = {
+    "state": lambda start: Patch(AntiBiasPrompt(PromptModel(broken, "phi", "ve"))),
+    "after": lambda start: Patch(MDSS(XiModel(broken, "ve"), 0.5)),
+    "answer": PLANS["epsilon scaling"],
+    "second output": mdss,
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+@pytest.mark.parametrize("function", (euler, ddim))
+@pytest.mark.parametrize("host", HOSTS)
+def test_what_fails_within_a_run_is_told_and_the_run_goes_on(host, function, name, monkeypatch):
+    plan, vp = FAILING[name], function is ddim
+    if name == "answer":
+        monkeypatch.setattr(EpsilonScaling, "wrap", lambda self, denoise, run: broken)
+    model = HOSTS[host](vp)
+    if name == "second output":  # the layer is there and never asked
+        model.network.forward = lambda x, sigma, mean, **more: Network.forward(
+            SimpleNamespace(out=lambda seen: None), x, sigma, mean
+        )
+    result, report = sample(model, [plan], function)
+    assert torch.equal(result, sample(HOSTS[host](vp), None, function)[0])
+    first = 2 if name == "state" else 1  # the prompt's first call is as it was
+    assert len(report.errors) == 1 and f"from model call {first} on" in report.errors[0]
+    assert ("a mistake of ours" in report.errors[0]) is (name != "second output")
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_host_that_cannot_be_hooked_samples_without_us(host, monkeypatch):
+    model = HOSTS[host]()
+    monkeypatch.setattr(type(HOST.route(model)), "install", broken)
+    result, report = sample(model, [*PLANS.values()][:1])
+    assert torch.equal(result, sample(model, None)[0])
+    assert len(report.errors) == 1 and report.summary is None
+
+
+def test_an_error_of_the_hosts_own_model_stays_its_error():
+    model = A1111()
+    model.network.forward = broken
+    with pytest.raises(RuntimeError, match="mistake"):
+        sample(model, [antibias])
+
+
 def test_detaching_gives_back_the_samplers_own_function():
     sampler = SimpleNamespace(func=euler)
     detach(sampler)

@@ -28,8 +28,7 @@ def plan(values: dict) -> Plan:
     chosen = PAPER if values["values"] == "paper" else {name: values[name] for name in OWN}
     measured = None
     if values["measurement"] != NONE:
-        file = MEASUREMENTS.path_of(values["measurement"])
-        measured = Measurement.from_json(file.read_text(encoding="utf-8"))
+        measured = Measurement.from_json(MEASUREMENTS.read_text(values["measurement"]))
     settings = DiffIER(values["mode"], antithetic=values["antithetic"], measurement=measured, **chosen)
     return lambda start: Patch(settings, values["start_percent"], values["end_percent"])
 

@@ -55,7 +55,7 @@ def schedule(values: dict, start: Start) -> Schedule | None:
     if mode == "table":
         return read_table(values["table"])
     if mode == "file":
-        return Schedule.from_json(SCHEDULES.path_of(values["schedule_file"]).read_text())
+        return Schedule.from_json(SCHEDULES.read_text(values["schedule_file"]))
     if mode == "dcw":
         made_for = MadeFor(sampler="euler")  # the identity with DCW holds for Euler steps
         return Schedule(mode, dcw_schedule(run.sigmas, values["dcw_lambda"]), made_for)
