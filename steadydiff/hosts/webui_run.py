@@ -146,6 +146,12 @@ class Start:
         return getattr(self.function, "__name__", "").removeprefix("sample_")
 
     @property
+    def checkpoint(self) -> str | None:
+        """The name of the model that draws, None if the host does not tell."""
+        info = getattr(self.model.inner_model.inner_model, "sd_checkpoint_info", None)
+        return getattr(info, "model_name", None)
+
+    @property
     def cfg(self) -> float | None:
         """The weight of guidance that the host hands the sampler."""
         return self.kwargs.get("extra_args", {}).get("cond_scale")
