@@ -35,22 +35,23 @@ class Report:
         """strict: what fails is raised as well."""
         self._p, self._strict = p, strict
         self._part = "hires " if getattr(p, "is_hr_pass", False) else ""
+        self._pass = "SteadyDiff, hires pass" if self._part else "SteadyDiff"
 
     def done(self, summary: str) -> None:
         """Note what acted."""
-        logger.info("SteadyDiff: %s", summary)
+        logger.info("%s: %s", self._pass, summary)
         self._p.extra_generation_params[f"SteadyDiff {self._part}run"] = summary
 
     def failed(self, message: str) -> None:
         """Note what did not act, so that a picture without it says so."""
-        logger.error("SteadyDiff: %s", message)
+        logger.error("%s: %s", self._pass, message)
         self._tell("error", message)
         if self._strict:
             raise Refused(message)
 
     def warned(self, message: str) -> None:
         """Note what acted, but perhaps not as meant."""
-        logger.warning("SteadyDiff: %s", message)
+        logger.warning("%s: %s", self._pass, message)
         self._tell("warning", message)
 
     def _tell(self, kind: str, message: str) -> None:
@@ -58,4 +59,4 @@ class Report:
         known, key = self._p.extra_generation_params, f"SteadyDiff {self._part}{kind}"
         if message not in known.get(key, ""):  # every batch of several tells it
             known[key] = "; ".join(filter(None, (known.get(key), message)))
-        self._p.comment(f"SteadyDiff: {message}")
+        self._p.comment(f"{self._pass}: {message}")

@@ -12,6 +12,7 @@ from steadydiff.hosts import webui
 
 from . import arpo_routes, arpo_tab, calibration, presets, settings, xyz
 from .arguments import enabled, is_strict, read
+from .folders import File
 from .host import find_host, native_scaling
 from .panels import PANELS, epsilon_scaling
 from .report import Refused, Report, begin
@@ -73,6 +74,9 @@ class SteadyDiffScript(scripts.Script):
         try:
             for panel, values in enabled(read(p, args)):
                 p.extra_generation_params.update(panel.infotext(values))
+                for one in panel.inputs:
+                    if isinstance(one, File) and (fault := one.folder.fault()):
+                        report.warned(fault)
         except Exception as error:  # the host would only log it
             report.failed(webui.told(error))
 

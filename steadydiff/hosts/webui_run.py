@@ -16,6 +16,7 @@ from ..denoiser import Denoise, Run, Space, eps_from_denoised, per_sample
 from ..errors import HostError
 from ..mdss_files import Head
 from ..model_card import ModelCard
+from ..noise import Motion
 from ..stepping import step_calls
 from .session import Shown, check_card
 
@@ -147,6 +148,12 @@ class Start:
         return getattr(self.function, "__name__", "").removeprefix("sample_")
 
     @property
+    def checkpoint(self) -> str | None:
+        """The name of the model that draws, None if the host does not tell."""
+        info = getattr(self.model.inner_model.inner_model, "sd_checkpoint_info", None)
+        return getattr(info, "model_name", None)
+
+    @property
     def cfg(self) -> float | None:
         """The weight of guidance that the host hands the sampler."""
         return self.kwargs.get("extra_args", {}).get("cond_scale")
@@ -158,15 +165,13 @@ class Start:
 
     def step_calls(self) -> tuple[int, ...]:
         """Return which model calls begin the run's steps, found without the model."""
-        with self.own_noise():
-            return step_calls(self.sample, torch.zeros_like(self.x[:1]), self.run)
-
-    def own_noise(self) -> AbstractContextManager[None]:
-        """While this is open the sampler draws no noise of the user's picture."""
-        return replaced(self.model.p.rng, next=lambda: torch.randn(self.x.shape).to(self.x))
+        return step_calls(self.sample, torch.zeros_like(self.x[:1]), self.run)
 
     def sample(self, denoise: Denoise, x: Tensor, sigmas: tuple[float, ...]) -> Tensor:
-        """Run the user's sampler on any denoiser; other noise levels than the run's where it goes by them."""
+        """Run the user's sampler on any denoiser; other noise levels than the run's where it goes by them.
+
+        Its noise is torch's, as much as there are states, and none of the user's picture.
+        """
 
         def answer(x: Tensor, level: Tensor, more: dict) -> Tensor:
             state, sigma = self.units.state(x, level)
@@ -175,7 +180,10 @@ class Start:
         kwargs = {**self.kwargs, "callback": lambda step: None, "disable": True}
         if "sigmas" in kwargs:
             kwargs["sigmas"] = torch.tensor(sigmas).to(kwargs["sigmas"])
-        return self.function(Shown(self.model, answer), x, **kwargs)
+        if "noise_sampler" in kwargs:  # the host's ends at the run's own last level
+            kwargs["noise_sampler"] = Motion(x)
+        with replaced(self.model.p.rng, next=lambda: torch.randn(x.shape).to(x)):
+            return self.function(Shown(self.model, answer), x, **kwargs)
 
     def on_device(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
         """Return a network as something that computes on the run's device, in float32."""

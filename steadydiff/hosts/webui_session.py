@@ -119,14 +119,17 @@ class Session:
         self._edit = self._asked
 
     def differences(self) -> list[str]:
-        """Say where a schedule was made for something else than what now runs."""
-        found = []
+        """Say where a schedule or a measurement was made for something else than what now runs."""
+        found, model = [], self.start.checkpoint
         for method in self._guided:
             schedule = method.schedule if isinstance(method, EpsilonScaling) else None
             facts = {"sampler": self.start.sampler, "cfg": self.start.cfg, "sigmas": self.start.run.sigmas}
-            differs = schedule.differences(**facts) if schedule else None
+            differs = schedule.differences(**facts, model=model) if schedule else None
             if differs:
                 found.append(f"the schedule does not fit this run: {'; '.join(differs)}")
+            measured = method.measurement if isinstance(method, DiffIER) else None
+            if measured and model and measured.made_for.model not in (None, model):
+                found.append(f"the measurement was made on {measured.made_for.model}, this is {model}")
         return found
 
     def ask(self, x: Tensor, level: Tensor, ask: Callable[[Tensor], Tensor]) -> Tensor:
