@@ -71,9 +71,10 @@ class Session:
             self._add_editor(method)
         else:
             guided = in_order([*self._guided, method])
-            self._correct, self._guided = self._model, guided
+            correct: Denoise = self._model
             for one in guided:
-                self._correct = self._counted(one.title, one.wrap(self._correct, run))
+                correct = self._counted(one.title, one.wrap(correct, run))
+            self._correct, self._guided = correct, guided
             scalings = [one for one in guided if isinstance(one, EpsilonScaling)]
             self._scale = nest(lambda x, sigma: self._branch, scalings, run)
         self.methods.append(method)

@@ -436,6 +436,14 @@ def broken(*args):
     raise RuntimeError("a mistake of ours")
 
 
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_method_that_cannot_be_added_leaves_the_others_at_work(host, monkeypatch):
+    monkeypatch.setattr(DiffIER, "wrap", broken)
+    result, report = sample(HOSTS[host](), [PLANS["epsilon scaling"], PLANS["diffier"]])
+    torch.testing.assert_close(result, by_the_core("epsilon scaling"), rtol=1e-6, atol=1e-6)
+    assert len(report.errors) == 1 and "Epsilon Scaling" in report.summary and "DiffIER" not in report.summary
+
+
 FAILING = {
     "state": lambda start: Patch(AntiBiasPrompt(PromptModel(broken, "phi", "ve"))),
     "after": lambda start: Patch(MDSS(XiModel(broken, "ve"), 0.5)),
