@@ -48,7 +48,7 @@ class Whole:
 
     def read(self, value: object) -> int:
         """Return a value from outside as a whole number; SettingsError if it is none within the bounds."""
-        return _within(self, int, value)
+        return _within(self, _whole, value)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Choice:
     def read(self, value: object) -> str:
         """Return a value from outside; SettingsError if it is not among the options."""
         if value not in self.options:
-            raise SettingsError(f"{self.name} is one of {', '.join(self.options)}; got {value!r}")
+            raise SettingsError(f"{self.name} is one of {', '.join(self.options)}; got {shown(value)}")
         return str(value)
 
 
@@ -80,38 +80,59 @@ class Switch:
     tooltip: str
 
     def read(self, value: object) -> bool:
-        """Return a value from outside as a bool; texts as infotexts hold them are understood."""
-        if str(value) not in ("True", "False"):
-            raise SettingsError(f"{self.name} is True or False; got {value!r}")
-        return str(value) == "True"
+        """Return a value from outside as a bool; 1 and 0 and the words as texts are understood."""
+        meant = {"true": True, "1": True, "false": False, "0": False}.get(str(value).lower())
+        if meant is None:
+            raise SettingsError(f"{self.name} is True or False; got {shown(value)}")
+        return meant
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text of several lines."""
+    """A text of several lines, and of at most as many characters."""
 
     kind: ClassVar[str] = "text"
 
     name: str
     default: str
     tooltip: str
+    most: int = 1_000_000
 
     def read(self, value: object) -> str:
-        """Return a value from outside as a text."""
-        return str(value)
+        """Return a value from outside as a text; SettingsError if it is none, or too long."""
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise SettingsError(f"{self.name} is a text; got {shown(value)}")
+        if len(text := str(value)) > self.most:
+            raise SettingsError(
+                f"{self.name} is a text of at most {self.most:,} characters; got {len(text):,}"
+            )
+        return text
 
 
 Input = Number | Whole | Choice | Switch | Text
 
 
+def shown(value: object) -> str:
+    """Return a value as a message quotes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:76]} ..."
+
+
 def _within(own, kind, value):
     try:
-        found = kind(value)
+        found = None if isinstance(value, bool) else kind(value)
     except (TypeError, ValueError, OverflowError):
         found = None
     if found is None or not own.least <= found <= own.most:
-        raise SettingsError(f"{own.name} is a number from {own.least:g} to {own.most:g}; got {value!r}")
+        what = "whole number" if own.kind == "whole" else "number"
+        raise SettingsError(f"{own.name} is a {what} from {own.least:g} to {own.most:g}; got {shown(value)}")
     return found
+
+
+def _whole(value):
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError
+    return int(value)
 
 
 EPSILON_SCALING = (
@@ -154,6 +175,7 @@ SCHEDULE = (
         "table: one scale per step, the first, noisiest step first, parted by commas, "
         "blanks or new lines; or the JSON text of a schedule. Above 1 more detail, below 1 "
         "smoother. What stands here must be readable even if it is not used.",
+        most=20_000,  # a thousand scales, or the JSON text of a schedule, are shorter
     ),
     Number(
         "tsr_k", 0.95, 0.01, 100.0, 0.001,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,3 +43,37 @@ class MemberNoise:
     def _seed(self, mark: list[int], which: tuple[int, ...]) -> int:
         text = "/".join(map(str, (self._stem, *mark, *which)))
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+class Motion:
+    """Brownian motion over noise levels, as SDE samplers ask for it, without ends: a finer run than the host
+    has prepared its own for goes on below that one's last level.
+
+    Drawn from torch's stream on the CPU, so that code under `same_luck` finds the same again.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        """like: a state [B, C, *S]; noise has its shape, dtype and device."""
+        self._like, self._at = like, {}
+
+    def __call__(self, sigma: Any, sigma_next: Any) -> Tensor:
+        """Return the motion between two levels that differ, of unit variance."""
+        a, b = float(sigma), float(sigma_next)
+        return ((self._place(b) - self._place(a)) / math.sqrt(abs(b - a))).to(self._like)
+
+    def _place(self, level: float) -> Tensor:
+        if level in self._at:
+            return self._at[level]
+        below = max((one for one in self._at if one < level), default=None)
+        above = min((one for one in self._at if one > level), default=None)
+        near = above if below is None else below
+        drawn = torch.randn(self._like.shape)
+        if below is not None and above is not None:  # a bridge
+            share = (level - below) / (above - below)
+            mean = torch.lerp(self._at[below], self._at[above], share)
+            found = mean + drawn * math.sqrt(share * (above - level))
+        elif near is not None:
+            found = self._at[near] + drawn * math.sqrt(abs(level - near))
+        else:
+            found = torch.zeros_like(drawn)
+        return self._at.setdefault(level, found)

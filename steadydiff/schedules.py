@@ -225,7 +225,7 @@ class Schedule:
             if name != "sigmas":
                 found.append(f"{name} {value}, made for {meant}")
             elif self._find(value[:-1]) is None:
-                found.append(f"sigmas {_span(value)}, made for {_span(meant)}")
+                found.append(_parted(value, meant))
         return found
 
     def to_json(self) -> str:
@@ -316,6 +316,16 @@ def _snr(sigma: float, space: Space) -> float:
 
 def _span(sigmas: Sequence[float]) -> str:
     return f"{sigmas[0]:.4g} to {sigmas[-1]:.4g} in {len(sigmas) - 1} steps" if sigmas else "none"
+
+
+def _parted(sigmas: Sequence[float], meant: Sequence[float]) -> str:
+    """Name how noise levels differ: by their ends, or, where these read the same, at the first that does."""
+    ours, theirs = _span(sigmas), _span(meant)
+    if ours != theirs:
+        return f"sigmas {ours}, made for {theirs}"
+    pairs = enumerate(zip(sigmas, meant, strict=True), 1)
+    step, (a, b) = next((step, (a, b)) for step, (a, b) in pairs if not _same_sigma(a, b))
+    return f"sigmas of step {step} {a:.7g}, made for {b:.7g}, between the same ends"
 
 
 def _same_sigma(a: float, b: float) -> bool:

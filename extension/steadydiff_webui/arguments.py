@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from steadydiff.errors import SettingsError
+from steadydiff.inputs import Switch, shown
 
 from .panels import PANELS
 from .panels.panel import Panel
@@ -13,16 +14,20 @@ from .panels.panel import Panel
 Values = dict[str, dict[str, Any]]
 """By panel, by input."""
 
+STRICT = Switch("strict", False, "Whether what cannot act ends the generation.")
+"""Of the API only."""
+
 
 def read(p: Any, args: Iterable[Any]) -> Values:
     """Return all panels' values: from the widgets, in their order, or by name from one JSON object
-    `{"epsilon_scaling": {"scale": 1.01}}`, where a panel that is named is enabled unless it says otherwise.
-    What a grid has put on the processing object goes before both.
+    `{"epsilon_scaling": {"scale": 1.01}}`, where a panel that is named is enabled unless it says otherwise,
+    and which one switch may precede. What a grid has put on the processing object goes before both.
 
     Raises:  SettingsError for a value out of range or a name we do not know.
     """
     args = list(args)
-    found = _by_name(args[0]) if args and isinstance(args[0], dict) else _by_place(args)
+    named = _named(args)
+    found = _by_place(args) if named is None else _by_name(named)
     for panel in PANELS:
         values = found[panel.name]
         for one in panel.all_inputs:
@@ -41,6 +46,27 @@ def enabled(values: Values) -> Iterator[tuple[Panel, dict[str, Any]]]:
             yield panel, values[panel.name]
 
 
+def is_strict(args: Iterable[Any]) -> bool:
+    """Return whether a request would rather fail than draw uncorrected, also one that `read` refuses."""
+    said = [one.get(STRICT.name, STRICT.default) for one in args if isinstance(one, dict)]
+    return any(str(one).lower() not in ("false", "0") for one in said)
+
+
+def _named(args: list[Any]) -> dict[str, Any] | None:
+    """Return the object among the arguments, if there is one."""
+    places = [place for place, one in enumerate(args) if isinstance(one, dict)]
+    if not places:
+        return None
+    if places == [0]:
+        return args[0]
+    if places == [1] and args[0] in (True, False):
+        return args[1] if args[0] else {STRICT.name: args[1].get(STRICT.name, STRICT.default)}
+    raise SettingsError(
+        f"the API takes one object of panels, alone or after one switch; got {len(places)}, the first after "
+        f"{places[0]} other arguments"
+    )
+
+
 def _by_place(args: list[Any]) -> Values:
     given, found = iter(args), {}
     for panel in PANELS:
@@ -48,12 +74,17 @@ def _by_place(args: list[Any]) -> Values:
     return found
 
 
-def _by_name(named: dict[str, dict[str, Any]]) -> Values:
+def _by_name(named: dict[str, Any]) -> Values:
     found = {panel.name: panel.defaults() for panel in PANELS}
     for name, values in named.items():
-        if name not in found or not isinstance(values, dict) or values.keys() - found[name].keys():
-            raise SettingsError(
-                f"the API knows {', '.join(found)}, each with its inputs' names; got {name!r}: {values!r}"
-            )
+        if name == STRICT.name:
+            STRICT.read(values)
+            continue
+        if name not in found:
+            raise SettingsError(f"there is no {shown(name)}; there are {', '.join(found)}, {STRICT.name}")
+        if not isinstance(values, dict):
+            raise SettingsError(f"{name} is an object of its inputs' names and values; got {shown(values)}")
+        for unknown in values.keys() - found[name].keys():
+            raise SettingsError(f"{name} has no {shown(unknown)}; it has {', '.join(found[name])}")
         found[name].update({"enabled": True, **values})
     return found

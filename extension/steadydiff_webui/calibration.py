@@ -156,11 +156,12 @@ def clicked(*values: Any) -> list:
     unchanged = gr.update()
     try:
         read = {one.name: one.read(value) for one, value in zip(CHOICES, choices, strict=True)}
-        found = calibrate(settings, **read)
+        found, known = calibrate(settings, **read), SCHEDULES.files()
         file = keep(found, name)
     except SteadyDiffError as error:
         return [*[unchanged] * 5, f"<p class='error'>{html.escape(str(error))}</p>"]
     chosen = gr.update(choices=["none", *SCHEDULES.files()], value=file)
     curve, drift = picture(schedule_figure, found.schedule), picture(drift_figure, found.measurement)
-    said = f"<p>Kept as {html.escape(file)} and chosen above: {len(found.schedule.values)} scales.</p>"
-    return [True, gr.update(value="file"), chosen, curve, drift, said]
+    instead = ", in the place of another" if file in known else ""
+    said = f"Kept as {html.escape(file)}{instead}, and chosen above: {len(found.schedule.values)} scales."
+    return [True, gr.update(value="file"), chosen, curve, drift, f"<p>{said}</p>"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from modules import paths, shared
@@ -35,21 +36,45 @@ class ModelFolder:
 
     def files(self) -> dict[str, Path]:
         """All files by their names, with folders in between; of equal names the host's own."""
-        other = str(shared.opts.data.get(self.setting) or "").strip()
-        roots = [self.home, *([Path(other)] if other else [])]
         found: dict[str, Path] = {}
-        for root in roots:
-            for file in sorted(root.rglob(f"*{self.suffix}")):
+        for root in self._roots():
+            for file in sorted(filter(Path.is_file, root.rglob(f"*{self.suffix}"))):
                 found.setdefault(file.relative_to(root).as_posix(), file)
         return found
 
     def path_of(self, name: str) -> Path:
-        """Raises: SettingsError if there is no such file."""
-        found = self.files()
-        if name not in found:
-            there = ", ".join(found) or "none"
-            raise SettingsError(f"there is no file {name!r} in models/{self.name}; it has: {there}")
-        return found[name]
+        """Return where a file of `files` lies, without reading the folders, which may be large.
+
+        Raises: SettingsError if there is no such file.
+        """
+        plain = PurePosixPath(name)
+        if plain.as_posix() == name and not plain.is_absolute() and ".." not in plain.parts:
+            for root in self._roots():
+                if name.endswith(self.suffix) and (root / name).is_file():
+                    return root / name
+        there = "; ".join(filter(None, (", ".join(self.files()) or "none", self.fault())))
+        raise SettingsError(f"there is no file {name!r} in models/{self.name}; it has: {there}")
+
+    def fault(self) -> str:
+        """Say what is wrong with the folder that the settings name; empty if nothing is."""
+        if all(root.is_dir() for root in self._roots()[1:]):
+            return ""
+        named = shared.opts.data[self.setting]
+        return f"the settings' other folder for {self.name}, {named!r}, is no folder; correct it or empty it"
+
+    def _roots(self) -> list[Path]:
+        other = str(shared.opts.data.get(self.setting) or "").strip()
+        return [self.home, *([Path(os.path.expanduser(other))] if other else [])]
+
+    def read_text(self, name: str) -> str:
+        """Raises: SettingsError if there is no such file, or it cannot be read as text."""
+        try:
+            return self.path_of(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(
+                f"{name} in models/{self.name} is to be text in UTF-8 and cannot be read so ({error}); save "
+                f"it again or choose another"
+            ) from None
 
 
 ANTIBIAS = ModelFolder("steadydiff_antibias")

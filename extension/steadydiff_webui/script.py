@@ -8,14 +8,14 @@ import gradio as gr
 from modules import scripts
 from modules.ui_components import InputAccordion
 
-from steadydiff.errors import SteadyDiffError
 from steadydiff.hosts import webui
 
 from . import arpo_routes, arpo_tab, calibration, presets, settings, xyz
-from .arguments import enabled, read
+from .arguments import enabled, is_strict, read
+from .folders import File
 from .host import find_host, native_scaling
 from .panels import PANELS, epsilon_scaling
-from .report import Report
+from .report import Refused, Report, begin
 from .widgets import widget
 
 
@@ -69,28 +69,41 @@ class SteadyDiffScript(scripts.Script):
 
     def process(self, p, *args):
         """Write what is set into the infotext; wrong values come to light here."""
+        begin(p)
         report = Report(p)
         try:
             for panel, values in enabled(read(p, args)):
                 p.extra_generation_params.update(panel.infotext(values))
-        except SteadyDiffError as error:
-            report.failed(str(error))
+                for one in panel.inputs:
+                    if isinstance(one, File) and (fault := one.folder.fault()):
+                        report.warned(fault)
+        except Exception as error:  # the host would only log it
+            report.failed(webui.told(error))
 
     def process_before_every_sampling(self, p, *args, **kwargs):
         """Let the sampler's next run go through what is enabled."""
         webui.detach(p.sampler)
-        report, plans = Report(p), []
+        try:
+            self._attach(p, args)
+        except Refused as error:  # raised here it would be swallowed
+            webui.refuse(p.sampler, error)
+
+    def _attach(self, p, args):
+        strict, plans = is_strict(args), []
         try:
             chosen = list(enabled(read(p, args)))
-        except SteadyDiffError:
+        except Exception as error:
+            if strict:
+                raise Refused(webui.told(error)) from None
             return  # told by `process`
+        report = Report(p, strict)
         for panel, values in chosen:
-            if panel is epsilon_scaling.PANEL and (native := native_scaling()):
-                report.warned(native)
             try:
+                if panel is epsilon_scaling.PANEL and (native := native_scaling()):
+                    report.warned(native)
                 plans.append(panel.plan(values))
-            except SteadyDiffError as error:
-                report.failed(f"{panel.title}: {error}")
+            except Exception as error:
+                report.failed(f"{panel.title}: {webui.told(error)}")
         if plans:
             webui.attach(p.sampler, plans, find_host(), report)
 

@@ -281,10 +281,9 @@ def _warn_of_differences(settings: Method, guider: Any, sampler: Any, run: Run) 
     # Guiders with two scales keep the base class's cfg, which they do not use.
     cfg = None if hasattr(guider, "cfg1") else getattr(guider, "cfg", None)
     model = type(guider.model_patcher.model).__name__
-    found = settings.differences(sampler=sampler_name(sampler), cfg=cfg, sigmas=run.sigmas, model=model)
-    if found:
-        what = f"SteadyDiff: the {settings.title} schedule does not fit this run: %s"
-        logger.warning(what, "; ".join(found))
+    facts = {"sampler": sampler_name(sampler), "cfg": cfg, "sigmas": run.sigmas, "model": model}
+    for difference in settings.differences(**facts):
+        logger.warning("SteadyDiff: %s: %s", settings.title, difference)
 
 
 def sampler_name(sampler: Any) -> str | None:

@@ -11,18 +11,18 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from ..errors import HostError, SteadyDiffError
+from ..errors import HostError
 from .session import Patch
 from .webui_a1111 import A1111Route
 from .webui_patcher import PatcherRoute
 from .webui_run import Route, Start, replaced
-from .webui_session import Session
+from .webui_session import Session, told
 
 ORIGINAL = "_steadydiff_original"
 """Under this name our function keeps the sampler's own."""
@@ -76,26 +76,47 @@ def attach(sampler: Any, plans: Sequence[Plan], host: WebuiHost, report: Report)
         session = _open(original, model, x, kwargs, plans, host, report)
         if session is None:
             return original(model, x, *args, **kwargs)
-        with _hooked(model, session):
-            # A first state may be the user's own latent, and stays as it is.
-            result = original(model, x.clone() if session.edits_state else x, *args, **kwargs)
-        report.done(session.summary())
-        return result
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(_hooked(model, session))
+            except Exception as error:
+                report.failed(told(error))
+                return original(model, x, *args, **kwargs)
+            try:
+                # A first state may be the user's own latent, and stays as it is.
+                result = original(model, x.clone() if session.edits_state else x, *args, **kwargs)
+                session.ended = True
+            finally:  # an interrupted picture is shown, too
+                report.done(session.summary())
+                for failure in session.failures():
+                    report.failed(failure)
+            return result
 
     take_over(sampler, sample)
 
 
 def take_over(sampler: Any, sample: Callable[..., Tensor]) -> None:
     """Let `sample`, which gets the sampler's own function first, do its next run, and only that."""
-    original = getattr(sampler.func, ORIGINAL, sampler.func)
+    original, waiting = getattr(sampler.func, ORIGINAL, sampler.func), [sample]
 
     @functools.wraps(original)  # the host looks at its signature
     def once(*args, **kwargs):
         detach(sampler)
-        return sample(original, *args, **kwargs)
+        if not waiting:  # kept or put back by another extension
+            return original(*args, **kwargs)
+        return waiting.pop()(original, *args, **kwargs)
 
     setattr(once, ORIGINAL, original)
     sampler.func = once
+
+
+def refuse(sampler: Any, error: Exception) -> None:
+    """Let the sampler's next run end with an error, as a script's own would be swallowed by the host."""
+
+    def sample(original, *args, **kwargs):
+        raise error
+
+    take_over(sampler, sample)
 
 
 def detach(sampler: Any) -> None:
@@ -107,15 +128,15 @@ def _open(original, model, x, kwargs, plans, host, report) -> Session | None:
     """Make the session of one run, or none if nothing is left to do."""
     try:
         start = Start.of(original, model, x, kwargs, host.route(model))
-    except SteadyDiffError as error:
-        report.failed(str(error))
+    except Exception as error:
+        report.failed(told(error))
         return None
     session = Session(start, host.check_interrupted)
     for plan in plans:
         try:
             session.add(plan(start).resolve(start.route.levels))
-        except SteadyDiffError as error:
-            report.failed(str(error))
+        except Exception as error:
+            report.failed(told(error))
     for difference in session.differences():
         report.warned(difference)
     return session if session.methods else None

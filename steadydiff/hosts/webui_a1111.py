@@ -18,7 +18,7 @@ from ..mdss_files import Head
 from ..networks.xi_head import apply_head, listening
 from .session import fitting_layer
 from .webui_run import Asked, Units, full_precision, replaced, timestep_sigma
-from .webui_session import Answer, Session, unheard
+from .webui_session import Answer, Session, second_of, unheard
 
 FAMILIES = {"is_sdxl": ("SDXL", "SDXL"), "is_sd1": ("SD15", "SD15")}
 """A1111's marks of a model, and the names ComfyUI has for such models and for their latents."""
@@ -61,7 +61,7 @@ class A1111Route:
         return float(timestep_sigma(at, self.alphas_cumprod().cpu()))
 
     def install(self, session: Session) -> None:
-        model, units = self.model, session.start.units
+        model = self.model
         combine, edit = model.combine_denoised, model.combine_denoised_for_edit_model
 
         def new_combine(x_out, conds_list, uncond, cond_scale):
@@ -73,12 +73,12 @@ class A1111Route:
                 [conds[0][0] for conds in conds_list],
                 cond_scale,
             )
-            return self._correct(session, units, x_out, guidance)
+            return self._guarded(session, x_out, guidance)
 
         def new_edit(x_out, cond_scale):
             firsts = [*range(len(x_out) // 3)]
             guidance = _Guidance(edit, lambda out: out[firsts], (*firsts,) * 3, firsts, cond_scale)
-            return self._correct(session, units, x_out, guidance)
+            return self._guarded(session, x_out, guidance)
 
         self._hooks.enter_context(
             replaced(model, combine_denoised=new_combine, combine_denoised_for_edit_model=new_edit)
@@ -110,6 +110,7 @@ class A1111Route:
 
     def listened(self, ask: Asked) -> Tensor:
         self._asked.clear()
+        self._second = {}
         if self._layer is None:
             return ask()
         with listening(self._layer) as self._heard:
@@ -117,7 +118,13 @@ class A1111Route:
 
     def second_output(self, what: str, head: Head, branches: str) -> Callable[[Tensor, Tensor], Tensor]:
         self._layer, self._head = fitting_layer(self.network(), what, head), head
-        return lambda x, sigma: self._second[branches].to(x)
+        return lambda x, sigma: second_of(self._second, branches).to(x)
+
+    def _guarded(self, session: Session, x_out: Tensor, guidance: _Guidance) -> Tensor:
+        return session.guarded(
+            lambda: self._correct(session, session.start.units, x_out, guidance),
+            lambda: guidance.guide(x_out, guidance.cfg),
+        )
 
     def _correct(self, session: Session, units: Units, x_out: Tensor, guidance: _Guidance) -> Tensor:
         asked = [*self._asked]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..calibration import as_method, calibrate, calibrate_variance
 from ..denoiser import add_noise
-from ..errors import SettingsError
+from ..errors import HostError, SettingsError
 from ..measurement import Measurement, Recorder, noise_for, refine, unit_noise
 from ..schedules import MadeFor, Schedule
 from ..stepping import same_luck
@@ -48,7 +48,13 @@ def calibrate_next(
 
     def sample(original, model, x, *args, **kwargs):
         start = Start.of(original, model, x, kwargs, host.route(model))
-        schedule, measurement, clean = calibrate_run(start, order)
+        try:
+            schedule, measurement, clean = calibrate_run(start, order)
+        except RecursionError as error:  # hosts take it for a run the user has cancelled
+            raise HostError(
+                f"the sampler {start.sampler} ended in a RecursionError at the finer steps of a "
+                f"calibration; choose another, or a smaller refine"
+            ) from error
         found(schedule, measurement)
         return clean
 
@@ -69,20 +75,19 @@ def calibrate_run(start: Start, order: Order) -> tuple[Schedule, Measurement, Te
     ask = _asking(start)
     recorder = Recorder(run, start.step_calls())
     heard = recorder.around(ask)
-    with start.own_noise():
-        with same_luck(x):
-            clean = start.sample(ask, first, refine(run.sigmas, order.refine))
-        with same_luck(x):
-            recorder.sample(start.sample, heard, first)
-        recorder.train(heard, clean, noise_for(clean, seeds))
-        made_for = MadeFor(start.sampler, order.scheduler, run.steps, start.cfg, order.model, run.sigmas)
-        taken = f"own samples of {run.steps * order.refine} steps"
-        measurement = recorder.measurement(order.seed, taken, made_for=made_for)
-        if order.method == "variance":
-            spectrum = torch.tensor(measurement.clean_spectrum, dtype=torch.float64)
-            result = calibrate_variance(start.sample, ask, first, run, spectrum)
-        else:
-            result = calibrate(start.sample, ask, first, run, measurement.training_rms)
+    with same_luck(x):
+        clean = start.sample(ask, first, refine(run.sigmas, order.refine))
+    with same_luck(x):
+        recorder.sample(start.sample, heard, first)
+    recorder.train(heard, clean, noise_for(clean, seeds))
+    made_for = MadeFor(start.sampler, order.scheduler, run.steps, start.cfg, order.model, run.sigmas)
+    taken = f"own samples of {run.steps * order.refine} steps"
+    measurement = recorder.measurement(order.seed, taken, made_for=made_for)
+    if order.method == "variance":
+        spectrum = torch.tensor(measurement.clean_spectrum, dtype=torch.float64)
+        result = calibrate_variance(start.sample, ask, first, run, spectrum)
+    else:
+        result = calibrate(start.sample, ask, first, run, measurement.training_rms)
     return Schedule(*as_method(order.method, result.scales), made_for), measurement, clean
 
 

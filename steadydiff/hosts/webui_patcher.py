@@ -19,7 +19,7 @@ from ..mdss_files import Head
 from ..networks.xi_head import apply_head, listening
 from .session import POST_CFG, fitting_layer
 from .webui_run import Asked, full_precision
-from .webui_session import Answer, Session, unheard
+from .webui_session import Answer, Session, second_of, unheard
 
 COND, UNCOND = 0, 1
 """What these hosts call a prompt and a negative prompt in a question to the network."""
@@ -43,7 +43,7 @@ class PatcherRoute:
         # reForge keeps a clean estimate there instead, which its DDIM CFG++ then takes for noise.
         self.shows_noise = not hasattr(model, "cond_scale_miltiplier")
         self._correct: Any = None
-        self._corrected, self._theirs = False, []
+        self._over, self._corrected, self._theirs = False, False, []
         self._patched = ExitStack()
         self._hook: Callable[[Any], None]
         self._layer: nn.Module | None = None
@@ -72,9 +72,12 @@ class PatcherRoute:
             return model, x, timestep, uncond, cond, cond_scale, model_options, seed
 
         def correct(args: dict) -> Tensor:
-            if self._corrected:  # registered twice, see `sent_along`
+            if self._over or self._corrected:  # in somebody's clone, or registered twice, see `sent_along`
                 return args["denoised"]
             self._corrected = True
+            return session.guarded(lambda: corrected(args), lambda: args["denoised"])
+
+        def corrected(args: dict) -> Tensor:
             cfg = float(args.get("cond_scale", weight))
             ours = correct, *self._theirs
             own = [function for function in args["model_options"][POST_CFG] if function not in ours]
@@ -103,6 +106,7 @@ class PatcherRoute:
         self._patch()
 
     def remove(self) -> None:
+        self._over = True
         self._patched.close()
         self._heard, self._second = (), {}
 
@@ -132,12 +136,11 @@ class PatcherRoute:
         if self._layer is None:
             return ask()
         self._passes.clear()
+        self._second = {}
 
         def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
             options = kwargs.get("transformer_options") or {}
-            if "cond_or_uncond" not in options:
-                raise unheard()
-            self._passes.append(options["cond_or_uncond"])
+            self._passes.append(options.get("cond_or_uncond", ()))
 
         handle = self._objects.unet.model.diffusion_model.register_forward_pre_hook(note, with_kwargs=True)
         try:
@@ -149,14 +152,16 @@ class PatcherRoute:
     def second_output(self, what: str, head: Head, branches: str) -> Callable[[Tensor, Tensor], Tensor]:
         self._layer = fitting_layer(self._objects.unet.model.diffusion_model, what, head)
         self._head = head
-        return lambda x, sigma: self._second[branches].to(x)
+        return lambda x, sigma: second_of(self._second, branches).to(x)
 
     def _outputs(self, head: Head, args: dict, cfg: float) -> dict[str, Tensor]:
         """The second output for what the last layer has read, for each setting of MDSS's `branches`."""
         found: dict[int, list[Tensor]] = {COND: [], UNCOND: []}
+        if len(self._heard) != len(self._passes):
+            raise unheard()
         for seen, kinds in zip(self._heard, self._passes, strict=True):
             weight, bias = (value.to(seen.device) for value in head)
-            if len(seen) != len(kinds) * len(args["input"]):
+            if not kinds or len(seen) != len(kinds) * len(args["input"]):
                 raise unheard()
             with full_precision(seen):
                 parts = apply_head(seen, weight, bias).chunk(len(kinds))

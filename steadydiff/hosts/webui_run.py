@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -15,6 +16,7 @@ from ..denoiser import Denoise, Run, Space, eps_from_denoised, per_sample
 from ..errors import HostError
 from ..mdss_files import Head
 from ..model_card import ModelCard
+from ..noise import Motion
 from ..stepping import step_calls
 from .session import Shown, check_card
 
@@ -146,6 +148,12 @@ class Start:
         return getattr(self.function, "__name__", "").removeprefix("sample_")
 
     @property
+    def checkpoint(self) -> str | None:
+        """The name of the model that draws, None if the host does not tell."""
+        info = getattr(self.model.inner_model.inner_model, "sd_checkpoint_info", None)
+        return getattr(info, "model_name", None)
+
+    @property
     def cfg(self) -> float | None:
         """The weight of guidance that the host hands the sampler."""
         return self.kwargs.get("extra_args", {}).get("cond_scale")
@@ -157,15 +165,13 @@ class Start:
 
     def step_calls(self) -> tuple[int, ...]:
         """Return which model calls begin the run's steps, found without the model."""
-        with self.own_noise():
-            return step_calls(self.sample, torch.zeros_like(self.x[:1]), self.run)
-
-    def own_noise(self) -> AbstractContextManager[None]:
-        """While this is open the sampler draws no noise of the user's picture."""
-        return replaced(self.model.p.rng, next=lambda: torch.randn(self.x.shape).to(self.x))
+        return step_calls(self.sample, torch.zeros_like(self.x[:1]), self.run)
 
     def sample(self, denoise: Denoise, x: Tensor, sigmas: tuple[float, ...]) -> Tensor:
-        """Run the user's sampler on any denoiser; other noise levels than the run's where it goes by them."""
+        """Run the user's sampler on any denoiser; other noise levels than the run's where it goes by them.
+
+        Its noise is torch's, as much as there are states, and none of the user's picture.
+        """
 
         def answer(x: Tensor, level: Tensor, more: dict) -> Tensor:
             state, sigma = self.units.state(x, level)
@@ -174,7 +180,10 @@ class Start:
         kwargs = {**self.kwargs, "callback": lambda step: None, "disable": True}
         if "sigmas" in kwargs:
             kwargs["sigmas"] = torch.tensor(sigmas).to(kwargs["sigmas"])
-        return self.function(Shown(self.model, answer), x, **kwargs)
+        if "noise_sampler" in kwargs:  # the host's ends at the run's own last level
+            kwargs["noise_sampler"] = Motion(x)
+        with replaced(self.model.p.rng, next=lambda: torch.randn(x.shape).to(x)):
+            return self.function(Shown(self.model, answer), x, **kwargs)
 
     def on_device(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
         """Return a network as something that computes on the run's device, in float32."""
@@ -213,16 +222,34 @@ def full_precision(x: Tensor) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def replaced(owner: Any, **values: Any) -> Iterator[None]:
-    """Put values in the place of an object's own attributes, and give them back."""
-    before = {name: vars(owner)[name] for name in values if name in vars(owner)}
-    for name, value in values.items():
-        setattr(owner, name, value)
+def replaced(owner: Any, **functions: Callable) -> Iterator[None]:
+    """Put functions in the place of an object's own, and give those back.
+
+    Another extension may put its own over ours meanwhile, which then stays, and may put ours back when we are
+    done: from then on ours only call what they replaced.
+    """
+    before = {name: vars(owner)[name] for name in functions if name in vars(owner)}
+    put = {name: _until_cleared(getattr(owner, name), name, functions) for name in functions}
+    for name, function in put.items():
+        setattr(owner, name, function)
     try:
         yield
     finally:
-        for name in values:
+        functions.clear()
+        for name, function in put.items():
+            if vars(owner).get(name) is not function:
+                continue
             if name in before:
                 setattr(owner, name, before[name])
             else:
                 delattr(owner, name)
+
+
+def _until_cleared(own: Callable, name: str, functions: dict[str, Callable]) -> Callable:
+    """Return what calls the function of that name, or `own` once there is none."""
+
+    @functools.wraps(own)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return functions.get(name, own)(*args, **kwargs)
+
+    return call

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -189,6 +189,15 @@ class DiffIER(Windowed, Defaults):
     def extra_calls(self) -> int:
         """Model calls at an active step beyond the sampler's own; with a threshold, at most."""
         return self.iterations * (2 if self.antithetic else 1) if self.mode == "renoise" else 0
+
+    def differences(self, **facts: Any) -> list[str]:
+        """Say where a run's model differs from the one that the measurement was made on."""
+        made, model = self.measurement and self.measurement.made_for.model, facts.get("model")
+        return (
+            [f"the measurement was made on {made}, this is {model}"]
+            if made and model not in (None, made)
+            else []
+        )
 
     @property
     def wants_branches(self) -> bool:

@@ -218,8 +218,9 @@ class EpsilonScaling(Windowed, Defaults):
         return tuple(scale if low <= sigma <= high else 1.0 for scale, sigma in steps)
 
     def differences(self, **facts: Any) -> list[str]:
-        """Return in words where a run differs from what the schedule was made for."""
-        return [] if self.schedule is None else self.schedule.differences(**facts)
+        """Say where a run differs from what the schedule was made for."""
+        found = [] if self.schedule is None else self.schedule.differences(**facts)
+        return [f"the schedule does not fit this run: {'; '.join(found)}"] if found else []
 
     def summary(self, run: Run) -> str:
         """Say at how many steps which scale is in effect, e.g. "lambda 1.004 to 1.009 at 18 of 20 steps"."""

@@ -38,7 +38,7 @@ class Method(Protocol):
         ...
 
     def differences(self, **facts: Any) -> list[str]:
-        """Say in words where this run (sampler, cfg, sigmas, model) differs from what it was made for."""
+        """Say in sentences where this run (sampler, cfg, sigmas, model) differs from what it was made for."""
         ...
 
     def summary(self, run: Run) -> str:
@@ -62,6 +62,6 @@ class Defaults:
         return False
 
     def differences(self, **facts: Any) -> list[str]:
-        """Return where a run differs from what this was made for: it was made for none in particular."""
+        """Return no sentences: it was made for no run in particular."""
         del facts
         return []

@@ -322,7 +322,7 @@ def test_a_method_nobody_has_heard_of_is_attached_windowed_told_and_switched_off
     torch.testing.assert_close(Guider(whole).sample(), sample_euler(by_hand(0.0), x, SIGMAS.tolist()))
     assert "Brightened attached" in caplog.text
     assert "Brightened times 1.3 at 3 of 3 steps; 3 model calls" in caplog.text
-    assert "the Brightened schedule does not fit this run: made for nothing" in caplog.text
+    assert "SteadyDiff: Brightened: made for nothing" in caplog.text
     part = attach(Patcher(), Patch(sixth(1.3), 0.0, 0.7), HOST)  # down to sigma 3
     torch.testing.assert_close(Guider(part).sample(), sample_euler(by_hand(3.0), x, SIGMAS.tolist()))
     for off in (Patch(sixth(1.0)), Patch(sixth(1.3), 0.4, 0.4)):

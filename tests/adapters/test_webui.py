@@ -405,6 +405,88 @@ def test_an_interrupted_run_leaves_nothing_behind(host):
         assert model.inner_model.inner_model.forge_objects.unet.model_options == {}
 
 
+@pytest.mark.parametrize("name", ["epsilon scaling", "diffier", "mdss"])
+@pytest.mark.parametrize("host", HOSTS)
+def test_hooks_of_a_run_that_is_over_are_transparent(host, name):
+    """Another extension puts its own over ours meanwhile, and afterwards puts back what was there: ours."""
+    model, fresh, kept = HOSTS[host](), HOSTS[host](), {}
+    hooked = ["forward", "update_inner_model", *(["combine_denoised"] if host == "a1111" else [])]
+    objects = getattr(model.inner_model.inner_model, "forge_objects", SimpleNamespace(unet=None))
+
+    def meanwhile(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        kept.update({name: getattr(model, name) for name in hooked}, unet=objects.unet)
+        for one in hooked:
+            setattr(model, one, functools.partial(lambda ours, *args, **more: ours(*args, **more), kept[one]))
+        return euler(model, x, sigmas, extra_args)
+
+    given = {"sigmas": SIGMAS, "extra_args": {"cond_scale": CFG}}
+    sampler, plain = SimpleNamespace(func=meanwhile), euler(fresh, X, **given)
+    for _ in range(3):
+        attach(sampler, [PLANS[name]], HOST, Report())
+        theirs = functools.partial(lambda ours, *args, **more: ours(*args, **more), sampler.func)
+        sampler.func = theirs  # one more that stays
+        torch.testing.assert_close(sampler.func(model, X, **given), by_the_core(name), rtol=1e-6, atol=1e-6)
+        for one in hooked:
+            setattr(model, one, kept[one])
+        objects.unet = kept["unet"]
+        torch.testing.assert_close(euler(model, X, **given), plain, rtol=0, atol=0)
+
+
+def broken(*args):
+    raise RuntimeError("a mistake of ours")
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_method_that_cannot_be_added_leaves_the_others_at_work(host, monkeypatch):
+    monkeypatch.setattr(DiffIER, "wrap", broken)
+    result, report = sample(HOSTS[host](), [PLANS["epsilon scaling"], PLANS["diffier"]])
+    torch.testing.assert_close(result, by_the_core("epsilon scaling"), rtol=1e-6, atol=1e-6)
+    assert len(report.errors) == 1 and "Epsilon Scaling" in report.summary and "DiffIER" not in report.summary
+
+
+FAILING = {
+    "state": lambda start: Patch(AntiBiasPrompt(PromptModel(broken, "phi", "ve"))),
+    "after": lambda start: Patch(MDSS(XiModel(broken, "ve"), 0.5)),
+    "answer": PLANS["epsilon scaling"],
+    "second output": mdss,
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+@pytest.mark.parametrize("function", (euler, ddim))
+@pytest.mark.parametrize("host", HOSTS)
+def test_what_fails_within_a_run_is_told_and_the_run_goes_on(host, function, name, monkeypatch):
+    plan, vp = FAILING[name], function is ddim
+    if name == "answer":
+        monkeypatch.setattr(EpsilonScaling, "wrap", lambda self, denoise, run: broken)
+    model = HOSTS[host](vp)
+    if name == "second output":  # the layer is there and never asked
+        model.network.forward = lambda x, sigma, mean, **more: Network.forward(
+            SimpleNamespace(out=lambda seen: None), x, sigma, mean
+        )
+    result, report = sample(model, [plan], function)
+    assert torch.equal(result, sample(HOSTS[host](vp), None, function)[0])
+    first = 2 if name == "state" else 1  # the prompt's first call is as it was
+    assert len(report.errors) == 1 and f"from model call {first} on" in report.errors[0]
+    assert ("a mistake of ours" in report.errors[0]) is (name != "second output")
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_host_that_cannot_be_hooked_samples_without_us(host, monkeypatch):
+    model = HOSTS[host]()
+    monkeypatch.setattr(type(HOST.route(model)), "install", broken)
+    result, report = sample(model, [*PLANS.values()][:1])
+    assert torch.equal(result, sample(model, None)[0])
+    assert len(report.errors) == 1 and report.summary is None
+
+
+def test_an_error_of_the_hosts_own_model_stays_its_error():
+    model = A1111()
+    model.network.forward = broken
+    with pytest.raises(RuntimeError, match="mistake"):
+        sample(model, [antibias])
+
+
 def test_detaching_gives_back_the_samplers_own_function():
     sampler = SimpleNamespace(func=euler)
     detach(sampler)
@@ -427,8 +509,12 @@ def test_a_sampler_that_drops_its_state_is_reported(name, plan):
 
 
 def test_step_starts_are_found_without_the_model_or_the_users_noise():
+    class Rng:
+        def next(self):
+            raise AssertionError("the picture's noise is the user's")
+
     model, found = A1111(), []
-    model.p = SimpleNamespace(rng=SimpleNamespace())
+    model.p = SimpleNamespace(rng=Rng())
 
     def plan(start):
         found.append(start.step_calls())
@@ -546,6 +632,6 @@ def test_a_method_nobody_has_heard_of_acts_is_told_and_switched_off(host, sixth)
     by_hand = sample_euler(lambda x, sigma: 1.3 * guided(x, sigma), X.clone(), SIGMAS.tolist())
     torch.testing.assert_close(result, by_hand, rtol=1e-6, atol=1e-6)
     assert report.summary == "Brightened times 1.3 at 4 of 4 steps; 4 model calls"
-    assert report.warnings == ["the schedule does not fit this run: made for nothing"]
+    assert report.warnings == ["made for nothing"]
     off, _ = sample(HOSTS[host](), [lambda start: Patch(sixth(1.3), 0.5, 0.5)])
     assert torch.equal(off, sample(HOSTS[host](), None)[0])

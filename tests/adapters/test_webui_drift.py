@@ -7,7 +7,7 @@ import torch
 
 from steadydiff.calibration import calibrate, fit_linear
 from steadydiff.denoiser import Run
-from steadydiff.errors import SettingsError
+from steadydiff.errors import HostError, SettingsError
 from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
 from steadydiff.hosts.webui import WebuiHost
 from steadydiff.hosts.webui_drift import Order, calibrate_next
@@ -26,6 +26,13 @@ def drifting(x, sigma):
     return x - (x - clean) * (1 + 0.02 * level / (1 + level))
 
 
+class Rng:
+    """The noise of the user's pictures, which calibration leaves alone."""
+
+    def next(self):
+        raise AssertionError("this noise is the user's")
+
+
 class Denoiser(torch.nn.Module):
     """What calibration uses of a CFGDenoiser."""
 
@@ -34,7 +41,7 @@ class Denoiser(torch.nn.Module):
         sd_model = SimpleNamespace(alphas_cumprod=torch.linspace(0.99, 0.01, 1000))
         self.inner_model = SimpleNamespace(inner_model=sd_model)
         self.steps, self.total_steps, self.step = RUN.steps, 2 * RUN.steps, 0
-        self.p, self.asked_at = SimpleNamespace(rng=SimpleNamespace()), []
+        self.p, self.asked_at = SimpleNamespace(rng=Rng()), []
 
     def forward(self, x, sigma, cond_scale):
         assert cond_scale == 3.0
@@ -87,6 +94,60 @@ def test_prompts_that_change_are_asked_at_their_own_steps():
     for sigma, step in model.asked_at:
         expected = min(sum(one > sigma * 1.0001 for one in SIGMAS[:-1]), RUN.steps - 1)
         assert step == 2 * expected
+
+
+def lcm(model, x, sigmas, extra_args=None, callback=None, disable=None):
+    """The hosts', which adds noise of the pictures' shape in place."""
+    for sigma, following in zip(sigmas, sigmas[1:], strict=False):
+        x = model(x, sigma * x.new_ones(len(x)), **extra_args)
+        if following > 0:
+            x += following * model.p.rng.next()
+    return x
+
+
+def sde(model, x, sigmas, extra_args=None, callback=None, disable=None, noise_sampler=None):
+    """DPM++ SDE's way with noise: a part of a step, and then the whole."""
+    for sigma, following in zip(sigmas, sigmas[1:], strict=False):
+        denoised = model(x, sigma * x.new_ones(len(x)), **extra_args)
+        if following == 0:
+            return denoised
+        half = (sigma + following) / 2
+        there = denoised + half / 2 * (noise_sampler(sigma, half) + (x - denoised) / sigma)
+        denoised = model(there, half * x.new_ones(len(x)), **extra_args)
+        x = denoised + following / 2**0.5 * (noise_sampler(sigma, following) + (x - denoised) / sigma)
+    return x
+
+
+def test_a_sampler_that_adds_its_noise_in_place_is_calibrated():
+    def plainly(model, x, sigmas, **more):
+        for sigma, following in zip(sigmas, sigmas[1:], strict=False):
+            x = model(x, sigma * x.new_ones(len(x)), **more["extra_args"])
+            x = x + following * model.p.rng.next() if following > 0 else x
+        return x
+
+    clean, schedule, *_ = run("norm", lcm, sigmas=torch.tensor(SIGMAS))
+    expected, same, *_ = run("norm", plainly, sigmas=torch.tensor(SIGMAS))
+    torch.testing.assert_close(clean, expected)
+    assert schedule.values == pytest.approx(same.values) and max(schedule.values) > 1.001
+
+
+def test_a_hosts_noise_that_ends_at_its_own_levels_does_not_end_the_finer_run():
+    def tree(sigma, following):  # torchsde's, asked outside its ends
+        if following < SIGMAS[-2]:
+            raise RecursionError
+        return torch.zeros(2, 2, 4, 4)
+
+    schedule = run("norm", sde, sigmas=torch.tensor(SIGMAS), noise_sampler=tree)[1]
+    again = run("norm", sde, sigmas=torch.tensor(SIGMAS), noise_sampler=tree)[1]
+    assert schedule.values == again.values and max(schedule.values) > 1.001
+
+
+def test_what_the_host_would_take_for_a_cancelled_run_is_told():
+    def endless(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        raise RecursionError
+
+    with pytest.raises(HostError, match="the sampler endless .* choose another"):
+        run("norm", endless, sigmas=torch.tensor(SIGMAS))
 
 
 def test_samplers_without_levels_of_their_own_are_refused():

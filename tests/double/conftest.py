@@ -11,9 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+SCRIPT = ROOT / "scripts" / "steadydiff_script.py"
 OURS = ("modules", "backend", "gradio", "fastapi", "tiny", "facts", "steadydiff_webui")
 
 
@@ -49,3 +51,34 @@ def webui(request):
 def expected(webui):
     """What hosts of this kind answer."""
     return json.loads((HERE / "expected.json").read_text(encoding="utf-8"))[webui.flavour]
+
+
+@pytest.fixture(scope="module")
+def script(webui):
+    """The runner of txt2img after the host's start, with our script in it."""
+    webui.scripts.load_scripts(SCRIPT)
+    runner = webui.scripts.ScriptRunner()
+    runner.initialize_scripts(is_img2img=False)
+    runner.setup_ui()
+    assert webui.errors.exceptions == []
+    return runner
+
+
+@pytest.fixture
+def draw(webui, script):
+    """Return a function that makes pictures with panels' values by name, or without us."""
+
+    def draw(named=None, **given):
+        kind = "Img2Img" if "init_images" in given else "Txt2Img"
+        made_of = getattr(webui.processing, f"StableDiffusionProcessing{kind}")
+        base = {"prompt": "a cat", "negative_prompt": "a dog", "seed": 5, "steps": 3, "cfg_scale": 3.0}
+        p = made_of(**{**base, **given})
+        p.scripts, p.script_args = script, [one.value if one else 0 for one in script.inputs]
+        if named is not None:
+            p.script_args[1] = named
+        torch.manual_seed(0)  # Forge draws from it behind masks
+        processed = webui.processing.process_images(p)
+        assert webui.errors.exceptions == []
+        return processed
+
+    return draw

@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "steadydiff_script.py"
 ON = {"epsilon_scaling": {"scale": 1.05}, "diffier": {"strength": 0.3, "start_percent": 0.0}}
 NEUTRAL = {"epsilon_scaling": {"scale": 1.0}, "diffier": {"strength": 0.0}}
 DISC = torch.zeros(1, 1, 8, 8)
@@ -25,37 +24,6 @@ PASSES = {
     "AND": {"prompt": "a cat AND a house :0.5"},
     "cfg 1": {"cfg_scale": 1.0},
 }
-
-
-@pytest.fixture(scope="module")
-def script(webui):
-    """The runner of txt2img after the host's start, with our script in it."""
-    webui.scripts.load_scripts(SCRIPT)
-    runner = webui.scripts.ScriptRunner()
-    runner.initialize_scripts(is_img2img=False)
-    runner.setup_ui()
-    assert webui.errors.exceptions == []
-    return runner
-
-
-@pytest.fixture
-def draw(webui, script):
-    """Return a function that makes pictures with panels' values by name, or without us."""
-
-    def draw(named=None, **given):
-        kind = "Img2Img" if "init_images" in given else "Txt2Img"
-        made_of = getattr(webui.processing, f"StableDiffusionProcessing{kind}")
-        base = {"prompt": "a cat", "negative_prompt": "a dog", "seed": 5, "steps": 3, "cfg_scale": 3.0}
-        p = made_of(**{**base, **given})
-        p.scripts, p.script_args = script, [one.value if one else 0 for one in script.inputs]
-        if named is not None:
-            p.script_args[1] = named
-        torch.manual_seed(0)  # Forge draws from it behind masks
-        processed = webui.processing.process_images(p)
-        assert webui.errors.exceptions == []
-        return processed
-
-    return draw
 
 
 def pixels(processed):
@@ -89,7 +57,7 @@ def test_a_failure_is_told_and_the_picture_is_as_without_us(draw):
 
 def test_a_reload_registers_everything_once_more_and_never_twice(webui, script):
     before = {kind: len(found) for kind, found in webui.script_callbacks.callback_map.items()}
-    webui.scripts.load_scripts(SCRIPT)
+    webui.scripts.load_scripts(Path(script.scripts[0].filename))
     assert {kind: len(found) for kind, found in webui.script_callbacks.callback_map.items()} == before
     assert before and webui.errors.exceptions == []
 

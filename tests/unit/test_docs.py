@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-PAGES = sorted((Path(__file__).resolve().parents[2] / "docs").glob("*.md"))
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
 EXAMPLE = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
 EXAMPLES = [
     (page.name, *found) for page in PAGES for found in EXAMPLE.findall(page.read_text(encoding="utf-8"))
@@ -22,3 +23,9 @@ def test_examples_print_what_the_page_says(page, code, printed, tmp_path, capsys
     (tmp_path / f"{page}.py").write_text(code, encoding="utf-8")
     runpy.run_path(str(tmp_path / f"{page}.py"))
     assert capsys.readouterr().out == printed
+
+
+def test_the_webui_page_says_what_adetailer_needs():
+    text = (ROOT / "docs" / "webui.md").read_text(encoding="utf-8")
+    script = next((ROOT / "scripts").glob("*.py")).stem
+    assert f"add `{script}` to its setting *Script names to apply to ADetailer*" in " ".join(text.split())

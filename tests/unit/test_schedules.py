@@ -170,6 +170,13 @@ def test_another_run_of_the_same_length_is_taken_step_by_step_and_named():
         schedule.resolve((9.0, 0.7, 0.0))
 
 
+def test_levels_between_equal_ends_are_named_where_they_part():
+    schedule, other = made(sigmas=VE), (VE[0], VE[1], 1.5 * VE[2], *VE[3:])
+    assert schedule.differences(sigmas=other) == [
+        f"sigmas of step 3 {1.5 * VE[2]:.4g}, made for {VE[2]:.4g}, between the same ends"
+    ]
+
+
 def test_differences_are_named_and_unknowns_are_not():
     schedule = made(sampler="euler", scheduler="karras", cfg=7.0, model="SDXL")
     assert schedule.differences(sampler="euler", scheduler=None, cfg=7, model="SDXL", steps=30) == []

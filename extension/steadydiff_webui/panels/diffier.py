@@ -1,5 +1,7 @@
 """DiffIER's panel."""
 
+from hashlib import sha256
+
 from steadydiff import inputs
 from steadydiff.hosts.session import Patch
 from steadydiff.hosts.webui import Plan
@@ -28,10 +30,17 @@ def plan(values: dict) -> Plan:
     chosen = PAPER if values["values"] == "paper" else {name: values[name] for name in OWN}
     measured = None
     if values["measurement"] != NONE:
-        file = MEASUREMENTS.path_of(values["measurement"])
-        measured = Measurement.from_json(file.read_text(encoding="utf-8"))
+        measured = Measurement.from_json(MEASUREMENTS.read_text(values["measurement"]))
     settings = DiffIER(values["mode"], antithetic=values["antithetic"], measurement=measured, **chosen)
     return lambda start: Patch(settings, values["start_percent"], values["end_percent"])
 
 
-PANEL = Panel("DiffIER", "diffier", INPUTS, plan)
+def holds(values: dict) -> dict[str, str]:
+    """Return the beginning of the SHA-256 of a measurement that is used."""
+    if values["mode"] != "norm" or values["measurement"] == NONE:
+        return {}
+    content = MEASUREMENTS.path_of(values["measurement"]).read_bytes()
+    return {"measurement hash": sha256(content).hexdigest()[:10]}
+
+
+PANEL = Panel("DiffIER", "diffier", INPUTS, plan, holds)

@@ -55,15 +55,27 @@ def schedule(values: dict, start: Start) -> Schedule | None:
     if mode == "table":
         return read_table(values["table"])
     if mode == "file":
-        return Schedule.from_json(SCHEDULES.path_of(values["schedule_file"]).read_text())
+        return from_file(values)
     if mode == "dcw":
         made_for = MadeFor(sampler="euler")  # the identity with DCW holds for Euler steps
         return Schedule(mode, dcw_schedule(run.sigmas, values["dcw_lambda"]), made_for)
     return Schedule(mode, snr_schedule(run.sigmas, values["tsr_k"], values["tsr_sigma"], run.space))
 
 
+def from_file(values: dict) -> Schedule:
+    """Return the chosen file's schedule."""
+    return Schedule.from_json(SCHEDULES.read_text(values["schedule_file"]))
+
+
+def holds(values: dict) -> dict[str, str]:
+    """Return the scales of a file that is used, as `table` takes them."""
+    if values["schedule"] != "file" or values["schedule_file"] == NONE:
+        return {}
+    return {"schedule_file values": ", ".join(map(repr, from_file(values).values))}
+
+
 CHOSEN_BY_CALIBRATION = tuple(
     place for place, one in enumerate(INPUTS) if one.name in ("schedule", "schedule_file")
 )
 
-PANEL = Panel("Epsilon Scaling", "epsilon_scaling", INPUTS, plan)
+PANEL = Panel("Epsilon Scaling", "epsilon_scaling", INPUTS, plan, holds)

@@ -19,12 +19,14 @@ class Panel:
     name:   its name in the API, and part of its attributes' on a processing object
     inputs: what the user sets, beside the accordion's own switch
     plan:   makes of their values what a run needs
+    holds:  tells what the files that are used hold now, by names of its own
     """
 
     title: str
     name: str
     inputs: tuple[Input, ...]
     plan: Callable[[dict], Plan]
+    holds: Callable[[dict], dict[str, str]] = lambda values: {}
 
     @property
     def all_inputs(self) -> tuple[Input, ...]:
@@ -36,14 +38,19 @@ class Panel:
         return f"SteadyDiff {self.title} {one.name}"
 
     def infotext(self, values: dict) -> dict:
-        """Return what goes into an infotext: the first input, as the mark of the panel, and what is not the
-        default."""
+        """Return what goes into an infotext: the first input, as the mark of the panel, what is not the
+        default, and what its files hold, as another may later bear their name."""
         first = self.inputs[0]
-        return {
+        found = {
             self.key(one): values[one.name]
             for one in self.inputs
             if one is first or values[one.name] != one.default
         }
+        try:
+            found |= {f"SteadyDiff {self.title} {name}": text for name, text in self.holds(values).items()}
+        except Exception:  # the plan tells it
+            pass
+        return found
 
     def mentioned(self, found: dict) -> bool:
         """Return whether an infotext is of a picture on which the panel acted."""
