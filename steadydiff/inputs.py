@@ -11,6 +11,7 @@ from .methods.antibias_prompt import CALLS
 from .methods.diffier import MODES, PAPER
 from .methods.epsilon_scaling import SPACE_SETTINGS
 from .methods.mdss import BRANCHES
+from .schedules import TABLE_RANGE
 
 VALUES = ("as set", "paper")
 """Whose values DiffIER takes."""
@@ -120,7 +121,8 @@ def shown(value: object) -> str:
 
 def _within(own, kind, value):
     try:
-        found = None if isinstance(value, bool) else kind(value)
+        grouped = isinstance(value, str) and "_" in value  # Python reads 1_0 as 10
+        found = None if isinstance(value, bool) or grouped else kind(value)
     except (TypeError, ValueError, OverflowError):
         found = None
     if found is None or not own.least <= found <= own.most:
@@ -137,7 +139,7 @@ def _whole(value):
 
 EPSILON_SCALING = (
     Number(
-        "scale", 1.005, 0.5, 1.5, 0.0001,
+        "scale", 1.005, *TABLE_RANGE, 0.0001,
         "The predicted noise is divided by this. 1 is off. Above 1 less noise is taken away: "
         "more detail and texture, in the end grain. Below 1 more is taken away: smoother, in "
         "the end flat. Published values lie between 0.998 and 1.017; the fewer the steps, the "

@@ -18,6 +18,7 @@ from torch import Tensor
 from .errors import SettingsError
 from .methods.arpo import Scorer
 from .phrases import Phrases
+from .text_files import is_hidden, read_text
 
 BANKS = Path(__file__).resolve().parents[1] / "phrases"
 MOST_PHRASES = 20_000  # embeddings of so many are some 60 MB
@@ -71,7 +72,7 @@ class PhraseBank:
 def find_banks(own: Path) -> dict[str, Path]:
     """Folders of banks by name: those that ship, and the user's, every folder of `own`."""
     found = [*sorted(BANKS.iterdir()), *(sorted(own.iterdir()) if own.is_dir() else [])]
-    return {folder.name: folder for folder in found if folder.is_dir()}
+    return {folder.name: folder for folder in found if folder.is_dir() and not folder.name.startswith(".")}
 
 
 def read_bank(folder: Path) -> tuple[Phrases, ...]:
@@ -82,6 +83,8 @@ def read_bank(folder: Path) -> tuple[Phrases, ...]:
     """
     files: dict[str, Path] = {}
     for file in sorted(folder.rglob("*.txt")):
+        if is_hidden(file, folder):  # what macOS, notebooks and editors leave behind
+            continue
         if file.stem in files:
             raise SettingsError(f"{folder.name} has two files {file.name}; wildcards could mean either")
         files[file.stem] = file
@@ -105,9 +108,9 @@ def _filled(name: str, files: dict[str, Path], within: tuple[str, ...] = ()) -> 
     if name not in files:
         raise SettingsError(f"{within[-1]}.txt names __{name}__, but the bank has no {name}.txt")
     try:
-        lines = files[name].read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{name}.txt cannot be read as UTF-8 text: {error}") from None
+        lines = read_text(files[name]).splitlines()
+    except OSError as error:
+        raise SettingsError(f"{name}.txt cannot be read: {error}") from None
     found = []
     for line in lines:
         if line.strip() and not line.lstrip().startswith("#"):

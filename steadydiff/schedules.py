@@ -51,15 +51,27 @@ def linear_schedule(steps: int, k: float, b: float) -> tuple[float, ...]:
     return check_scales(k * (steps - 1 - i) + b for i in range(steps))
 
 
+TABLE_RANGE = (0.5, 1.5)
+"""Of a λ that somebody sets, as of the widget `scale`."""
+
+FORMULA_RANGE = (0.01, 100.0)
+"""Of a λ that a formula gives, at the ends of its own widgets."""
+
+
 def table_schedule(values: str | Iterable[float]) -> tuple[float, ...]:
     """Return the given λs; a text holds numbers parted by commas, semicolons, blanks or new lines.
 
-    Raises:  SettingsError naming the part of the text that is not a number, or the λ that is not finite and
-             positive.
+    Raises:  SettingsError naming the part of the text that is not a number, the λ that is out of TABLE_RANGE,
+             or what could be read in two ways.
     """
     if isinstance(values, str):
+        if ";" in values and re.search(r"\d,\d", values):
+            raise SettingsError(
+                "the table has semicolons, and commas that may be decimal ones; write decimal points, e.g. "
+                "1.006; 1.005"
+            )
         values = [_number(token) for token in re.split(r"[,;\s]+", values) if token]
-    scales = check_scales(values)
+    scales = check_scales(values, TABLE_RANGE)
     if not scales:
         raise SettingsError("the table holds no number; write one scale per step, the noisiest step first")
     return scales
@@ -128,14 +140,18 @@ def dcw_schedule(sigmas: Sequence[float], lam: float) -> tuple[float, ...]:
     return tuple(scales)
 
 
-def check_scales(values: Iterable[float]) -> tuple[float, ...]:
+def check_scales(values: Iterable[float], bounds: tuple[float, float] = (0.0, math.inf)) -> tuple[float, ...]:
     """Return the λs as floats.
 
-    Raises:  SettingsError naming the first one that is not a finite, positive number.
+    Raises:  SettingsError naming the first one that is not a finite, positive number within the bounds.
     """
     scales = []
     for step, value in enumerate(values, 1):
         check_positive(f"the scale of step {step}", value)
+        if not bounds[0] <= value <= bounds[1]:
+            raise SettingsError(
+                f"the scale of step {step} is a number from {bounds[0]:g} to {bounds[1]:g}; got {value:g}"
+            )
         scales.append(float(value))
     return tuple(scales)
 
@@ -172,7 +188,8 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.mode not in SCHEDULE_MODES:
             raise SettingsError(f"a schedule's mode is one of {', '.join(SCHEDULE_MODES)}; got {self.mode!r}")
-        object.__setattr__(self, "values", check_scales(self.values))
+        bounds = TABLE_RANGE if self.mode == "table" else FORMULA_RANGE
+        object.__setattr__(self, "values", check_scales(self.values, bounds))
         if not self.values:
             raise SettingsError("a schedule holds one scale per step; got none")
         sigmas = self.made_for.sigmas
@@ -292,6 +309,8 @@ def parsed(source: str | Mapping[str, Any], what: str) -> Mapping[str, Any]:
 
 def _number(token: str) -> float:
     try:
+        if "_" in token:  # Python reads 1_0 as 10
+            raise ValueError
         return float(token)
     except ValueError as error:
         raise SettingsError(f"the table holds {token!r}, not a number; write e.g. 1.006, 1.005") from error

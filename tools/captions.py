@@ -1,11 +1,13 @@
 """Captions of pictures to train on: a .txt for each, or one file for all."""
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from steadydiff.errors import SettingsError
+from steadydiff.text_files import read_text
 
 ROWS = {".jsonl": lambda file: map(json.loads, filter(str.strip, file)), ".csv": csv.DictReader}
 
@@ -20,12 +22,12 @@ def captions_of(pictures: Sequence[Path], where: Path | None = None) -> list[str
     """
     if where is None or where.is_dir():
         files = [(where or picture.parent) / f"{picture.stem}.txt" for picture in pictures]
-        return [file.read_text(encoding="utf-8").strip() if file.is_file() else None for file in files]
+        return [read_text(file).strip() if file.is_file() else None for file in files]
     if where.suffix not in ROWS:
         raise SettingsError(f"--captions is a folder, or a file of {' or '.join(ROWS)}; got {where}")
     try:
-        with where.open(encoding="utf-8-sig", newline="") as file:
-            known = {Path(row["file_name"]).name: row["text"].strip() for row in ROWS[where.suffix](file)}
+        rows = ROWS[where.suffix](io.StringIO(read_text(where), newline=""))
+        known = {Path(row["file_name"]).name: row["text"].strip() for row in rows}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(
             f"{where} cannot be read as rows of file_name and text ({type(error).__name__}: {error})"

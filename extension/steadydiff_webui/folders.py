@@ -10,6 +10,7 @@ from typing import ClassVar
 from modules import paths, shared
 
 from steadydiff.errors import SettingsError
+from steadydiff.text_files import read_text
 
 NONE = "none"
 
@@ -69,11 +70,10 @@ class ModelFolder:
     def read_text(self, name: str) -> str:
         """Raises: SettingsError if there is no such file, or it cannot be read as text."""
         try:
-            return self.path_of(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            return read_text(self.path_of(name))
+        except OSError as error:
             raise SettingsError(
-                f"{name} in models/{self.name} is to be text in UTF-8 and cannot be read so ({error}); save "
-                f"it again or choose another"
+                f"{name} in models/{self.name} cannot be read ({error}); save it again or choose another"
             ) from None
 
 

@@ -11,6 +11,7 @@ import gradio as gr
 from modules import paths
 
 from steadydiff.errors import SettingsError, SteadyDiffError
+from steadydiff.text_files import read_text
 from steadydiff.whole_file import write_whole
 
 from .panels import PANELS
@@ -52,7 +53,7 @@ class Presets:
         if not self._file.is_file():
             return {}
         try:
-            stored = json.loads(self._file.read_text(encoding="utf-8"))
+            stored = json.loads(read_text(self._file))
             if not all(isinstance(values, dict) for values in stored.values()):
                 raise ValueError("a preset is an object of panels")
             return stored

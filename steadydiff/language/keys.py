@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import SettingsError
+from ..text_files import read_text
 from .exchange import Address
 
 NAME = re.compile(r"[A-Z][A-Z0-9_]{0,63}")  # capitals, so that a key itself, pasted there, is refused
@@ -70,7 +71,7 @@ def find_key(name: str, origin: str, environment: Mapping[str, str] = os.environ
 
 def _from_file(name: str, file: Path) -> dict[str, str]:
     try:
-        entry = json.loads(file.read_text(encoding="utf-8"))[name] if file.is_file() else {}
+        entry = json.loads(read_text(file))[name] if file.is_file() else {}
         if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
             raise TypeError
         return entry

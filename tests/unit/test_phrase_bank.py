@@ -51,7 +51,7 @@ def test_files_are_lists_of_content_or_style_with_their_wildcards_filled_in(fold
         ({"a.txt": "__b__", "words/b.txt": "__a__"}, r"a\.txt stands for itself, by way of a, b"),
         ({"a.txt": "__n____n____n____n__", "words/n.txt": "1\n" * 12}, "stands for more than 20000 phrases"),
         (LARGE, "part it"),
-        ({"a.txt": b"\xff\xfe\x00"}, r"a\.txt cannot be read as UTF-8"),
+        ({"a.txt": b"\xff\xfe\x00"}, r"a\.txt is text in UTF-16"),
         ({"a.txt": "x", "style/a.txt": "y"}, r"two files a\.txt"),
     ],
 )  # fmt: skip

@@ -18,6 +18,7 @@ from steadydiff.schedules import (
     Schedule,
     dcw_schedule,
     linear_schedule,
+    read_table,
     snr_schedule,
     table_schedule,
     uniform_schedule,
@@ -55,7 +56,7 @@ def test_table_reads_numbers_however_they_are_parted():
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=8), st.sampled_from([",", " ", "\n", ", ", ";"]))
+@given(st.lists(st.floats(0.5, 1.5), min_size=1, max_size=8), st.sampled_from([",", " ", "\n", ", ", ";"]))
 def test_table_reads_back_what_was_written(values, separator):
     assert table_schedule(separator.join(map(repr, values))) == tuple(values)
 
@@ -184,7 +185,7 @@ def test_differences_are_named_and_unknowns_are_not():
     assert found == ["sampler heun, made for euler", "cfg 4.0, made for 7.0"]
 
 
-scales = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=6)
+scales = st.lists(st.floats(0.5, 1.5), min_size=1, max_size=6)
 
 
 @settings(max_examples=30, deadline=None)
@@ -244,4 +245,33 @@ def test_json_that_is_no_schedule_is_refused(change, message):
 @pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000, "null"])
 def test_text_that_is_no_schedule_is_refused(text):
     with pytest.raises(SettingsError, match="a schedule is"):
+        Schedule.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1,005; 1,004", "write decimal points"),
+        ("1,1; 1,2", "write decimal points"),
+        ("1_0", "not a number"),
+        ("1.005 9", "from 0.5 to 1.5; got 9"),
+        ("1e-30", "from 0.5 to 1.5"),
+        ("1e300", "from 0.5 to 1.5"),
+        ("1,005 1,004", "from 0.5 to 1.5; got 5"),
+    ],
+)
+def test_a_table_that_could_mean_something_else_is_refused(text, said):
+    with pytest.raises(SettingsError, match=said):
+        read_table(text)
+
+
+@pytest.mark.parametrize("text", ["1.005;1.004", "1.005,1.004", "1.005, 1.004\n1.003", ".9 1"])
+def test_every_other_separator_is_read(text):
+    assert all(0.9 <= value <= 1.005 for value in read_table(text).values)
+
+
+@pytest.mark.parametrize(("mode", "value"), [("table", 9.0), ("dcw", 1e300), ("snr", 1e-30)])
+def test_a_schedule_file_out_of_range_is_refused(mode, value):
+    text = Schedule(mode, (1.0,)).to_json().replace("1.0", repr(value))
+    with pytest.raises(SettingsError, match="the scale of step 1 is a number from"):
         Schedule.from_json(text)
