@@ -17,6 +17,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from steadydiff.denoiser import Denoise, Run
@@ -113,21 +114,25 @@ class World:
         return {"classifier": ours.features, "imagenet": judges.imagenet(), "pixels": judges.pixels}
 
     @cached_property
-    def reference(self) -> dict[str, tuple[Tensor, Tensor, Tensor | None]]:
+    def reference(self) -> dict[str, tuple[Tensor, ...]]:
         """Return, per judge, mean and covariance of training pictures and the axes they are taken in."""
-        pictures, found = judges.as_floats(self.real("train")[0][::5]), {}
-        for name, judge in self.judges.items():
-            features = judges.in_parts(judge, pictures)
-            axes = judges.principal(features) if name == "imagenet" else None
-            found[name] = (*moments(features if axes is None else features @ axes), axes)
-        return found
+        file = self._work / "photo_reference.safetensors"
+        if not file.exists():
+            pictures, found = judges.as_floats(self.real("train")[0][::5]), {}
+            for name, judge in self.judges.items():
+                features = judges.in_parts(judge, pictures)
+                axes = judges.principal(features) if name == "imagenet" else torch.eye(features.shape[1])
+                mean, covariance = moments(features @ axes)
+                found |= {f"{name}.mean": mean, f"{name}.covariance": covariance, f"{name}.axes": axes}
+            save_file({key: value.contiguous() for key, value in found.items()}, file)
+        kept, parts = load_file(file), ("mean", "covariance", "axes")
+        return {name: tuple(kept[f"{name}.{part}"] for part in parts) for name in SPACES}
 
     def distances(self, pictures: Tensor) -> dict[str, float]:
         """Return the Fréchet distance to the training pictures in each judge's features."""
         found = {}
         for name, (mean, covariance, axes) in self.reference.items():
-            features = judges.in_parts(self.judges[name], pictures)
-            features = features if axes is None else features @ axes
+            features = judges.in_parts(self.judges[name], pictures) @ axes
             found[name] = frechet_distance(*moments(features), mean, covariance)
         return found
 
