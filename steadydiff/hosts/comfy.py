@@ -272,6 +272,20 @@ def inner_options(model_options: dict, patched: int) -> dict:
     return options
 
 
+def without_caches(model: Any) -> Any:
+    """The model without ComfyUI's EasyCache and LazyCache, which would answer in its place when measured."""
+    cache = model.model_options.get("transformer_options", {}).get("easycache")
+    if cache is None:
+        return model
+    logger.info("SteadyDiff: %s is left out here; the network itself is asked", cache.name)
+    clone = model.clone()
+    del clone.model_options["transformer_options"]["easycache"]
+    for kind in clone.wrappers:
+        for key in ("easycache", "lazycache"):
+            clone.remove_wrappers_with_key(kind, key)
+    return clone
+
+
 def _warn_of_differences(settings: EpsilonScaling | DiffIER, guider: Any, sampler: Any, run: Run) -> None:
     """Say once per run if a schedule was made for something else than what now runs."""
     if isinstance(settings, DiffIER) or settings.schedule is None:
