@@ -7,6 +7,7 @@ import comfy.utils
 import latent_preview
 import torch
 
+from ..steadydiff.hosts.comfy import without_caches
 from ..steadydiff.hosts.comfy_drift import Setup
 from .host import HOST
 
@@ -21,7 +22,7 @@ def make_setup(model, positive, negative, sampler, sigmas, cfg, calls: int) -> S
         return guider
 
     return Setup(
-        model=model,
+        model=without_caches(model),
         sampler=sampler,
         sigmas=sigmas,
         cfg=cfg,

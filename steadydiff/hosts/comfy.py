@@ -115,7 +115,11 @@ class Attachment:
 
     def wrappers(self) -> dict[str, Callable]:
         """Return the wrapper for each of the host's levels we use."""
-        return {self.host.outer_sample: self.outer_sample, self.host.predict_noise: self.predict_noise}
+        return {
+            self.host.outer_sample: self.outer_sample,
+            self.host.sampler_sample: self.sampler_sample,
+            self.host.predict_noise: self.predict_noise,
+        }
 
     def outer_sample(self, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         """Open a session, sample, and close it however sampling ends; newer hosts may pass more arguments."""
@@ -132,6 +136,18 @@ class Attachment:
         finally:
             options.pop(KEY, None)
             session.close()
+
+    def sampler_sample(
+        self, executor, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
+        *args, **kwargs,
+    ):  # fmt: skip
+        """Note what is given where a mask keeps a part; newer hosts may pass more arguments."""
+        session = guider.model_options.get(KEY)
+        if session is not None and denoise_mask is not None:
+            session.given(sigmas, noise, latent_image, denoise_mask)
+        return executor(
+            guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args, **kwargs
+        )
 
     def predict_noise(self, executor, x, timestep, model_options={}, seed=None):  # noqa: B006  # the host's
         """Correct one guided model call. Despite the host's name it returns the clean estimate."""
@@ -165,6 +181,10 @@ class Session:
         self._denoise = nest(self._model, self.methods, run)
         scalings = [method for method in self.methods if method.scales_branch]
         self._scale_branch = nest(lambda x, sigma: self._branch, scalings, run)
+
+    def given(self, sigmas: Tensor, noise: Tensor, latent: Tensor, mask: Tensor) -> None:
+        """Let a method's own calls show the model the given part of a masked run as the sampler's do."""
+        self._model.given = sigmas, noise, latent, mask
 
     def predict(self, executor, x, sigma, model_options, seed, patched: int) -> Tensor:
         """Return the corrected clean estimate; the first `patched` post-CFG functions are the model's own."""
@@ -221,6 +241,7 @@ class GuidedModel:
     def __init__(self, host: ComfyHost, wants_branches: bool) -> None:
         self._host, self._noted, self._extra = host, [self._note] if wants_branches else [], 0
         self._call: Any = ()
+        self.given: Any = None
         self.branches: Any = None
         self.cfg = 1.0
 
@@ -234,11 +255,23 @@ class GuidedModel:
         if not self._own:
             self._host.check_interrupted()
             options = inner_options(options, patched)
+            x = self._with_given(x, sigma, options)
             self._extra += 1
         self._own, self.branches = False, None
         if self._noted:
             options = {**options, POST_CFG: [*options.get(POST_CFG, ()), *self._noted]}
         return executor(x, sigma, options, seed)
+
+    def _with_given(self, x: Tensor, sigma: Tensor, options: dict) -> Tensor:
+        """The state, where a mask keeps a part with the given latent there, noised as the host would."""
+        if self.given is None:
+            return x
+        (sigmas, noise, latent, mask), guider = self.given, self._call[0].class_obj
+        if "denoise_mask_function" in options:
+            about = {"model": guider, "sigmas": sigmas}
+            mask = options["denoise_mask_function"](sigma, mask, extra_options=about)
+        kept = guider.inner_model.scale_latent_inpaint(x=x, sigma=sigma, noise=noise, latent_image=latent)
+        return (x * mask + kept * (1.0 - mask)).to(x.dtype)
 
     def _note(self, args: dict) -> Tensor:
         uncond = None if args.get("uncond") is None else args["uncond_denoised"]
@@ -247,7 +280,7 @@ class GuidedModel:
 
     def close(self) -> int:
         """Let go of the host's objects; return how many calls were a method's."""
-        self._call, self.branches, self._noted = (), None, []
+        self._call, self.given, self.branches, self._noted = (), None, None, []
         return self._extra
 
 
@@ -274,6 +307,20 @@ def inner_options(model_options: dict, patched: int) -> dict:
             transformer["easycache"].end_t = math.inf
         options["transformer_options"] = transformer
     return options
+
+
+def without_caches(model: Any) -> Any:
+    """The model without ComfyUI's EasyCache and LazyCache, which would answer in its place when measured."""
+    cache = model.model_options.get("transformer_options", {}).get("easycache")
+    if cache is None:
+        return model
+    logger.info("SteadyDiff: %s is left out here; the network itself is asked", cache.name)
+    clone = model.clone()
+    del clone.model_options["transformer_options"]["easycache"]
+    for kind in clone.wrappers:
+        for key in ("easycache", "lazycache"):
+            clone.remove_wrappers_with_key(kind, key)
+    return clone
 
 
 def _warn_of_differences(settings: Method, guider: Any, sampler: Any, run: Run) -> None:

@@ -197,6 +197,26 @@ def test_noise_masks_keep_what_is_masked(model, diffier, sample, distance):
     assert distance(ours[..., :4], plain[..., :4]) > 1e-3
 
 
+def test_the_given_part_of_a_video_is_shown_clean(model, diffier, sample, monkeypatch):
+    """As LTX-Video, Wan 2.2 and others have it: no noise where a frame is given, in no call."""
+    monkeypatch.setattr(
+        model.model, "scale_latent_inpaint", lambda latent_image, **more: latent_image, raising=False
+    )
+    mask, latent, seen = torch.zeros(1, 1, 8, 8), torch.full((1, 4, 8, 8), 2.0), []
+    mask[..., :4] = 1
+    watched = model.clone()
+
+    def watch(executor, x, timestep, model_options, seed):
+        seen.append(x[..., 4:])
+        return executor(x, timestep, model_options, seed)
+
+    ours = diffier(watched)
+    ours.add_wrapper_with_key("predict_noise", "zz_innermost", watch)
+    sample(ours, mask=mask, latent=latent)
+    given = model.model.process_latent_in(latent)[..., 4:]
+    assert len(seen) > 3 and max((x - given).abs().max() for x in seen) < 1e-5
+
+
 def test_video_latents(models, diffier, sample):
     model = models["epsilon"].clone()
 
