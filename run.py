@@ -146,7 +146,12 @@ def pytest(python: Path, arguments: list[str], host: Host | None = None) -> int:
 def python_in_root(python: Path, arguments: list[str], host: Host | None = None) -> int:
     """Run `python -m ...` in the root, so that the repository is importable, and name it the host."""
     environment = dict(os.environ, STEADYDIFF_COMFYUI=str(host.path)) if host else None
-    return subprocess.run([str(python), *arguments], cwd=ROOT, env=environment, check=False).returncode
+    with subprocess.Popen([str(python), *arguments], cwd=ROOT, env=environment) as process:
+        try:
+            return process.wait()
+        except SystemExit:  # somebody ended us; a training saves first (Ctrl-C reaches it by itself)
+            process.terminate()
+            raise
 
 
 def interpreter(name: str | None, *modules: str) -> Path:

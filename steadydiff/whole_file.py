@@ -25,7 +25,10 @@ def whole_file(path: Path, by: str = "") -> Iterator[Path]:
     draft = path.with_name(f"{path.name}{by and f'.{by}'}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        draft.touch()
+        usual = draft.stat().st_mode  # by the umask; safetensors writes files that only their owner can read
         yield draft
+        draft.chmod(usual)
         os.replace(draft, path)
     except BaseException as error:
         with suppress(OSError):

@@ -9,11 +9,14 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,6 +29,7 @@ from .team import team
 
 log = logging.getLogger("steadydiff")
 
+SAVE_SECONDS = 60.0
 OF_PROCESS = 2_654_435_769  # apart in the seeds of processes; torch's generator takes their last 32 bits
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -52,7 +56,7 @@ class Plan:
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
     seed: int = 0
-    save_every: int = 250
+    save_every: int = 250  # steps, and SAVE_SECONDS at the latest
     keep_every: int = 0  #   also keep the average of every so many steps beside the state; 0 = none
 
     def rate(self, step: int) -> float:
@@ -77,9 +81,9 @@ def fit(
     how many steps the model already has behind it. `identity` names what is trained: a state of something
     else is refused (SettingsError) and stays as it is.
 
-    Ctrl-C saves and re-raises. `state` (safetensors) holds weights, average, optimiser, step and losses; the
-    log beside it one JSON line per 50 steps. Of several processes each takes a batch of its own, the mean
-    of their gradients counts, and the first one saves and reports.
+    Ctrl-C and SIGTERM save and end it. `state` (safetensors) holds weights, average, optimiser, step and
+    losses; the log beside it one JSON line per 50 steps. Of several processes each takes a batch of its own,
+    the mean of their gradients counts, and the first one saves and reports.
     """
     together, last = team(), min(plan.steps, plan.steps if until is None else until)
     average = copy.deepcopy(model).requires_grad_(False)
@@ -89,7 +93,8 @@ def fit(
     state.parent.mkdir(parents=True, exist_ok=True)
     step, past = _load(state, identity, model, average, optimiser) if state.exists() else (start, [])
     begun = step
-    seen, since = [], time.monotonic()
+    seen, since, saved = [], time.monotonic(), time.monotonic()
+    former = _end_by_exception()
     try:
         while step < last:
             for group in optimiser.param_groups:
@@ -115,7 +120,8 @@ def fit(
                 _report(state, step, last, means, seconds)
                 past += _losses(seen)
                 seen, since = [], time.monotonic()
-            if step % plan.save_every == 0:
+            if step % plan.save_every == 0 or time.monotonic() - saved > SAVE_SECONDS:
+                saved = time.monotonic()
                 _save(state, step, identity, model, average, optimiser, past + _losses(seen))
             if plan.keep_every and step % plan.keep_every == 0:
                 with whole_file(state.with_name(f"{state.stem}-{step}.safetensors")) as draft:
@@ -123,8 +129,17 @@ def fit(
     finally:
         if not together.rank:
             _save(state, step, identity, model, average, optimiser, past + _losses(seen))
+        if former is not None:
+            signal.signal(signal.SIGTERM, former)
     together.wait()
     return average.eval()
+
+
+def _end_by_exception() -> Any:
+    """Let SIGTERM end this training as Ctrl-C does; return the handler to put back, or None."""
+    if threading.current_thread() is not threading.main_thread():  # a host's worker: the host handles signals
+        return None
+    return signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def steps_of(state: Path) -> int:

@@ -1,6 +1,11 @@
 """The training loop: resumable to the bit, and nothing lost when it is interrupted."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,6 +50,42 @@ def test_an_interrupted_training_saves_where_it_stands(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         loop.fit(model, loss, loop.Plan(steps=9), path)
     assert torch.equal(loop._part(loop.load_file(path), "model.")["weight"], model.weight)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without a signal it could handle")
+def test_a_terminated_training_saves_where_it_stands(tmp_path):
+    """In a process of its own, as it is ended by the signal."""
+    code = (
+        "import os, signal, sys, torch; from pathlib import Path; from torch import nn; "
+        "from steadydiff.training import loop; model = nn.Linear(2, 1); "
+        "stop = lambda rng, seed: seed == 18 and os.kill(os.getpid(), signal.SIGTERM); "
+        "loss = lambda rng, seed: [stop(rng, seed), model(torch.ones(1, 2)).square().sum()][1]; "
+        "loop.fit(model, loss, loop.Plan(steps=60), Path(sys.argv[1]))"
+    )
+    root, state = Path(__file__).resolve().parents[2], tmp_path / "state.safetensors"
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", code, str(state)], env=environment, check=False)
+    assert done.returncode == 143 and loop.steps_of(state) == 18
+
+
+def test_a_training_is_saved_by_time_too_and_gives_signals_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    before, saved, model = signal.getsignal(signal.SIGTERM), [], _Line()
+    monkeypatch.setattr(loop, "_save", lambda state, step, *rest: saved.append(step))
+    loop.fit(
+        model, lambda rng, seed: model.weight.square().sum(), loop.Plan(steps=3), tmp_path / "s.safetensors"
+    )
+    assert saved == [1, 2, 3, 3]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_files_have_the_modes_that_the_umask_gives(tmp_path):
+    (tmp_path / "usual").touch()
+    _fit(tmp_path / "state.safetensors", 1)
+    modes = {file.stat().st_mode for file in (tmp_path / "usual", tmp_path / "state.safetensors")}
+    assert len(modes) == 1
 
 
 def test_figures_beside_the_loss_are_averaged_and_written_down(tmp_path):
