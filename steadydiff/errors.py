@@ -14,6 +14,12 @@ A message says what came, what is allowed and what to do.
 class SteadyDiffError(Exception):
     """Base of all our errors; catch this to catch every one of them."""
 
+    # ComfyUI shows it before the message, where it would be a path in the user's folders.
+    __module__ = "steadydiff"
+
+    def __init_subclass__(cls) -> None:
+        cls.__module__ = "steadydiff"
+
 
 class SettingsError(SteadyDiffError, ValueError):
     """A setting is out of range, or settings contradict each other or the run."""

@@ -67,6 +67,11 @@ def pack_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if type(error).__module__.startswith(PACK):
+        if is_pack_error(error):
             raise SteadyDiffError(str(error)) from error
         raise
+
+
+def is_pack_error(error: BaseException) -> bool:
+    """Whether the loaded pack has raised this on purpose."""
+    return isinstance(error, sys.modules[f"{PACK}.steadydiff.errors"].SteadyDiffError)

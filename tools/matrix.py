@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tools.inprocess import PACK, defaults_of, load, load_pack
+from tools.inprocess import PACK, defaults_of, is_pack_error, load, load_pack
 from tools.tiny_models import (
     cfg_guider,
     conds,
@@ -141,7 +141,7 @@ def _check_on(corrected, others: dict[str, tuple[Any, Tensor]], run: dict) -> st
     try:
         first = sample(corrected, **run)
     except Exception as error:
-        if type(error).__module__.startswith(PACK):
+        if is_pack_error(error):
             return f"{REFUSED}{error}"
         return f"{type(error).__name__}: {error}"
     _interrupt(corrected, run)

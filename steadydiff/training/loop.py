@@ -221,8 +221,8 @@ def _load(
         raise CheckpointError(f"{state.name} is damaged ({error}); move it away to start afresh") from None
     if kept.get("identity", "") != identity:
         raise SettingsError(
-            f"{state.name} is the state of a training with other settings; name another folder, or go on "
-            f"with the settings it was begun with"
+            f"{state.name} is the state of a training with other settings; give another name or folder, or "
+            f"go on with the settings it was begun with"
         )
     model.load_state_dict(_part(tensors, "model."))
     average.load_state_dict(_part(tensors, "average."))
