@@ -15,7 +15,8 @@ from comfy_api.latest import io
 from ..steadydiff import arpo_inputs
 from ..steadydiff.arpo_log import Log, as_dict, load_log, log_file, save_log
 from ..steadydiff.clip_scorer import as_pil
-from ..steadydiff.methods.arpo import ARPO
+from ..steadydiff.errors import ProposerError
+from ..steadydiff.methods.arpo import ARPO, FAILED
 from ..steadydiff.phrases import Phrases
 from ..steadydiff.plots import arpo_figure
 from . import schema
@@ -110,6 +111,9 @@ class SteadyDiffARPO(io.ComfyNode):
             comfy.model_management.throw_exception_if_processing_interrupted()
             if file:
                 save_log(log, file)
+        if log.stopped.startswith(FAILED) and len(log.steps) == 1:
+            # Nothing was found: the prompt that would come out is the one that was given.
+            raise ProposerError(log.stopped)
         return output(log, best_by)
 
 

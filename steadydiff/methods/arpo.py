@@ -29,6 +29,9 @@ from ..phrases import Phrases
 Generate = Callable[[str, int], Tensor]
 """(prompt, seed) -> the picture [H, W, 3] in 0..1 that the text-to-image model draws."""
 
+FAILED = "the proposer failed: "
+"""Begins the reason of a search that ended because nobody proposed anything."""
+
 Fits = Callable[[list[str]], list[bool]]
 """Which texts the scorer's text model reads to their ends."""
 
@@ -230,7 +233,7 @@ class ARPO:
         try:
             candidates = proposer.propose(reference, step.picture, current) - current - Phrases(self.excluded)
         except ProposerError as error:
-            return step, current, f"the proposer failed: {error}"
+            return step, current, f"{FAILED}{error}"
         proposing, begun = time.perf_counter() - begun, time.perf_counter()
         chosen = select_phrases(similarities, current, candidates, fits, self.min_gain)
         following, drops = current + chosen.added, ()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from steadydiff.methods.arpo import select_phrases
 from steadydiff.phrases import Phrases
 from steadydiff.tinyworld.scenes import render, sample_scenes
-from tools.inprocess import defaults_of, load
+from tools.inprocess import PACK, defaults_of, load
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,33 @@ def test_an_empty_prompt_begins_with_a_caption_and_exclusions_hold(execute, inpu
     assert "purple" in execute("SteadyDiffARPO", **inputs | widgets)[0]
     excluded = execute("SteadyDiffARPO", **inputs | {"iterations": 1, "exclude": "AT the right\nat the top"})
     assert "at the right" not in excluded[3] and "at the bottom" in excluded[3]
+
+
+class Dead:
+    """A proposer whose server does not answer, from the given call on."""
+
+    def __init__(self, own, answers):
+        self._own, self._answers = own, answers
+        self._error = sys.modules[f"{PACK}.steadydiff.errors"].ProposerError
+
+    def caption(self, reference):
+        return self._own.caption(reference)
+
+    def propose(self, reference, generated, current):
+        if not self._answers:
+            raise self._error("nobody answers at http://127.0.0.1:1")
+        self._answers -= 1
+        return self._own.propose(reference, generated, current)
+
+
+def test_a_search_in_which_nobody_proposes_anything_fails(execute, inputs):
+    with pytest.raises(Exception, match="the proposer failed: nobody answers at http://127.0.0.1:1"):
+        execute("SteadyDiffARPO", **inputs | {"proposer": Dead(inputs["proposer"], answers=0)})
+
+
+def test_what_was_found_before_a_proposer_failed_is_kept(execute, inputs):
+    found = execute("SteadyDiffARPO", **inputs | {"proposer": Dead(inputs["proposer"], answers=1)})
+    assert len(found[2]) == 2 and "nobody answers" in json.loads(found[3])["summary"]["stopped"]
 
 
 def test_progress_counts_every_step_and_shows_every_drawing(execute, inputs, comfy, monkeypatch):
