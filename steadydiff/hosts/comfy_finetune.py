@@ -17,10 +17,10 @@ from torch.utils.checkpoint import checkpoint
 from ..denoiser import Space
 from ..errors import HostError, SettingsError
 from ..methods.mdss import Prediction
-from ..networks.xi_head import TwoHeads, patch_of
+from ..networks.xi_head import TwoHeads
 from ..training.mdss import Base
 from .comfy import ComfyHost
-from .comfy_train import Samples
+from .comfy_train import Samples, check_input
 from .session import known_layer
 
 MOST_LEVELS = 1000
@@ -53,9 +53,7 @@ def schedule_of(model: Any, host: ComfyHost) -> Schedule:
             "this model carries LoRAs or other changes of its weights; connect it as its loader gives it, or "
             "merge and save it first"
         )
-    channels = model.get_model_object("latent_format").latent_channels
-    if network.in_channels not in (channels, channels * patch_of(network) ** 2):  # SD3 counts channels
-        raise HostError(f"this {name} reads more than the noisy latent (an inpainting or editing model)")
+    check_input(model)
     model_sampling = model.get_model_object("model_sampling")
     space = host.space(model_sampling)
     return Schedule(space, prediction_of(model_sampling, space), training_sigmas(model_sampling))

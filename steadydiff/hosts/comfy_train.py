@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from ..antibias_files import Card
-from ..errors import SettingsError
+from ..errors import HostError, SettingsError
 from ..networks.antibias_prompt import PromptNetwork
+from ..networks.xi_head import patch_of
 from ..training.antibias import UNCONDITIONAL, Base, Recipe, StepPairs, train_prompt
 from ..training.loop import OnStep, Plan
 from .comfy_drift import Inner, Setup, inside_run, without_ours
@@ -27,6 +28,18 @@ LEAST_SAMPLES = 8
 
 Conditioning = list[tuple[Tensor, dict[str, Any]]]
 """As the host hands it from node to node: texts [1, T, D] with what belongs to them."""
+
+
+def check_input(model: Any) -> None:
+    """Raise HostError for a model whose network reads more than the noisy latent."""
+    network = model.get_model_object("diffusion_model")
+    channels = model.get_model_object("latent_format").latent_channels
+    known = (channels, channels * patch_of(network) ** 2)  # SD3 counts channels, Flux those of a patch
+    if getattr(network, "in_channels", channels) not in known:
+        raise HostError(
+            f"this {type(model.model).__name__} reads more than the noisy latent (an inpainting or editing "
+            f"model); train on the model it was made from"
+        )
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,9 @@ class Samples:
             )
 
     def check(self, model: Any) -> None:
-        """Raise SettingsError for latents that the model or the training cannot use."""
+        """Raise SettingsError for latents that the model or the training cannot use, HostError for a model
+        that cannot be trained on latents alone."""
+        check_input(model)
         clean, channels = self.clean, model.get_model_object("latent_format").latent_channels
         if clean.ndim < 3 or clean.shape[1] != channels:
             raise SettingsError(

@@ -54,6 +54,13 @@ def test_what_is_trained_is_written_and_corrects_the_model(kind, train, folders,
     assert corrected.isfinite().all() and not torch.equal(corrected, sample(models[kind]))
 
 
+def test_a_model_that_reads_more_than_the_latent_is_refused(train, models, monkeypatch):
+    """As SD1.5's inpainting model does, whose network has 9 channels."""
+    monkeypatch.setattr(models["epsilon"].model.diffusion_model, "in_channels", 9)
+    with pytest.raises(Exception, match="this BaseModel reads more than the noisy latent"):
+        train("epsilon")
+
+
 def test_it_goes_on_where_it_ended_to_the_bit(train):
     def weights(**changes):
         return train(**changes)[0].patcher.model.state_dict()
