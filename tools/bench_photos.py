@@ -192,7 +192,7 @@ def draw_sheet(results: dict[str, dict], file: Path) -> None:
         if known:
             means = (sum(one[space] for one in known) / len(known) for space in SPACES)
             told = ", ".join(f"{space} {mean:.3g}" for space, mean in zip(SPACES, means, strict=True))
-            title += f"    excess Fréchet distance: {told}"
+            title += f"    excess FD over real pictures: {told}"
         draw.text((margin, top), title, "#22252a", ImageFont.load_default(16))
         pictures = samples("ddpm", 20, method, seed=0, count=SHEET_PICTURES)
         for i, picture in enumerate((pictures + 1) * 127.5):

@@ -15,6 +15,7 @@ from tools.arpo_tables import arpo, arpo_attributes
 from tools.bench import RESULTS, Cells, markdown
 from tools.environment import ROOT
 from tools.matrix_tables import matrix, matrix_pairs, matrix_patches
+from tools.photo_tables import photos
 
 PARTS = range(3)
 STEPS = (10, 20, 50)
@@ -320,6 +321,7 @@ TABLES: dict[str, tuple[str, str, Callable[..., str]]] = {
     "arpo": ("docs/arpo.md", "arpo", arpo),
     "arpo attributes": ("docs/arpo.md", "arpo", arpo_attributes),
     "cost": ("docs/which.md", "epsilon_scaling antibias mdss diffier", cost),
+    "photos": ("docs/time_shift.md", "photos", photos),
     "matrix": ("docs/matrix.md", "matrix", matrix),
     "matrix pairs": ("docs/matrix.md", "matrix", matrix_pairs),
     "matrix patches": ("docs/matrix.md", "matrix", matrix_patches),
