@@ -137,6 +137,19 @@ def _whole(value):
     return int(value)
 
 
+PART = (
+    Number(
+        "start_percent", 0.0, 0.0, 1.0, 0.001,
+        "Where in the run it begins to act; 0 is the first, noisiest step. Later spares the "
+        "composition. Equal to end_percent it is off.",
+    ),
+    Number(
+        "end_percent", 1.0, 0.0, 1.0, 0.001,
+        "Where in the run it ceases to act; 1 is the last step. Earlier spares fine detail.",
+    ),
+)  # fmt: skip
+"""The part of a run in which a method acts."""
+
 EPSILON_SCALING = (
     Number(
         "scale", 1.005, *TABLE_RANGE, 0.0001,
@@ -203,15 +216,7 @@ TIME_SHIFT = (
         "detail, in the end grain. Above 1 it takes more away. Try 0.95 where a sampler draws "
         "noise at every step (euler_ancestral, ddpm, lcm) and steps are few; 0.98 to 1 elsewhere.",
     ),
-    Number(
-        "start_percent", 0.0, 0.0, 1.0, 0.001,
-        "Where in the run it begins to act; 0 is the first, noisiest step. Later spares the "
-        "composition. Equal to end_percent it is off.",
-    ),
-    Number(
-        "end_percent", 1.0, 0.0, 1.0, 0.001,
-        "Where in the run it ceases to act; 1 is the last step. Earlier spares fine detail.",
-    ),
+    *PART,
 )  # fmt: skip
 
 DIFFIER = (
@@ -273,15 +278,7 @@ ANTIBIAS_PROMPT = (
         "The correction is multiplied by this. 0 is off, 1 what the network was trained for. "
         "Below 1 is careful; above 1 overshoots if the training was long enough.",
     ),
-    Number(
-        "start_percent", 0.0, 0.0, 1.0, 0.001,
-        "Where in the run it begins to act; 0 is the first, noisiest step. Later spares the "
-        "composition. Equal to end_percent it is off.",
-    ),
-    Number(
-        "end_percent", 1.0, 0.0, 1.0, 0.001,
-        "Where in the run it ceases to act; 1 is the last step. Earlier spares fine detail.",
-    ),
+    *PART,
     Choice(
         "calls", "every", CALLS,
         "every: before every model call but the first, also the inner ones of samplers "

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -138,11 +139,13 @@ class Diffusion(nn.Module):
         return self.unet(x, t, self.text(tokens))
 
 
-def noised(variant: str, x0: Tensor, eps: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def noised(
+    variant: str, x0: Tensor, eps: Tensor, u: Tensor, schedule: Callable[[], Tensor] = alphas_cumprod
+) -> tuple[Tensor, Tensor, Tensor]:
     """Network input, timestep in 0..1000 and target for uniform draws u [B] in 0..1."""
     if variant == "epsilon":
         t = (u * 1000).long().clamp(max=999)
-        abar = alphas_cumprod()[t].float()[:, None, None, None]
+        abar = schedule()[t].float()[:, None, None, None]
         return abar.sqrt() * x0 + (1 - abar).sqrt() * eps, t, eps
     sigma = u[:, None, None, None]
     return (1 - sigma) * x0 + sigma * eps, u * 1000, eps - x0

@@ -19,6 +19,7 @@ from ...errors import SteadyDiffError
 from ...training.loop import Plan, average, fit, losses, steps_of
 from ..files import write_manifest
 from ..text import TextEncoder, tokenize
+from ..train import noised
 from . import files
 from .data import load_photos
 from .network import PhotoNet
@@ -47,16 +48,6 @@ class Trainee(nn.Module):
         return self.unet(x, timesteps, self.text(tokens)[caption])
 
 
-def noised(variant: str, x0: Tensor, eps: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return network input, timestep in 0..1000 and target for uniform draws u [B] in 0..1."""
-    if variant == "epsilon":
-        t = (u * 1000).long().clamp(max=999)
-        alpha_bar = alphas_cumprod()[t].float()[:, None, None, None]
-        return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps, t, eps
-    sigma = u[:, None, None, None]
-    return (1 - sigma) * x0 + sigma * eps, u * 1000, eps - x0
-
-
 def train(variant: str, data: Path, work: Path, steps: int, shipped: bool = False) -> None:
     """Train up to `steps` steps of 64 pictures; with `shipped` from the weights the repository has."""
     pictures, labels = load_photos(data, "train", work)
@@ -81,7 +72,7 @@ def train(variant: str, data: Path, work: Path, steps: int, shipped: bool = Fals
         caption = caption.where(torch.rand(BATCH, generator=rng) >= UNLABELLED, torch.tensor(0))
         # Stratified: every batch sees every noise level.
         u = (torch.arange(BATCH) + torch.rand(BATCH, generator=rng)) / BATCH
-        x, t, target = noised(variant, x0, torch.randn(x0.shape, generator=rng), u)
+        x, t, target = noised(variant, x0, torch.randn(x0.shape, generator=rng), u, alphas_cumprod)
         with torch.autocast("cpu", torch.bfloat16):
             predicted = model(x, t, caption, tokens)
         return (predicted.float() - target).square().mean()
