@@ -31,7 +31,7 @@ from ..measurement import Measurement
 from ..noise import MemberNoise
 from .epsilon_scaling import scale_at, scale_epsilon, scale_table, sigma_limit
 from .method import Defaults
-from .window import EDGE_TOLERANCE, Windowed, check_window
+from .window import Windowed, check_window, edges
 
 Mode = Literal["renoise", "norm", "previous", "literal"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -210,9 +210,8 @@ class DiffIER(Windowed, Defaults):
         if high is None:
             steps = sorted(run.sigmas[:-1], reverse=True)
             high = steps[len(steps) // 2] if steps else math.inf
-        if high >= max(run.sigmas, default=0.0):
-            high = math.inf  # the first step counts as inside wherever within it the model is called
-        return self.sigma_low * (1 - EDGE_TOLERANCE), min(high * (1 + EDGE_TOLERANCE), sigma_limit(run.space))
+        low, high = edges(high, self.sigma_low, run)
+        return low, min(high, sigma_limit(run.space))
 
     def active_steps(self, run: Run) -> int:
         """Return at how many of the run's steps it acts."""

@@ -28,7 +28,7 @@ from ..schedules import (
     uniform_schedule,
 )
 from .method import Defaults
-from .window import EDGE_TOLERANCE, Windowed, check_window
+from .window import Windowed, check_window, edges
 
 __all__ = [
     "MAX_NOISE_RATIO",
@@ -213,7 +213,8 @@ class EpsilonScaling(Windowed, Defaults):
         if self._is_off():
             return (1.0,) * run.steps
         limit = math.inf if self.form(run.space) == "velocity" else sigma_limit(run.space)
-        low, high = self._low(), min(self._high(), limit)
+        low, high = edges(self.sigma_high, self.sigma_low, run)
+        high = min(high, limit)
         steps = zip(self.scales(run), _descending(run)[:-1], strict=True)
         return tuple(scale if low <= sigma <= high else 1.0 for scale, sigma in steps)
 
@@ -256,21 +257,13 @@ class EpsilonScaling(Windowed, Defaults):
 
     def _window(self, scale_of: _ScaleOf, run: Run) -> _ScaleOf:
         """Let λ be 1 outside the bounds; bounds that contain the whole run cost nothing."""
-        low, high = self._low(), self._high()
-        if high >= max(run.sigmas):
-            high = math.inf  # the first step counts as inside wherever within it the model is called
+        low, high = edges(self.sigma_high, self.sigma_low, run)
         if low == 0 and high == math.inf:
             return scale_of
         return lambda sigma: torch.where((sigma >= low) & (sigma <= high), scale_of(sigma), 1.0)
 
     def _is_off(self) -> bool:
         return self.sigma_low == self.sigma_high
-
-    def _low(self) -> float:
-        return self.sigma_low * (1 - EDGE_TOLERANCE)
-
-    def _high(self) -> float:
-        return self.sigma_high * (1 + EDGE_TOLERANCE)
 
 
 _ScaleOf = Callable[[Tensor], "Tensor | float"]

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..denoiser import Denoise, Run, Space, check_space, per_sample
 from ..errors import SettingsError
 from .method import Defaults
-from .window import EDGE_TOLERANCE, Windowed, check_window
+from .window import Windowed, check_window, edges
 
 
 def shift_level(sigma: Tensor, factor: Tensor | float, space: Space) -> Tensor:
@@ -94,8 +94,9 @@ class TimeShift(Windowed, Defaults):
 
     def summary(self, run: Run) -> str:
         """Say at how many steps it acts, e.g. "noise level times 0.95 at 18 of 20 steps"."""
+        low, high = edges(self.sigma_high, self.sigma_low, run)
         levels = sorted(run.sigmas, reverse=True)[:-1]
-        acted = 0 if self.is_off else sum(bool(self._inside(level, run)) for level in levels)
+        acted = 0 if self.is_off else sum(low <= level <= high for level in levels)
         if not acted:
             return f"left all {len(levels)} steps as they were"
         return f"noise level times {self.factor:.6g} at {acted} of {len(levels)} steps"
@@ -104,21 +105,14 @@ class TimeShift(Windowed, Defaults):
         """Return a denoiser that calls `denoise` at the shifted level; called once per run."""
         if self.is_off:
             return denoise
-        whole = self.sigma_low == 0 and self._high(run) == math.inf
-        factor = self.factor
+        factor, (low, high) = self.factor, edges(self.sigma_high, self.sigma_low, run)
 
         def factor_at(sigma: Tensor) -> Tensor | float:
-            return factor if whole else torch.where(self._inside(sigma, run), factor, 1.0).to(sigma.dtype)
+            if low == 0 and high == math.inf:
+                return factor
+            return torch.where((sigma >= low) & (sigma <= high), factor, 1.0).to(sigma.dtype)
 
         return _Shifted(denoise, factor_at, run.space)
-
-    def _inside(self, sigma: Any, run: Run) -> Any:
-        low, high = self.sigma_low * (1 - EDGE_TOLERANCE), self._high(run) * (1 + EDGE_TOLERANCE)
-        return (sigma >= low) & (sigma <= high)
-
-    def _high(self, run: Run) -> float:
-        # The first step counts as inside wherever within it the model is called.
-        return math.inf if self.sigma_high >= max(run.sigmas, default=0.0) else self.sigma_high
 
 
 class _Shifted:

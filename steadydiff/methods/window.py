@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from ..denoiser import Run
 from ..errors import SettingsError
 
 Own = TypeVar("Own", bound="Windowed")
@@ -20,6 +22,15 @@ def check_window(sigma_high: float, sigma_low: float) -> None:
         raise SettingsError(
             f"sigma_high and sigma_low are noise levels, the high one first; got {sigma_high} and {sigma_low}"
         )
+
+
+def edges(sigma_high: float, sigma_low: float, run: Run) -> tuple[float, float]:
+    """Return the lowest and the highest sigma inside, the tolerance included.
+
+    Where the run's first step is inside, so is every call within it: samplers may call above its sigma.
+    """
+    high = math.inf if sigma_high >= max(run.sigmas, default=0.0) else sigma_high
+    return sigma_low * (1 - EDGE_TOLERANCE), high * (1 + EDGE_TOLERANCE)
 
 
 class Windowed:
