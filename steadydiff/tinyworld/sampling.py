@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..denoiser import Denoise, Run, denoised_from_eps
 from .files import check_variant
-from .text import TextEncoder, tokenize
+from .text import TextEncoder, WordTokenizer, tokenize
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x [B, 4, H, W], timestep [B], context [B, T, D]) -> raw output, as a `UNet` gives it."""
@@ -21,35 +21,33 @@ def alphas_cumprod() -> Tensor:
     return torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0)
 
 
-def sigmas(variant: str, steps: int) -> tuple[float, ...]:
+Levels = Callable[[], Tensor]
+"""A schedule's alphas_cumprod, [1000] float64."""
+
+
+def sigmas(variant: str, steps: int, levels: Levels = alphas_cumprod) -> tuple[float, ...]:
     """Noise levels from the first to 0, steps + 1 of them.
 
-    "epsilon": evenly spaced SD1 timesteps from 999 to 0 (hosts: "normal"); "flow": evenly spaced from 1
-    to 1 / steps ("simple" at shift 1).
+    "epsilon": evenly spaced timesteps of `levels` from 999 to 0 (hosts: "normal"); "flow": evenly spaced
+    from 1 to 1 / steps ("simple" at shift 1).
     """
     if check_variant(variant) == "flow":
         return (*(1 - i / steps for i in range(steps)), 0.0)
-    return evenly_timed(alphas_cumprod(), steps)
-
-
-def evenly_timed(alphas_cumprod: Tensor, steps: int) -> tuple[float, ...]:
-    """Return the noise levels of evenly spaced timesteps from 999 to 0, and 0 (hosts: "normal").
-
-    Shapes:  alphas_cumprod [1000] float64; the result has steps + 1 levels.
-    """
-    log_sigma = log_sigmas(alphas_cumprod)
+    log_sigma = _log_sigmas(levels())
     t = torch.linspace(999, 0, steps, dtype=torch.float64)
     low = t.long().clamp(max=998)
     between = log_sigma[low] + (t - low) * (log_sigma[low + 1] - log_sigma[low])
     return (*between.exp().tolist(), 0.0)
 
 
-def log_sigmas(alphas_cumprod: Tensor) -> Tensor:
+def _log_sigmas(alphas_cumprod: Tensor) -> Tensor:
     """Return the logarithm of sigma for each level of a schedule, shaped like it."""
     return ((1 - alphas_cumprod) / alphas_cumprod).log() / 2
 
 
-def denoiser(variant: str, unet: Network, context: Tensor, uncond: Tensor, cfg: float) -> Denoise:
+def denoiser(
+    variant: str, unet: Network, context: Tensor, uncond: Tensor, cfg: float, levels: Levels = alphas_cumprod
+) -> Denoise:
     """The guided clean estimate as a Denoise function; latents times 0.18215, as inside hosts' samplers.
 
     It shows its branches and cfg, see `Guided`; at cfg 1 there are no branches.
@@ -58,8 +56,8 @@ def denoiser(variant: str, unet: Network, context: Tensor, uncond: Tensor, cfg: 
     """
     both = torch.cat([context, uncond]) if cfg != 1 else context
     if check_variant(variant) == "flow":
-        return FlowDenoiser(unet, both, cfg)
-    return EpsilonDenoiser(unet, both, cfg, alphas_cumprod())
+        return _FlowDenoiser(unet, both, cfg)
+    return _EpsilonDenoiser(unet, both, cfg, levels())
 
 
 class _TinyDenoiser:
@@ -92,12 +90,10 @@ class _TinyDenoiser:
         raise NotImplementedError
 
 
-class EpsilonDenoiser(_TinyDenoiser):
-    """A network that predicts noise on a schedule of 1000 levels; context is that of both branches."""
-
+class _EpsilonDenoiser(_TinyDenoiser):
     def __init__(self, unet: Network, context: Tensor, cfg: float, alphas_cumprod: Tensor) -> None:
         super().__init__(unet, context, cfg)
-        self._log_sigmas = log_sigmas(alphas_cumprod).float()
+        self._log_sigmas = _log_sigmas(alphas_cumprod).float()
 
     def asked(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         t = (sigma.log()[:, None] - self._log_sigmas).abs().argmin(1)
@@ -107,9 +103,7 @@ class EpsilonDenoiser(_TinyDenoiser):
         return denoised_from_eps(x, answer, sigma)
 
 
-class FlowDenoiser(_TinyDenoiser):
-    """A network that predicts velocity; context is that of both branches."""
-
+class _FlowDenoiser(_TinyDenoiser):
     def asked(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return x, 1000 * sigma
 
@@ -118,9 +112,12 @@ class FlowDenoiser(_TinyDenoiser):
 
 
 @torch.no_grad()
-def embed(text: TextEncoder, prompts: list[str]) -> tuple[Tensor, Tensor]:
+def embed(
+    text: TextEncoder, prompts: list[str], tokenizer: WordTokenizer | None = None
+) -> tuple[Tensor, Tensor]:
     """Context of the prompts and of as many empty ones, each [B, T, D]."""
-    return text(tokenize(prompts)), text(tokenize([""])).expand(len(prompts), -1, -1)
+    context, empty = (text(tokenize(texts, tokenizer)) for texts in (prompts, [""]))
+    return context, empty.expand(len(prompts), -1, -1)
 
 
 def first_state(variant: str, noise: Tensor, sigma: float) -> Tensor:

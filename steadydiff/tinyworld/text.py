@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -46,11 +47,15 @@ class WordTokenizer:
         return cls()
 
     def __call__(self, text: str) -> dict[str, list[int]]:
-        words, known = re.findall(r"[a-z]+", text.lower()), self.get_vocab()
-        return {"input_ids": [START, *(known.get(word, UNKNOWN) for word in words), END]}
+        words = re.findall(r"[a-z]+", text.lower())
+        return {"input_ids": [START, *(self._numbers.get(word, UNKNOWN) for word in words), END]}
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {token: i for i, token in enumerate((*SPECIAL, *self.words))}
 
     def get_vocab(self) -> dict[str, int]:
-        return {token: i for i, token in enumerate((*SPECIAL, *self.words))}
+        return dict(self._numbers)
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         names = (*SPECIAL, *self.words)

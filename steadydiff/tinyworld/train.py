@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +30,7 @@ from . import files
 from .autoencoder import Autoencoder
 from .clip import Trainee, partial_caption
 from .reader import Reader, answers_loss, attributes
-from .sampling import alphas_cumprod
+from .sampling import Levels, alphas_cumprod
 from .scenes import SIZE_PX, Scenes, caption, render, sample_scenes
 from .text import MAX_TOKENS, TextEncoder, tokenize
 from .unet import UNet
@@ -140,12 +139,12 @@ class Diffusion(nn.Module):
 
 
 def noised(
-    variant: str, x0: Tensor, eps: Tensor, u: Tensor, schedule: Callable[[], Tensor] = alphas_cumprod
+    variant: str, x0: Tensor, eps: Tensor, u: Tensor, levels: Levels = alphas_cumprod
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Network input, timestep in 0..1000 and target for uniform draws u [B] in 0..1."""
     if variant == "epsilon":
         t = (u * 1000).long().clamp(max=999)
-        abar = schedule()[t].float()[:, None, None, None]
+        abar = levels()[t].float()[:, None, None, None]
         return abar.sqrt() * x0 + (1 - abar).sqrt() * eps, t, eps
     sigma = u[:, None, None, None]
     return (1 - sigma) * x0 + sigma * eps, u * 1000, eps - x0
