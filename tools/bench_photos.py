@@ -34,6 +34,7 @@ from steadydiff.tinyworld.photos.words import CLASSES
 from tools import photo_judges as judges
 from tools.bench import Bench, Figures
 from tools.console import Stop
+from tools.sheet import INK, PAPER
 
 SAMPLERS = {"ddpm": sample_ddpm, "ddim": sample_euler, "dpmpp_2m": sample_dpmpp_2m}
 SEEDS = (0, 1, 2)
@@ -183,7 +184,7 @@ def draw_sheet(results: dict[str, dict], file: Path) -> None:
 
     side, margin, text = 4 * SIZE_PX, 12, 28
     size = (margin + SHEET_PICTURES * (side + margin), len(SHEET) * (side + margin + text) + margin)
-    sheet = Image.new("RGB", size, "#f6f5f1")
+    sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
     for row, (title, label, method) in enumerate(SHEET):
         top = margin + row * (side + margin + text)
@@ -193,7 +194,7 @@ def draw_sheet(results: dict[str, dict], file: Path) -> None:
             means = (sum(one[space] for one in known) / len(known) for space in SPACES)
             told = ", ".join(f"{space} {mean:.3g}" for space, mean in zip(SPACES, means, strict=True))
             title += f"    excess FD over real pictures: {told}"
-        draw.text((margin, top), title, "#22252a", ImageFont.load_default(16))
+        draw.text((margin, top), title, INK, ImageFont.load_default(16))
         pictures = samples("ddpm", 20, method, seed=0, count=SHEET_PICTURES)
         for i, picture in enumerate((pictures + 1) * 127.5):
             pixels = Image.fromarray(picture.byte().permute(1, 2, 0).numpy())
