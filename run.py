@@ -17,14 +17,14 @@ import subprocess
 import time
 from pathlib import Path
 
-from tools import webui
-from tools.browser import ensure_browser_python, find_chromium
-from tools.chat_server import running_chat
-from tools.console import Stop, say, tail
-from tools.demo import run_demo
-from tools.environment import HOSTS, borrowing_venv, check_interpreter, ensure_venv
-from tools.host import Host, ensure_host
-from tools.server import running
+from tools.launch import webui
+from tools.launch.browser import ensure_browser_python, find_chromium
+from tools.launch.chat_server import running_chat
+from tools.launch.console import Stop, say, tail
+from tools.launch.demo import run_demo
+from tools.launch.environment import HOSTS, borrowing_venv, check_interpreter, ensure_venv
+from tools.launch.find_comfyui import Host, ensure_host
+from tools.launch.server import running
 
 ROOT = Path(__file__).resolve().parent
 STARTED = time.monotonic()
@@ -33,8 +33,8 @@ FAST = "not slow and not host and not gpu and not chat and not webui and not bro
 TRAINERS = {
     "tinyworld": "steadydiff.tinyworld.train",
     "photos": "steadydiff.tinyworld.photos.train",
-    "antibias": "tools.train_antibias",
-    "mdss": "tools.train_mdss",
+    "antibias": "tools.train.antibias",
+    "mdss": "tools.train.mdss",
 }
 
 
@@ -55,7 +55,7 @@ def test(options: argparse.Namespace, rest: list[str]) -> int:
     codes = [pytest(python, ["-m", FAST, *rest] if options.fast else rest)]
     if host:
         say(f"\nHost suite against ComfyUI {host.version}")
-        codes.append(pytest(python, ["-m", "host and not gpu", *(rest or ["tests/hosts"])], host))
+        codes.append(pytest(python, ["-m", "host and not gpu", *(rest or ["tests/comfyui"])], host))
     if options.chat:
         codes.append(chat_suite(python, rest))
     if options.webui:
@@ -81,7 +81,7 @@ def webui_suite(python: Path, rest: list[str], host: Host) -> int:
     say(f"\nWebUI suite against {', '.join(kind.name for kind in kinds) or 'no host: none is named'}")
     for gradio in {kind.gradio for kind in kinds}:
         os.environ[f"STEADYDIFF_GRADIO{gradio}"] = str(webui.ensure_python(python, gradio))
-    return pytest(python, ["-m", "webui", *(rest or ["tests/webui"])], host)
+    return pytest(python, ["-m", "webui", *(rest or ["tests/webui/real"])], host)
 
 
 def browser_suite(python: Path, rest: list[str], host: Host) -> int:
@@ -115,17 +115,17 @@ def train(options: argparse.Namespace, rest: list[str]) -> int:
 
 def mdss(options: argparse.Namespace, rest: list[str]) -> int:
     """Work on MDSS's files: `convert` splits a last layer widened to twice its channels into ours."""
-    return python_in_root(interpreter(options.python), ["-m", "tools.mdss", options.action, *rest])
+    return python_in_root(interpreter(options.python), ["-m", "tools.train.convert", options.action, *rest])
 
 
 def bench(options: argparse.Namespace, rest: list[str]) -> int:
     """Run a benchmark against the real ComfyUI; further arguments go to it, its results to benchmarks/."""
-    benches = [file.stem.removeprefix("bench_") for file in sorted((ROOT / "tools").glob("bench_*.py"))]
+    benches = [file.stem for file in sorted((ROOT / "tools" / "bench").glob("*.py"))]
     if options.name not in benches:
         raise Stop(f"There is no bench '{options.name}'; there are: {', '.join(benches) or 'none'}.")
     host = ensure_host(options.python)
     python = ensure_judges(host.python) if options.name == "photos" else host.python
-    return python_in_root(python, ["-m", f"tools.bench_{options.name}", *rest], host)
+    return python_in_root(python, ["-m", f"tools.bench.{options.name}", *rest], host)
 
 
 def ensure_judges(base: Path) -> Path:
@@ -136,7 +136,7 @@ def ensure_judges(base: Path) -> Path:
 
 def arpo(options: argparse.Namespace, rest: list[str]) -> int:
     """From a picture back to a prompt, by the tiny world or a running ComfyUI; arguments go to the search."""
-    return python_in_root(interpreter(options.python), ["-m", "tools.arpo", options.image, *rest])
+    return python_in_root(interpreter(options.python), ["-m", "tools.launch.arpo", options.image, *rest])
 
 
 def pytest(python: Path, arguments: list[str], host: Host | None = None) -> int:
@@ -193,7 +193,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("action", choices=["convert"])
     sub = command(bench, "measure; --quick for a short run, further arguments go to the bench")
     sub.add_argument("name", metavar="NAME")
-    sub = command(arpo, "from a picture back to a prompt; further arguments go to tools/arpo.py")
+    sub = command(arpo, "from a picture back to a prompt; further arguments go to tools/launch/arpo.py")
     sub.add_argument("image", metavar="IMAGE", help="a picture, or scene:N for a drawing of the tiny world")
     return top
 

@@ -7,12 +7,12 @@ import comfy.ops
 import torch
 from comfy_api.latest import io
 
-from ..steadydiff import inputs
-from ..steadydiff.antibias_files import load_prompt
-from ..steadydiff.hosts.comfy_state import LoadedPrompt, attach_prompt
-from . import schema
-from .host import HOST, patcher_of
-from .model_folder import ModelFolder
+from ..steadydiff.files.antibias import load_prompt
+from ..steadydiff.hosts.comfy.state import LoadedPrompt, attach_prompt
+from ..steadydiff.inputs import kinds as inputs
+from .shared import schema
+from .shared.host import HOST, patcher_of
+from .shared.model_folder import ModelFolder
 
 FOLDER = "steadydiff_antibias"
 FILES = ModelFolder(FOLDER, "antibias_")

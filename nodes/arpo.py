@@ -12,16 +12,16 @@ import latent_preview
 import torch
 from comfy_api.latest import io
 
-from ..steadydiff import arpo_inputs
-from ..steadydiff.arpo_log import Log, as_dict, load_log, log_file, save_log
-from ..steadydiff.clip_scorer import as_pil
+from ..steadydiff.arpo.clip_scorer import as_pil
+from ..steadydiff.arpo.log import Log, as_dict, load_log, log_file, save_log
+from ..steadydiff.arpo.phrases import Phrases
+from ..steadydiff.arpo.search import ARPO, FAILED
 from ..steadydiff.errors import ProposerError
-from ..steadydiff.methods.arpo import ARPO, FAILED
-from ..steadydiff.phrases import Phrases
+from ..steadydiff.inputs import arpo as arpo_inputs
 from ..steadydiff.plots import arpo_figure
-from . import schema
-from .host import fitted_latent
-from .plot import image
+from .shared import schema
+from .shared.host import fitted_latent
+from .shared.plot import image
 
 FOLDER = "steadydiff_arpo"
 

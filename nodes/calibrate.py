@@ -3,15 +3,15 @@
 import torch
 from comfy_api.latest import io
 
-from ..steadydiff import inputs
-from ..steadydiff.calibration import TRIALS, as_method
-from ..steadydiff.hosts.comfy_drift import calibrate_model
-from ..steadydiff.measurement import Measurement
+from ..steadydiff.drift.calibration import TRIALS, as_method
+from ..steadydiff.drift.measurement import Measurement
+from ..steadydiff.hosts.comfy.drift import calibrate_model
+from ..steadydiff.inputs import kinds as inputs
 from ..steadydiff.plots import schedule_figure
 from ..steadydiff.schedules import Schedule
-from . import schema
-from .drift import make_setup
-from .plot import image
+from .shared import schema
+from .shared.plot import image
+from .shared.set_up import make_setup
 
 
 class SteadyDiffCalibrate(io.ComfyNode):

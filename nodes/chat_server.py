@@ -5,15 +5,15 @@ from dataclasses import replace
 import comfy.model_management
 from comfy_api.latest import io
 
-from ..steadydiff import arpo_inputs
+from ..steadydiff.arpo.language.exchange import Address
+from ..steadydiff.arpo.language.keys import check_name, find_key
+from ..steadydiff.arpo.language.proposer import VisionProposer
+from ..steadydiff.arpo.language.server import ChatServer
+from ..steadydiff.arpo.language.templates import Templates
 from ..steadydiff.errors import SettingsError
-from ..steadydiff.language.exchange import Address
-from ..steadydiff.language.keys import check_name, find_key
-from ..steadydiff.language.proposer import VisionProposer
-from ..steadydiff.language.server import ChatServer
-from ..steadydiff.language.templates import Templates
-from . import schema
-from .host import HOST
+from ..steadydiff.inputs import arpo as arpo_inputs
+from .shared import schema
+from .shared.host import HOST
 
 
 def make_room() -> None:

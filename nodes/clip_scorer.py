@@ -7,11 +7,11 @@ import comfy.model_patcher
 import folder_paths
 from comfy_api.latest import io
 
-from ..steadydiff import arpo_inputs
-from ..steadydiff.clip_scorer import MODELS, TINY, load_scorer, named_model
+from ..steadydiff.arpo.clip_scorer import MODELS, TINY, load_scorer, named_model
 from ..steadydiff.errors import SettingsError
-from ..steadydiff.hosts.comfy_clip import HostClipScorer
-from . import schema
+from ..steadydiff.hosts.comfy.clip import HostClipScorer
+from ..steadydiff.inputs import arpo as arpo_inputs
+from .shared import schema
 
 FOLDER = "open_clip"
 CONNECTED = "connected"

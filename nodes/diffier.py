@@ -2,14 +2,14 @@
 
 from comfy_api.latest import io
 
-from ..steadydiff import inputs
-from ..steadydiff.hosts.comfy import attach
-from ..steadydiff.hosts.session import Patch
-from ..steadydiff.measurement import Measurement
+from ..steadydiff.drift.measurement import Measurement
+from ..steadydiff.hosts.comfy.attach import attach
+from ..steadydiff.hosts.patch import Patch
+from ..steadydiff.inputs import kinds as inputs
 from ..steadydiff.methods.diffier import PAPER, DiffIER
-from . import schema
 from .epsilon_scaling import check_part
-from .host import HOST
+from .shared import schema
+from .shared.host import HOST
 
 
 class SteadyDiffDiffIER(io.ComfyNode):

@@ -5,13 +5,13 @@ import math
 
 from comfy_api.latest import io
 
-from ..steadydiff.gap import Gap
-from ..steadydiff.hosts.comfy_gap import measure_gap
+from ..steadydiff.drift.gap import Gap
+from ..steadydiff.hosts.comfy.gap import measure_gap
 from ..steadydiff.plots import gap_figure
-from . import schema
-from .drift import make_setup
-from .host import fitted_latent
-from .plot import image
+from .shared import schema
+from .shared.host import fitted_latent
+from .shared.plot import image
+from .shared.set_up import make_setup
 
 
 class SteadyDiffDiffIERReport(io.ComfyNode):

@@ -2,9 +2,9 @@
 
 from comfy_api.latest import io
 
-from ..steadydiff.language.editing import EDITS, edit_phrases, known_phrases
-from ..steadydiff.phrases import Phrases
-from . import schema
+from ..steadydiff.arpo.language.editing import EDITS, edit_phrases, known_phrases
+from ..steadydiff.arpo.phrases import Phrases
+from .shared import schema
 
 
 class SteadyDiffEditPrompt(io.ComfyNode):

@@ -2,13 +2,13 @@
 
 from comfy_api.latest import io
 
-from ..steadydiff import inputs
-from ..steadydiff.hosts.comfy import attach
-from ..steadydiff.hosts.session import Patch
+from ..steadydiff.hosts.comfy.attach import attach
+from ..steadydiff.hosts.patch import Patch
+from ..steadydiff.inputs import kinds as inputs
 from ..steadydiff.methods.epsilon_scaling import EpsilonScaling
 from ..steadydiff.schedules import Schedule
-from . import schema
-from .host import HOST
+from .shared import schema
+from .shared.host import HOST
 
 
 class SteadyDiffEpsilonScaling(io.ComfyNode):

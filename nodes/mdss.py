@@ -6,14 +6,15 @@ import comfy.sd
 import comfy.utils
 from comfy_api.latest import io
 
-from ..steadydiff import inputs
 from ..steadydiff.errors import HostError, SettingsError
-from ..steadydiff.hosts.comfy_mdss import LoadedHead, attach_mdss
-from ..steadydiff.hosts.comfy_state import check_fits
-from ..steadydiff.mdss_files import XI_PREFIX, Card, load_head
-from . import schema, tinyworld
-from .host import HOST
-from .model_folder import ModelFolder
+from ..steadydiff.files.mdss import XI_PREFIX, Card, load_head
+from ..steadydiff.hosts.comfy.mdss import LoadedHead, attach_mdss
+from ..steadydiff.hosts.comfy.state import check_fits
+from ..steadydiff.inputs import kinds as inputs
+from . import tinyworld
+from .shared import schema
+from .shared.host import HOST
+from .shared.model_folder import ModelFolder
 
 FILES = ModelFolder("steadydiff_mdss", "mdss_")
 TINY_WORLD = {config.__name__: variant for variant, config in tinyworld.CONFIGS.items()}

@@ -5,14 +5,14 @@ import math
 
 from comfy_api.latest import io
 
-from ..steadydiff import inputs
-from ..steadydiff.hosts.comfy_drift import measure_model
-from ..steadydiff.measurement import Measurement
+from ..steadydiff.drift.measurement import Measurement
+from ..steadydiff.hosts.comfy.drift import measure_model
+from ..steadydiff.inputs import kinds as inputs
 from ..steadydiff.plots import drift_figure
-from . import schema
-from .drift import make_setup
-from .host import fitted_latent
-from .plot import image
+from .shared import schema
+from .shared.host import fitted_latent
+from .shared.plot import image
+from .shared.set_up import make_setup
 
 
 class SteadyDiffMeasure(io.ComfyNode):

@@ -6,10 +6,10 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..steadydiff import arpo_inputs
-from ..steadydiff.phrase_bank import PhraseBank, find_banks, read_bank
-from ..steadydiff.phrases import Phrases
-from . import schema
+from ..steadydiff.arpo.phrase_bank import PhraseBank, find_banks, read_bank
+from ..steadydiff.arpo.phrases import Phrases
+from ..steadydiff.inputs import arpo as arpo_inputs
+from .shared import schema
 
 FOLDER, NONE = "steadydiff_phrases", arpo_inputs.NO_BANK
 

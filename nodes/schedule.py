@@ -4,13 +4,14 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..steadydiff import inputs, schedules
+from ..steadydiff import schedules
 from ..steadydiff.errors import SettingsError
+from ..steadydiff.inputs import kinds as inputs
 from ..steadydiff.plots import schedule_figure
 from ..steadydiff.schedules import MadeFor, Schedule
-from . import schema
-from .host import HOST
-from .plot import image
+from .shared import schema
+from .shared.host import HOST
+from .shared.plot import image
 
 
 class SteadyDiffSchedule(io.ComfyNode):

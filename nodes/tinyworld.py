@@ -17,8 +17,8 @@ from ..steadydiff.tinyworld import files
 from ..steadydiff.tinyworld.autoencoder import AutoencoderConfig
 from ..steadydiff.tinyworld.text import END, MAX_TOKENS, START, TextConfig, WordTokenizer
 from ..steadydiff.tinyworld.unet import UNetConfig
-from . import schema
-from .host import patcher_of
+from .shared import schema
+from .shared.host import patcher_of
 
 
 class TinyWorldEpsilon(comfy.supported_models_base.BASE):
@@ -160,7 +160,7 @@ class SteadyDiffTinyWorld(io.ComfyNode):
     @classmethod
     def execute(cls, variant) -> io.NodeOutput:
         if variant == PHOTOS:
-            from .photos import build
+            from .shared.photos import build
 
             return io.NodeOutput(*build("epsilon"))
         stored = files.tensors(files.check_variant(variant))

@@ -10,17 +10,17 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from ..steadydiff.antibias_files import save_prompt
 from ..steadydiff.errors import SettingsError
-from ..steadydiff.hosts.comfy_train import Samples, card_for, train_on_model
+from ..steadydiff.files.antibias import save_prompt
+from ..steadydiff.hosts.comfy.train import Samples, card_for, train_on_model
 from ..steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork, attention_at
 from ..steadydiff.training.antibias import PLAN, Recipe
+from ..steadydiff.training.distributed import team
 from ..steadydiff.training.loop import Plan, losses
 from ..steadydiff.training.losses import LOSSES
-from ..steadydiff.training.team import team
-from . import schema
 from .antibias_prompt import FILES, from_file
-from .drift import make_setup
+from .shared import schema
+from .shared.set_up import make_setup
 
 # What people mostly sample with, and hosts of all versions have.
 SCHEDULERS = {"ve": ("normal", "karras"), "flow": ("simple", "normal")}

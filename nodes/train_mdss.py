@@ -12,20 +12,21 @@ from comfy_api.latest import io
 
 from ..steadydiff.denoiser import Space
 from ..steadydiff.errors import SettingsError
-from ..steadydiff.hosts.comfy_finetune import checkpoint_blocks, finetune_base, rebuilt, schedule_of
-from ..steadydiff.hosts.comfy_train import Samples, names_of
-from ..steadydiff.mdss_files import UNET_PREFIXES
+from ..steadydiff.files.mdss import UNET_PREFIXES
+from ..steadydiff.hosts.comfy.finetune import checkpoint_blocks, finetune_base, rebuilt, schedule_of
+from ..steadydiff.hosts.comfy.train import Samples, names_of
 from ..steadydiff.methods.mdss import VARIANTS, Variant
 from ..steadydiff.networks.xi_head import TwoHeads
 from ..steadydiff.tinyworld import files
 from ..steadydiff.tinyworld.finetune import BASES, load_base, save_finetuned
+from ..steadydiff.training.distributed import team
 from ..steadydiff.training.loop import Plan, losses
 from ..steadydiff.training.mdss import PLAN, Recipe, save_trained, train_mdss, variant_for
-from ..steadydiff.training.team import team
-from . import schema, tinyworld
-from .drift import prepare
-from .host import HOST
+from . import tinyworld
 from .mdss import FILES, from_file
+from .shared import schema
+from .shared.host import HOST
+from .shared.set_up import prepare
 from .train_antibias import latents, loss_map, picture_inputs, progress
 
 

@@ -2,11 +2,11 @@
 
 from comfy_api.latest import io
 
-from ..steadydiff import arpo_inputs
-from ..steadydiff.hosts.comfy_text import HostModel
-from ..steadydiff.language.proposer import VisionProposer
-from ..steadydiff.language.templates import Templates
-from . import schema
+from ..steadydiff.arpo.language.proposer import VisionProposer
+from ..steadydiff.arpo.language.templates import Templates
+from ..steadydiff.hosts.comfy.text import HostModel
+from ..steadydiff.inputs import arpo as arpo_inputs
+from .shared import schema
 
 
 class SteadyDiffVisionModel(io.ComfyNode):

@@ -18,9 +18,9 @@ logger = logging.getLogger("steadydiff")
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .arpo_log import Log
-    from .gap import Gap
-    from .measurement import Measurement
+    from .arpo.log import Log
+    from .drift.gap import Gap
+    from .drift.measurement import Measurement
 
 # The plot is a card of its own, dark on light, so that it reads the same on a dark and on a light canvas.
 PAPER, INK, FAINT, LINE, NEUTRAL = "#faf9f6", "#22252a", "#d9d7d0", "#0b6e99", "#8a8680"

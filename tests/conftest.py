@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tools.host import Host
-from tools.server import running
+from tools.launch.find_comfyui import Host
+from tools.launch.server import running
 
 AWKWARD_SHAPES = ((3, 8, 11), (2, 4, 5, 7), (1, 16, 3, 8, 6))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from steadydiff.errors import SettingsError
-from steadydiff.inputs import Switch, shown
+from steadydiff.inputs.kinds import Switch, shown
 
 from .panels import PANELS
 from .panels.panel import Panel

@@ -10,14 +10,14 @@ from typing import Any
 import gradio as gr
 from modules import call_queue, processing, scripts, shared
 
-from steadydiff import inputs
-from steadydiff.checkpoints import is_file_name
+from steadydiff.drift.measurement import Measurement
 from steadydiff.errors import SettingsError, SteadyDiffError
-from steadydiff.hosts.webui_drift import Order, calibrate_next
-from steadydiff.measurement import Measurement
+from steadydiff.files.atomic import write_whole
+from steadydiff.files.checkpoints import is_file_name
+from steadydiff.hosts.webui.drift import Order, calibrate_next
+from steadydiff.inputs import kinds as inputs
 from steadydiff.plots import drift_figure, picture, schedule_figure
 from steadydiff.schedules import Schedule
-from steadydiff.whole_file import write_whole
 
 from .folders import MEASUREMENTS, SCHEDULES
 from .host import find_host, on_main_thread

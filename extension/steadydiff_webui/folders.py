@@ -10,7 +10,7 @@ from typing import ClassVar
 from modules import paths, shared
 
 from steadydiff.errors import SettingsError
-from steadydiff.text_files import read_text
+from steadydiff.files.text import read_text
 
 NONE = "none"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module, util
 
-from steadydiff.hosts.webui import WebuiHost
+from steadydiff.hosts.webui.attach import WebuiHost
 
 SAMPLING_FUNCTIONS = (
     ("backend.sampling.sampling_function", "sampling_function_inner"),  # Forge, Forge Neo

@@ -11,8 +11,8 @@ import gradio as gr
 from modules import paths
 
 from steadydiff.errors import SettingsError, SteadyDiffError
-from steadydiff.text_files import read_text
-from steadydiff.whole_file import write_whole
+from steadydiff.files.atomic import write_whole
+from steadydiff.files.text import read_text
 
 from .panels import PANELS
 

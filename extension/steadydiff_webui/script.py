@@ -8,10 +8,12 @@ import gradio as gr
 from modules import scripts
 from modules.ui_components import InputAccordion
 
-from steadydiff.hosts import webui
+from steadydiff.hosts.webui import attach as webui
 
-from . import arpo_routes, arpo_tab, calibration, presets, settings, xyz
+from . import calibration, presets, settings, xyz
 from .arguments import enabled, is_strict, read
+from .arpo import routes as arpo_routes
+from .arpo import tab as arpo_tab
 from .folders import File
 from .host import find_host, native_scaling
 from .panels import PANELS, epsilon_scaling

@@ -7,8 +7,8 @@ from typing import Any
 import gradio as gr
 from modules import script_callbacks, shared
 
-from steadydiff import arpo_inputs
-from steadydiff.inputs import Input
+from steadydiff.inputs import arpo as arpo_inputs
+from steadydiff.inputs.kinds import Input
 
 from .folders import FOLDERS
 

@@ -3,7 +3,7 @@
 import gradio as gr
 from modules.ui_common import create_refresh_button
 
-from steadydiff.inputs import Input
+from steadydiff.inputs.kinds import Input
 
 
 def widget(one: Input, label: str, elem_id: str):

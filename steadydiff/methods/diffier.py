@@ -26,8 +26,8 @@ from ..denoiser import (
     per_sample,
     signal_level,
 )
+from ..drift.measurement import Measurement
 from ..errors import SettingsError
-from ..measurement import Measurement
 from ..noise import MemberNoise
 from .epsilon_scaling import scale_at, scale_epsilon, scale_table, sigma_limit
 from .method import Defaults

@@ -10,9 +10,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import load_checkpoint, save_checkpoint
 from ..errors import SettingsError
-from ..whole_file import write_whole
+from ..files.atomic import write_whole
+from ..files.checkpoints import load_checkpoint, save_checkpoint
 from .autoencoder import Autoencoder
 from .clip import CONFIG, TOKENIZER_CONFIG, Clip, import_open_clip, tokenizer_json
 from .reader import Reader

@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import SteadyDiffError
+from ..files.atomic import whole_file
 from ..training.loop import Plan, average, fit, steps_of
-from ..whole_file import whole_file
 from . import files
 from .autoencoder import Autoencoder
 from .clip import Trainee, partial_caption

@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, SettingsError, SteadyDiffError
-from ..whole_file import whole_file
-from .team import team
+from ..files.atomic import whole_file
+from .distributed import team
 
 log = logging.getLogger("steadydiff")
 

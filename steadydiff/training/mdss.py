@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..denoiser import Space, per_sample
 from ..errors import SettingsError
-from ..mdss_files import Card, Head, save_mdss
+from ..files.mdss import Card, Head, save_mdss
 from ..methods.mdss import (
     VARIANTS,
     Level,

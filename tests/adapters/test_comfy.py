@@ -9,11 +9,11 @@ import torch
 
 from steadydiff.denoiser import Run
 from steadydiff.errors import HostError, SettingsError
-from steadydiff.hosts.comfy import KEY, ComfyHost, attach, cfg_of, sampler_name
-from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
-from steadydiff.hosts.session import POST_CFG, Patch
+from steadydiff.hosts.comfy.attach import KEY, ComfyHost, attach, cfg_of, sampler_name
+from steadydiff.hosts.patch import POST_CFG, Patch
 from steadydiff.methods.diffier import DiffIER
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
+from steadydiff.samplers import gaussian_denoiser, sample_euler
 from steadydiff.schedules import MadeFor, Schedule
 
 SIGMAS = torch.tensor([10.0, 4.0, 1.0, 0.0])

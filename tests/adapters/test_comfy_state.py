@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from steadydiff.antibias_files import Card
 from steadydiff.errors import HostError, SettingsError
-from steadydiff.hosts.comfy import ANTIBIAS_KEY, ComfyHost
-from steadydiff.hosts.comfy_state import LoadedPrompt, attach_prompt
-from steadydiff.hosts.mock import gaussian_denoiser
-from steadydiff.hosts.session import window_sigmas
+from steadydiff.files.antibias import Card
+from steadydiff.hosts.comfy.attach import ANTIBIAS_KEY, ComfyHost
+from steadydiff.hosts.comfy.state import LoadedPrompt, attach_prompt
+from steadydiff.hosts.patch import window_sigmas
+from steadydiff.samplers import gaussian_denoiser
 
 SIGMAS = torch.tensor([10.0, 4.0, 1.0, 0.0])
 

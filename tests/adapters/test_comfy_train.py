@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from steadydiff.errors import SettingsError
-from steadydiff.hosts.comfy_train import Samples, joined
+from steadydiff.hosts.comfy.train import Samples, joined
 from steadydiff.training.antibias import UNCONDITIONAL
 
 

@@ -13,16 +13,16 @@ import torch
 
 from steadydiff.denoiser import Guided, Run
 from steadydiff.errors import HostError, SettingsError
-from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
-from steadydiff.hosts.session import POST_CFG, Patch
-from steadydiff.hosts.webui import WebuiHost, attach, detach
-from steadydiff.hosts.webui_patcher import space_of
-from steadydiff.hosts.webui_run import Units, run_sigmas, timestep_sigma
-from steadydiff.mdss_files import Head
+from steadydiff.files.mdss import Head
+from steadydiff.hosts.patch import POST_CFG, Patch
+from steadydiff.hosts.webui.attach import WebuiHost, attach, detach
+from steadydiff.hosts.webui.patcher import space_of
+from steadydiff.hosts.webui.run import Units, run_sigmas, timestep_sigma
 from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel
 from steadydiff.methods.diffier import DiffIER
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.methods.mdss import MDSS, XiModel
+from steadydiff.samplers import gaussian_denoiser, sample_euler
 
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
 ABAR = torch.cumprod(1 - BETAS, 0)

@@ -5,14 +5,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from steadydiff.calibration import calibrate, fit_linear
 from steadydiff.denoiser import Run
+from steadydiff.drift.calibration import calibrate, fit_linear
+from steadydiff.drift.measurement import Recorder, noise_for, refine, unit_noise
+from steadydiff.drift.stepping import step_calls
 from steadydiff.errors import HostError, SettingsError
-from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
-from steadydiff.hosts.webui import WebuiHost
-from steadydiff.hosts.webui_drift import Order, calibrate_next
-from steadydiff.measurement import Recorder, noise_for, refine, unit_noise
-from steadydiff.stepping import step_calls
+from steadydiff.hosts.webui.attach import WebuiHost
+from steadydiff.hosts.webui.drift import Order, calibrate_next
+from steadydiff.samplers import gaussian_denoiser, sample_euler
 
 SIGMAS = (10.0, 4.0, 1.5, 0.5, 0.0)
 RUN = Run("ve", SIGMAS)

@@ -10,10 +10,10 @@ import time
 import pytest
 import torch
 
+from steadydiff.arpo.language.proposer import VisionProposer
+from steadydiff.arpo.language.server import ChatServer
+from steadydiff.arpo.phrases import Phrases
 from steadydiff.errors import ProposerError
-from steadydiff.language.proposer import VisionProposer
-from steadydiff.language.server import ChatServer
-from steadydiff.phrases import Phrases
 
 pytestmark = [
     pytest.mark.chat,

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from steadydiff.denoiser import Run
+from steadydiff.drift.measurement import Measurement
 from steadydiff.errors import SteadyDiffError
-from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
-from steadydiff.measurement import Measurement
 from steadydiff.methods import SAMPLING_METHODS
 from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel
 from steadydiff.methods.band_scaling import BandScaling
@@ -16,6 +15,7 @@ from steadydiff.methods.diffier import DiffIER
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.methods.mdss import MDSS, XiModel
 from steadydiff.methods.time_shift import TimeShift
+from steadydiff.samplers import gaussian_denoiser, sample_euler
 from steadydiff.schedules import Schedule
 
 RUNS = {

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from steadydiff.antibias_files import KIND, VERSION, Card, load_prompt, save_prompt
-from steadydiff.checkpoints import HEADER_KEY
 from steadydiff.errors import CheckpointError
+from steadydiff.files.antibias import KIND, VERSION, Card, load_prompt, save_prompt
+from steadydiff.files.checkpoints import HEADER_KEY
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork
 
 CARD = Card(

@@ -7,7 +7,6 @@ import torch
 
 from steadydiff.denoiser import Run, add_noise
 from steadydiff.errors import SettingsError
-from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
 from steadydiff.methods.antibias_prompt import (
     AntiBiasPrompt,
     PromptModel,
@@ -17,6 +16,7 @@ from steadydiff.methods.antibias_prompt import (
     rectify,
     step_fraction,
 )
+from steadydiff.samplers import gaussian_denoiser, sample_euler
 
 RUN = Run("ve", (10.0, 4.0, 1.0, 0.25, 0.0))
 

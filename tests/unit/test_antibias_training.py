@@ -9,9 +9,9 @@ from torch import nn
 
 from steadydiff.denoiser import Run
 from steadydiff.errors import SettingsError
-from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
 from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork
+from steadydiff.samplers import gaussian_denoiser, sample_euler
 from steadydiff.training import losses
 from steadydiff.training.antibias import (
     PLAN,

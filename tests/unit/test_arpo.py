@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steadydiff.arpo_log import Log, as_dict, load_log, save_log
+from steadydiff.arpo.log import Log, as_dict, load_log, save_log
+from steadydiff.arpo.phrases import Phrases
+from steadydiff.arpo.search import ARPO, drop_phrases, select_phrases
 from steadydiff.errors import CheckpointError, ProposerError, SettingsError, ShapeError
-from steadydiff.methods.arpo import ARPO, drop_phrases, select_phrases
-from steadydiff.phrases import Phrases
 
 WORDS = tuple("abcdefgh")
 

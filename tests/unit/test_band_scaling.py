@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from steadydiff.denoiser import Run
-from steadydiff.hosts.mock import gaussian_denoiser
 from steadydiff.methods.band_scaling import BandScaling, haar_split
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
+from steadydiff.samplers import gaussian_denoiser
 
 RUN = Run("flow", (0.9, 0.5, 0.1, 0.0))
 

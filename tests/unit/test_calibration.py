@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from steadydiff.calibration import TRIALS, calibrate, calibrate_variance, fit_linear
 from steadydiff.denoiser import Run, denoised_from_eps, derivative, eps_from_denoised
+from steadydiff.drift.calibration import TRIALS, calibrate, calibrate_variance, fit_linear
+from steadydiff.drift.measurement import Recorder, noise_for, unit_noise
 from steadydiff.errors import SettingsError, SteadyDiffError
-from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
-from steadydiff.measurement import Recorder, noise_for, unit_noise
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.metrics.spectrum import spectrum
+from steadydiff.samplers import gaussian_denoiser, sample_euler
 from steadydiff.schedules import Schedule
 
 STD, SHAPE, BATCH = 0.6, (4, 8, 8), 8

@@ -17,11 +17,11 @@ import pytest
 import torch
 from PIL import Image
 
+from steadydiff.arpo.language import server as module
+from steadydiff.arpo.language.exchange import Address
+from steadydiff.arpo.language.keys import find_key, keys_file
+from steadydiff.arpo.language.server import ChatServer
 from steadydiff.errors import ProposerError, SettingsError
-from steadydiff.language import server as module
-from steadydiff.language.exchange import Address
-from steadydiff.language.keys import find_key, keys_file
-from steadydiff.language.server import ChatServer
 
 CANARY = "sk-canary-0123456789abcdef"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"

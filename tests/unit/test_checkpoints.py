@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from steadydiff.checkpoints import load_checkpoint, save_checkpoint
 from steadydiff.errors import CheckpointError
+from steadydiff.files.checkpoints import load_checkpoint, save_checkpoint
 
 
 def test_tensors_and_header_come_back(tmp_path):

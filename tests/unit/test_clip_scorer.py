@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from steadydiff import clip_scorer
-from steadydiff.clip_scorer import OpenClipScorer, TextMemory, load_scorer
+from steadydiff.arpo import clip_scorer
+from steadydiff.arpo.clip_scorer import OpenClipScorer, TextMemory, load_scorer
 from steadydiff.errors import SettingsError, SteadyDiffError
 
 

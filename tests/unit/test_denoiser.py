@@ -19,7 +19,7 @@ from steadydiff.denoiser import (
     signal_level,
 )
 from steadydiff.errors import SettingsError, ShapeError
-from steadydiff.hosts.mock import gaussian_denoiser, generate, sample_euler
+from steadydiff.samplers import gaussian_denoiser, generate, sample_euler
 
 
 @pytest.mark.parametrize(("space", "x"), [("ve", 2 + 0.25 * 4), ("flow", 0.75 * 2 + 0.25 * 4)])

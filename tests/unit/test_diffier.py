@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from steadydiff.denoiser import Guided, Run, add_noise, denoised_from_eps, eps_from_denoised
+from steadydiff.drift.measurement import Measurement
 from steadydiff.errors import SettingsError
-from steadydiff.hosts.mock import gaussian_denoiser, generate, sample_euler
-from steadydiff.measurement import Measurement
 from steadydiff.methods.diffier import (
     DiffIER,
     carry_error,
@@ -21,6 +20,7 @@ from steadydiff.methods.diffier import (
 )
 from steadydiff.methods.epsilon_scaling import scale_epsilon
 from steadydiff.noise import MemberNoise
+from steadydiff.samplers import gaussian_denoiser, generate, sample_euler
 
 SPACES = ("ve", "flow")
 SIGMAS = {

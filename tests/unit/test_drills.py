@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import nn
 
-from steadydiff.arpo_log import load_log, save_log
-from steadydiff.checkpoints import load_checkpoint, save_checkpoint
+from steadydiff.arpo.log import load_log, save_log
+from steadydiff.arpo.phrases import Phrases
+from steadydiff.arpo.search import ARPO
 from steadydiff.errors import SteadyDiffError
-from steadydiff.hosts.mock import gaussian_denoiser
-from steadydiff.methods.arpo import ARPO
+from steadydiff.files.atomic import whole_file, write_whole
+from steadydiff.files.checkpoints import load_checkpoint, save_checkpoint
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork
 from steadydiff.networks.xi_head import TwoHeads
-from steadydiff.phrases import Phrases
+from steadydiff.samplers import gaussian_denoiser
 from steadydiff.tinyworld import train as tinyworld
 from steadydiff.training import antibias, loop, mdss
-from steadydiff.whole_file import whole_file, write_whole
-from tools.bench import Bench
+from tools.bench.shared.frame import Bench
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork"),

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from steadydiff.arpo.language.editing import edit_phrases, known_phrases
+from steadydiff.arpo.phrases import Phrases
 from steadydiff.errors import SettingsError
-from steadydiff.language.editing import edit_phrases, known_phrases
-from steadydiff.phrases import Phrases
 
 FOUND = Phrases(("a cat", "blue bow tie"), ("oil painting", "soft light"))
 

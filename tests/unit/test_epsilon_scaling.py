@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from steadydiff.denoiser import Run, denoised_from_eps, derivative, eps_from_denoised
 from steadydiff.errors import SettingsError, ShapeError
-from steadydiff.hosts.mock import gaussian_denoiser, generate, sample_euler
 from steadydiff.methods.epsilon_scaling import EpsilonScaling, scale_at, scale_epsilon, scale_table
+from steadydiff.samplers import gaussian_denoiser, generate, sample_euler
 from steadydiff.schedules import MadeFor, Schedule, dcw_schedule
 
 FORMS = ("ve", "flow", "velocity")

@@ -14,17 +14,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steadydiff.antibias_files import Card as PromptCard
-from steadydiff.antibias_files import load_prompt, save_prompt
-from steadydiff.arpo_log import Log, Step, as_dict, load_log, save_log
-from steadydiff.checkpoints import HEADER_KEY
-from steadydiff.clip_scorer import as_pil
+from steadydiff.arpo.clip_scorer import as_pil
+from steadydiff.arpo.log import Log, Step, as_dict, load_log, save_log
+from steadydiff.arpo.phrases import Phrases
+from steadydiff.drift.measurement import CURVES, Measurement
 from steadydiff.errors import CheckpointError, SettingsError
-from steadydiff.mdss_files import Card as HeadCard
-from steadydiff.mdss_files import Head, convert, load_head, save_mdss
-from steadydiff.measurement import CURVES, Measurement
+from steadydiff.files.antibias import Card as PromptCard
+from steadydiff.files.antibias import load_prompt, save_prompt
+from steadydiff.files.checkpoints import HEADER_KEY
+from steadydiff.files.mdss import Card as HeadCard
+from steadydiff.files.mdss import Head, convert, load_head, save_mdss
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork
-from steadydiff.phrases import Phrases
 from steadydiff.schedules import MadeFor, Schedule, read_table
 
 MORE_MEMORY = 1 << 29  # bytes that reading may take, beyond what the tests have already

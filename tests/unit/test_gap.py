@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from steadydiff.denoiser import Guided, Run
+from steadydiff.drift.gap import GapRecorder
 from steadydiff.errors import SteadyDiffError
-from steadydiff.gap import GapRecorder
-from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
 from steadydiff.methods.diffier import DiffIER
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.plots import gap_figure
+from steadydiff.samplers import gaussian_denoiser, sample_euler
 
 RUNS = {
     "ve": Run("ve", (14.6, 3.0, 1.0, 0.3, 0.0), 1),

@@ -7,7 +7,6 @@ import torch
 
 from steadydiff.denoiser import Run
 from steadydiff.errors import SettingsError
-from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
 from steadydiff.methods.mdss import (
     MDSS,
     Level,
@@ -21,6 +20,7 @@ from steadydiff.methods.mdss import (
     targets,
     training_levels,
 )
+from steadydiff.samplers import gaussian_denoiser, sample_euler
 
 
 def cosine(steps):

@@ -8,10 +8,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from steadydiff.checkpoints import HEADER_KEY
 from steadydiff.errors import CheckpointError, SettingsError
-from steadydiff.mdss_files import KIND, VERSION, Card, Head, convert, load_head, save_mdss
-from tools.mdss import main
+from steadydiff.files.checkpoints import HEADER_KEY
+from steadydiff.files.mdss import KIND, VERSION, Card, Head, convert, load_head, save_mdss
+from tools.train.convert import main
 
 CARD = Card(
     form="checkpoint", space="ve", sigma_range=(0.03, 14.0), family="SD15", latent_format="SD15",

@@ -8,13 +8,20 @@ import pytest
 import torch
 
 from steadydiff.denoiser import Run, denoised_from_eps, eps_from_denoised
+from steadydiff.drift.measurement import (
+    Measurement,
+    Recorder,
+    check_reference,
+    noise_for,
+    refine,
+    unit_noise,
+)
+from steadydiff.drift.stepping import step_calls
 from steadydiff.errors import SettingsError, ShapeError, SteadyDiffError
-from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
-from steadydiff.measurement import Measurement, Recorder, check_reference, noise_for, refine, unit_noise
 from steadydiff.methods.diffier import DiffIER
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
+from steadydiff.samplers import gaussian_denoiser, sample_euler
 from steadydiff.schedules import MadeFor
-from steadydiff.stepping import step_calls
 
 STD, SHAPE, COUNT = 0.6, (4, 8, 8), 24
 

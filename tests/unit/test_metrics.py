@@ -8,7 +8,6 @@ import torch
 
 from steadydiff.denoiser import add_noise
 from steadydiff.errors import SettingsError, ShapeError
-from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
 from steadydiff.metrics.deltas import (
     delta_code,
     delta_paper,
@@ -24,6 +23,7 @@ from steadydiff.metrics.norms import NormCurve, eps_norm, norm_quotient, predict
 from steadydiff.metrics.precision_recall import coverage, precision_recall, reaches
 from steadydiff.metrics.running import RunningCovariance, RunningMoments
 from steadydiff.metrics.spectrum import ring_sizes, spectrum
+from steadydiff.samplers import gaussian_denoiser, sample_euler
 
 SHAPE = (4, 8, 8)
 COUNT = 2000  # of 256 elements: a variance is known to 0.2 %

@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
+from steadydiff.drift.stepping import same_luck
 from steadydiff.noise import Motion
-from steadydiff.stepping import same_luck
 
 LIKE = torch.zeros(2, 3, 64, 64)
 LEVELS = (10.0, 4.0, 1.5, 0.02, 0.001)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steadydiff.language.parsing import MAX_LETTERS, MAX_WORDS, parse_phrases, without_thoughts
-from steadydiff.phrases import Phrases
+from steadydiff.arpo.language.parsing import MAX_LETTERS, MAX_WORDS, parse_phrases, without_thoughts
+from steadydiff.arpo.phrases import Phrases
 
 CAT = ("a black cat", "blue bow tie", "the cat's green eyes")
 OIL = ("oil painting", "soft light")

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from steadydiff.arpo.phrase_bank import BANKS, MOST_PHRASES, PhraseBank, read_bank
+from steadydiff.arpo.phrases import Phrases
 from steadydiff.errors import SettingsError
-from steadydiff.phrase_bank import BANKS, MOST_PHRASES, PhraseBank, read_bank
-from steadydiff.phrases import Phrases
 from steadydiff.tinyworld import scenes
 from steadydiff.tinyworld.text import WORDS
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from steadydiff.arpo_log import Log, Step
+from steadydiff.arpo.log import Log, Step
+from steadydiff.arpo.phrases import Phrases
+from steadydiff.drift.measurement import Measurement
 from steadydiff.errors import SettingsError
-from steadydiff.measurement import Measurement
-from steadydiff.phrases import Phrases
 from steadydiff.plots import arpo_figure, drift_figure, picture, pixels, schedule_figure
 from steadydiff.schedules import Schedule
 

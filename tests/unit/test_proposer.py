@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from steadydiff.arpo.language.pictures import png, same_size, shrunk
+from steadydiff.arpo.language.proposer import VisionProposer
+from steadydiff.arpo.language.templates import Templates, filled
+from steadydiff.arpo.phrases import Phrases
 from steadydiff.errors import ProposerError, SettingsError
-from steadydiff.language.pictures import png, same_size, shrunk
-from steadydiff.language.proposer import VisionProposer
-from steadydiff.language.templates import Templates, filled
-from steadydiff.phrases import Phrases
 
 REFERENCE, GENERATED = torch.full((8, 8, 3), 0.25), torch.full((8, 6, 3), 0.75)
 NAMES = {0.25: "reference", 0.75: "generated"}

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from steadydiff.denoiser import SPACES, derivative, signal_level
 from steadydiff.errors import SettingsError
-from steadydiff.hosts.mock import gaussian_denoiser
 from steadydiff.methods.epsilon_scaling import scale_epsilon
+from steadydiff.samplers import gaussian_denoiser
 from steadydiff.schedules import (
     SCHEDULE_MODES,
     MadeFor,

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from steadydiff.denoiser import Run, derivative
+from steadydiff.drift.stepping import Question, next_question, step_calls
 from steadydiff.errors import SettingsError
-from steadydiff.hosts.mock import gaussian_denoiser, sample_euler
-from steadydiff.stepping import Question, next_question, step_calls
+from steadydiff.samplers import gaussian_denoiser, sample_euler
 
 RUN = Run("ve", (10.0, 4.0, 1.0, 0.2, 0.0))
 

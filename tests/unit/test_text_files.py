@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from steadydiff.arpo.language.keys import find_key
+from steadydiff.arpo.phrase_bank import find_banks, read_bank
 from steadydiff.errors import SettingsError
-from steadydiff.language.keys import find_key
-from steadydiff.phrase_bank import find_banks, read_bank
-from steadydiff.text_files import read_text
-from tools.captions import captions_of
+from steadydiff.files.text import read_text
+from tools.train.captions import captions_of
 
 BOM = b"\xef\xbb\xbf"
 

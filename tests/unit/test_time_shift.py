@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from steadydiff.denoiser import Guided, Run
 from steadydiff.errors import SettingsError
-from steadydiff.hosts.mock import gaussian_denoiser, sample_ddpm
 from steadydiff.methods.time_shift import TimeShift, shift_level, shift_state
+from steadydiff.samplers import gaussian_denoiser, sample_ddpm
 
 RUN = Run("ve", (80.0, 20.0, 6.0, 2.0, 0.7, 0.2, 0.0))
 FLOW = Run("flow", (1.0, 0.8, 0.5, 0.2, 0.0))

@@ -1,11 +1,11 @@
 """The anti-bias prompt's panel."""
 
-from steadydiff import inputs
-from steadydiff.antibias_files import load_prompt
 from steadydiff.errors import SettingsError
-from steadydiff.hosts.session import Patch
-from steadydiff.hosts.webui import Plan
-from steadydiff.hosts.webui_run import Start
+from steadydiff.files.antibias import load_prompt
+from steadydiff.hosts.patch import Patch
+from steadydiff.hosts.webui.attach import Plan
+from steadydiff.hosts.webui.run import Start
+from steadydiff.inputs import kinds as inputs
 from steadydiff.methods.antibias_prompt import AntiBiasPrompt
 
 from ..folders import ANTIBIAS, NONE, File

@@ -2,10 +2,10 @@
 
 from hashlib import sha256
 
-from steadydiff import inputs
-from steadydiff.hosts.session import Patch
-from steadydiff.hosts.webui import Plan
-from steadydiff.measurement import Measurement
+from steadydiff.drift.measurement import Measurement
+from steadydiff.hosts.patch import Patch
+from steadydiff.hosts.webui.attach import Plan
+from steadydiff.inputs import kinds as inputs
 from steadydiff.methods.diffier import PAPER, DiffIER
 
 from ..folders import MEASUREMENTS, NONE, File

@@ -1,10 +1,10 @@
 """Epsilon Scaling's panel: one scale, a line, or a schedule of a step each."""
 
-from steadydiff import inputs
 from steadydiff.errors import SettingsError
-from steadydiff.hosts.session import Patch
-from steadydiff.hosts.webui import Plan
-from steadydiff.hosts.webui_run import Start
+from steadydiff.hosts.patch import Patch
+from steadydiff.hosts.webui.attach import Plan
+from steadydiff.hosts.webui.run import Start
+from steadydiff.inputs import kinds as inputs
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.schedules import MadeFor, Schedule, dcw_schedule, read_table, snr_schedule
 

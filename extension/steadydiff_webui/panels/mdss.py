@@ -4,12 +4,12 @@ from pathlib import Path
 
 from modules import shared
 
-from steadydiff import inputs
 from steadydiff.errors import SettingsError
-from steadydiff.hosts.session import Patch
-from steadydiff.hosts.webui import Plan
-from steadydiff.hosts.webui_run import Start
-from steadydiff.mdss_files import load_head
+from steadydiff.files.mdss import load_head
+from steadydiff.hosts.patch import Patch
+from steadydiff.hosts.webui.attach import Plan
+from steadydiff.hosts.webui.run import Start
+from steadydiff.inputs import kinds as inputs
 from steadydiff.methods.mdss import MDSS as Method
 from steadydiff.methods.mdss import XiModel
 

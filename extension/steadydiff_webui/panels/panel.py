@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from steadydiff.hosts.webui import Plan
-from steadydiff.inputs import Input, Switch
+from steadydiff.hosts.webui.attach import Plan
+from steadydiff.inputs.kinds import Input, Switch
 
 ENABLED = Switch("enabled", False, "Whether it acts.")
 

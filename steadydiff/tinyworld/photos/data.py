@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ...errors import SettingsError
-from ...whole_file import whole_file
+from ...files.atomic import whole_file
 from .network import SIZE_PX
 from .words import CLASSES
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...checkpoints import load_checkpoint, save_checkpoint
 from ...errors import CheckpointError
+from ...files.checkpoints import load_checkpoint, save_checkpoint
 from ..files import TEXT_PREFIX, UNET_PREFIX, part
 from ..text import TextEncoder
 from .network import PhotoNet

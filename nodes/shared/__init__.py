@@ -1,0 +1,1 @@
+"""What the nodes have in common, and the host as the core asks for it."""

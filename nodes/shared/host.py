@@ -1,0 +1,50 @@
+"""What ComfyUI calls things, for the adapter, which imports no host, and how its versions differ."""
+
+from inspect import signature
+
+import comfy.sample
+from comfy import model_management, model_patcher, model_sampling, samplers
+from comfy.patcher_extension import WrappersMP
+
+from ...steadydiff.hosts.comfy.attach import ComfyHost
+
+HOST = ComfyHost(
+    outer_sample=WrappersMP.OUTER_SAMPLE,
+    predict_noise=WrappersMP.PREDICT_NOISE,
+    # V_PREDICTION, EDM and X0 are kinds of EPS. V_PREDICTION_DDPM (CogVideoX) is not: it takes the sampler's
+    # state for sqrt(abar) * x0 + sqrt(1 - abar) * eps while noising it as x0 + sigma * eps.
+    ve=(model_sampling.EPS, model_sampling.COSMOS_RFLOW),
+    flow=(model_sampling.CONST,),
+    # These start from a picture instead of noise; not every supported version has them.
+    neither=tuple(
+        getattr(model_sampling, name)
+        for name in ("IMG_TO_IMG", "IMG_TO_IMG_FLOW")
+        if hasattr(model_sampling, name)
+    ),
+    in_training=lambda: bool(getattr(model_management, "in_training", False)),
+    check_interrupted=model_management.throw_exception_if_processing_interrupted,
+    sampler_sample=WrappersMP.SAMPLER_SAMPLE,
+    apply_model=WrappersMP.APPLY_MODEL,
+    area_and_mult=samplers.get_area_and_mult,
+)
+
+
+def fitted_latent(model, latent: dict):
+    """Return a latent's samples as core's samplers do: an empty one in the model's own channels and size.
+
+    latent: what a LATENT wire carries; its "downscale_ratio_..." say what one of its empty samples stands for
+    """
+    fix = comfy.sample.fix_empty_latent_channels
+    ratios = ("downscale_ratio_spacial", "downscale_ratio_temporal")  # unknown to the oldest hosts
+    known = {name: latent.get(name) for name in ratios if name in signature(fix).parameters}
+    return fix(model, latent["samples"], **known)
+
+
+def patcher_of(network):
+    """Put a network into the host's keeping; the oldest host we support has one kind of patcher only."""
+    kind = getattr(model_patcher, "CoreModelPatcher", model_patcher.ModelPatcher)
+    return kind(
+        network,
+        load_device=model_management.get_torch_device(),
+        offload_device=model_management.unet_offload_device(),
+    )

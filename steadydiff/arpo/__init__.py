@@ -1,0 +1,1 @@
+"""ARPO: the search from a picture back to a prompt, its phrases, scorer, log and language models."""

@@ -1,0 +1,149 @@
+"""The log of a reverse prompt search, and its file: a safetensors file of pictures with a JSON header."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, SettingsError
+from ..files.checkpoints import is_file_name, load_checkpoint, save_checkpoint
+from .phrases import Phrases
+
+KIND, VERSION = "arpo_log", 1
+
+
+@dataclass(frozen=True)
+class Step:
+    """One iteration: a prompt, what it draws, and what was then found lacking.
+
+    picture: [H, W, 3] in 0..1
+    text_similarity, image_similarity: of the prompt and of its picture to the reference
+    candidates: what was proposed; empty at the last step, which is only drawn
+    gains, drops: (phrase, similarity) of what was added and of what was taken out, in this order
+    seconds: for "generate", "propose" and "select"
+    """
+
+    phrases: Phrases
+    picture: Tensor
+    text_similarity: float
+    image_similarity: float
+    candidates: Phrases = field(default_factory=Phrases)
+    gains: tuple[tuple[str, float], ...] = ()
+    drops: tuple[tuple[str, float], ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Log:
+    """A search so far. It is whole after every iteration, and a search goes on from it.
+
+    reference: `fingerprint` of the reference picture
+    following: the prompt to draw next
+    stopped: why it ended, in words; empty while it may go on
+    """
+
+    reference: str
+    seed: int
+    following: Phrases
+    steps: tuple[Step, ...] = ()
+    stopped: str = ""
+
+    @property
+    def best(self) -> Step:
+        """The step whose picture is nearest to the reference; of equals the first, which is shorter."""
+        return max(self._drawn, key=lambda step: step.image_similarity)
+
+    @property
+    def best_by_text(self) -> Step:
+        """The step whose prompt is nearest to the reference, which the search itself looks for."""
+        return max(self._drawn, key=lambda step: step.text_similarity)
+
+    @property
+    def _drawn(self) -> tuple[Step, ...]:
+        if not self.steps:
+            raise SettingsError("nothing has been drawn yet; the search ended before its first picture")
+        return self.steps
+
+
+def fingerprint(picture: Tensor) -> str:
+    """A short digest of a picture, by which a log knows its reference."""
+    pixels = _eight_bit(picture)
+    return hashlib.sha256(str(tuple(pixels.shape)).encode() + pixels.numpy().tobytes()).hexdigest()[:16]
+
+
+# --- file -------------------------------------------------------------------------------------------------
+
+
+def log_file(name: str, folder: Path) -> Path | None:
+    """Where a search is kept, None for no name; a name is one word of a file name, not a path."""
+    plain = name.strip()
+    if not plain:
+        return None
+    if not is_file_name(plain):
+        raise SettingsError(f"keep_as is a name of a file, without folders; got {name!r}")
+    return folder / f"{plain}.safetensors"
+
+
+def save_log(log: Log, path: Path) -> None:
+    """Write a log whole or not at all; its pictures may differ in size and are kept as 8 bit."""
+    pictures = {f"picture.{i}": _eight_bit(step.picture) for i, step in enumerate(log.steps)}
+    save_checkpoint(path, pictures, kind=KIND, version=VERSION, log=as_dict(log))
+
+
+def load_log(path: Path) -> Log:
+    """Read a file of `save_log`.
+
+    Raises:  CheckpointError if it is missing, damaged or of another kind.
+    """
+    pictures, header = load_checkpoint(path, kind=KIND, version=VERSION)
+    try:
+        if any(p.dtype != torch.uint8 or p.ndim != 3 or p.shape[2] != 3 for p in pictures.values()):
+            raise ValueError("a picture is [H, W, 3] of bytes")
+        return _from_dict(header["log"], [pictures[f"picture.{i}"] / 255 for i in range(len(pictures))])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise CheckpointError(
+            f"{path.name} is no whole log of a search ({error!r}); start a new one"
+        ) from None
+
+
+def as_dict(log: Log) -> dict:
+    """All but the pictures, ready for JSON."""
+    steps = [{k: v for k, v in vars(step).items() if k != "picture"} for step in log.steps]
+    for step in steps:
+        step |= {name: asdict(step[name]) for name in ("phrases", "candidates")}
+    return {**vars(log), "following": asdict(log.following), "steps": steps}
+
+
+def _from_dict(stored: dict, pictures: list[Tensor]) -> Log:
+    steps = tuple(
+        Step(
+            phrases=_phrases(step["phrases"]),
+            picture=picture,
+            text_similarity=float(step["text_similarity"]),
+            image_similarity=float(step["image_similarity"]),
+            candidates=_phrases(step["candidates"]),
+            gains=_scores(step["gains"]),
+            drops=_scores(step["drops"]),
+            seconds={str(k): float(v) for k, v in step["seconds"].items()},
+        )
+        for step, picture in zip(stored["steps"], pictures, strict=True)
+    )
+    following, stopped = _phrases(stored["following"]), str(stored["stopped"])
+    return Log(str(stored["reference"]), int(stored["seed"]), following, steps, stopped)
+
+
+def _phrases(stored: dict) -> Phrases:
+    content, style = (tuple(str(p) for p in stored[kind]) for kind in ("content", "style"))
+    return Phrases(content, style)
+
+
+def _scores(stored: list) -> tuple[tuple[str, float], ...]:
+    return tuple((str(phrase), float(score)) for phrase, score in stored)
+
+
+def _eight_bit(picture: Tensor) -> Tensor:
+    return (picture.float() * 255).round().clamp(0, 255).to(torch.uint8).cpu().contiguous()

@@ -1,0 +1,295 @@
+"""Finding λ from a measurement, step by step: what one λ did is seen before the next is chosen.
+
+`calibrate` lets the predicted noise be as large as in training, `calibrate_variance` the states; `fit_linear`
+lays the paper's k·t + b through what they found. It knows no host.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..denoiser import Denoise, Run, signal_level
+from ..errors import SettingsError, SteadyDiffError
+from ..methods.epsilon_scaling import scale_epsilon
+from ..metrics.norms import predicted_norm
+from ..metrics.spectrum import ring_sizes, spectrum
+from ..schedules import linear_schedule
+from .stepping import Question, Sampler, next_question, step_calls
+
+LEAST, MOST = 0.8, 1.25
+"""No λ outside is tried: what needs more is not cured by a scale."""
+
+METHODS = ("norm", "linear", "uniform", "variance")
+"""What a schedule may be made of a calibration, see `as_method`."""
+
+TRIALS = 3
+"""At most so many values of λ per step, which bounds the cost to so many sampling runs."""
+
+CLOSE = 1e-5  # relative difference of norms that counts as met
+NUDGE = 1e-3  # by which λ is moved to see where the sampler's arithmetic takes the next state
+LONGEST = 0.1  # change of λ from one trial to the next
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One λ per step, the noisiest first, and what they led to.
+
+    scales:  λ; 1 at the last step, after which no noise is predicted, and where λ has no effect
+    reached: root mean squared norm of the predicted noise, or of the state, at each step of the corrected run
+    wanted:  what it should be, from the measurement
+    calls:   model calls spent, each of the whole batch
+    """
+
+    scales: tuple[float, ...]
+    reached: tuple[float, ...]
+    wanted: tuple[float, ...]
+    calls: int
+
+
+def calibrate(
+    sampler: Sampler,
+    denoise: Denoise,
+    x: Tensor,
+    run: Run,
+    wanted: Sequence[float],
+    on_call: Callable[[], None] = lambda: None,
+) -> Calibration:
+    """Choose each λ so that at the next step the predicted noise is as large as `wanted` there.
+
+    Every λ is found on the states that the λ before it have led to, so that what is repaired already is not
+    repaired twice. Two or three trials a step are enough, as λ acts all but linearly; the states of the best
+    trial are taken further.
+
+    sampler: any that can be taken step by step and repeats itself under one seed
+    denoise: the uncorrected model
+    x:       first states [B, C, *S]; 8 to 16 samples of unit energy, see `unit_noise`
+    wanted:  root mean squared norm of the predicted noise at each step, on noised clean samples
+    on_call: called after every model call, for progress
+
+    Cost:    at most TRIALS sampling runs of the batch. Memory: one clean estimate per model call.
+    Raises:  SettingsError for a sampler that cannot be stepped or repeated; SteadyDiffError for NaN from the
+             model.
+    Source:  the aim is Ning et al., 2023, arXiv 2308.15321, figure 5: after scaling, the norms in sampling
+             meet those in training. They search for λ by sample quality; the step-by-step solution is ours.
+    """
+    if len(wanted) != run.steps:
+        raise SettingsError(f"a norm for each of {run.steps} steps is wanted; got {len(wanted)}")
+    walk = _Walk(sampler, denoise, x, run, on_call)
+    scales, reached, pace = [], [walk.size], 1.0
+    for goal in wanted[1:]:
+        scale, pace = _solve(walk, goal, scales[-1] if scales else 1.0, pace)
+        scales.append(scale)
+        reached.append(walk.size)
+    return Calibration((*scales, 1.0), tuple(reached), tuple(wanted), walk.calls)
+
+
+def calibrate_variance(
+    sampler: Sampler,
+    denoise: Denoise,
+    x: Tensor,
+    run: Run,
+    clean: Tensor,
+    on_call: Callable[[], None] = lambda: None,
+) -> Calibration:
+    """Choose each λ so that the state it leads to varies as noised clean samples do.
+
+    λ adds or takes white noise, and noise is no substitute for contrast: energies are compared ring by ring
+    of the spectrum, where the finest show the noise and the coarsest the content, and the λ is taken whose
+    Gaussian of these energies is nearest to the clean one's in the sense of Kullback and Leibler.
+
+    clean:   `spectrum` [C, R] of clean samples
+    Others:  as for `calibrate`; take some 64 samples, as contents differ more than noise does
+    Cost:    one sampling run; with solvers of several stages one more call for each stage after the first.
+    Source:  ours. Var(x) = alpha² Var(x0) + sigma² holds for every perfect sampler, see `metrics/deltas`.
+    """
+    walk, size = _Walk(sampler, denoise, x, run, on_call), x[0].numel()
+    sizes = ring_sizes(tuple(x.shape[1:]))
+    goals = [float(signal_level(sigma, run.space)) ** 2 * clean + sigma**2 for sigma in run.sigmas[:-1]]
+    scales, states = [], [spectrum(x)]
+    for goal in goals[1:]:
+        scale = _nearest(walk, goal, sizes)
+        trial = walk.attempt(scale)
+        walk.take(trial)
+        scales.append(scale)
+        states.append(spectrum(trial.question.x))
+    norms = [[math.sqrt(size * _energy(s, sizes)) for s in spectra] for spectra in (states, goals)]
+    return Calibration((*scales, 1.0), tuple(norms[0]), tuple(norms[1]), walk.calls)
+
+
+def fit_linear(scales: Sequence[float], slope: bool = True) -> tuple[float, float]:
+    """Least-squares k and b of λ = k·t + b, t = 0 at the last step; without `slope` k is 0 and b the mean.
+
+    The last step's own λ is not fitted: `calibrate` leaves it at 1 for want of a step after it.
+    Raises:  SettingsError for fewer than two steps.
+    Source:  Ning et al., 2023, arXiv 2308.15321, equation 22, with t as in the authors' code.
+    """
+    if len(scales) < 2:
+        raise SettingsError(f"a line is fitted to at least 2 steps; got {len(scales)}")
+    points = [(len(scales) - 1 - i, scale) for i, scale in enumerate(scales[:-1])]
+    mean_t = sum(t for t, _ in points) / len(points)
+    mean = sum(scale for _, scale in points) / len(points)
+    spread = sum((t - mean_t) ** 2 for t, _ in points)
+    if not slope or not spread:
+        return 0.0, mean
+    k = sum((t - mean_t) * (scale - mean) for t, scale in points) / spread
+    return k, mean - k * mean_t
+
+
+def as_method(method: str, scales: tuple[float, ...]) -> tuple[str, tuple[float, ...]]:
+    """Return a schedule's mode and values: the scales themselves, or what is fitted to them."""
+    if method in ("norm", "variance"):
+        return "table", scales
+    return method, linear_schedule(len(scales), *fit_linear(scales, slope=method == "linear"))
+
+
+def _solve(walk: _Walk, goal: float, scale: float, pace: float) -> tuple[float, float]:
+    """Take one step so that the norm after it meets the goal; return λ and how fast norms really move.
+
+    pace: measured change of log norm over the change that the arithmetic alone predicts, from step to step
+    """
+    trial = walk.attempt(scale)
+    expected = walk.effect(trial)
+    if not expected:  # λ is left out here
+        walk.take(walk.attempt(1.0) if scale != 1 else trial)
+        return 1.0, pace
+    for _ in range(TRIALS - 1):
+        miss = math.log(trial.size / goal)
+        change = -miss / (pace * expected)
+        scale = min(max(trial.scale + max(-LONGEST, min(change, LONGEST)), LEAST), MOST)
+        if abs(miss) < CLOSE or scale == trial.scale:
+            break
+        better = walk.attempt(scale)
+        moved = math.log(better.size / trial.size) / (better.scale - trial.scale)
+        pace = min(max(moved / expected, 0.2), 5.0)
+        if abs(math.log(better.size / goal)) > abs(miss):
+            break
+        trial = better
+    walk.take(trial)
+    return trial.scale, pace
+
+
+def _nearest(walk: _Walk, goal: Tensor, sizes: Tensor) -> float:
+    """Return the λ whose next state's spectrum is nearest to the goal; 1 where λ is left out.
+
+    The state moves along a line as 1 - 1/λ grows, so that its energies are parabolas in it.
+    """
+    raw = walk.stages(1.0)
+    start, end = (walk.lead(raw, scale).x.double() for scale in (1.0, 1 + NUDGE))
+    slope = (end - start) / (1 - 1 / (1 + NUDGE))
+    if not slope.any():
+        return 1.0
+    at, along = spectrum(start), spectrum(slope)
+    cross = (spectrum(start + slope) - at - along) / 2
+
+    def distance(scale: float) -> float:
+        weight = 1 - 1 / scale
+        ratio = (at + 2 * weight * cross + weight**2 * along) / goal
+        return float((sizes * (ratio - ratio.log())).sum())
+
+    low, high = LEAST, MOST
+    while high - low > CLOSE:
+        a, b = low + (high - low) / 3, high - (high - low) / 3
+        low, high = (low, b) if distance(a) < distance(b) else (a, high)
+    return (low + high) / 2
+
+
+def _energy(energies: Tensor, sizes: Tensor) -> float:
+    """Mean square of a sample, from its spectrum."""
+    return float((energies * sizes).sum() / (sizes.sum() * len(energies)))
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One step tried with one λ: the raw answers within it, and the question it leads to with its answer."""
+
+    scale: float
+    raw: tuple[Tensor, ...]
+    question: Question
+    answer: Tensor
+    size: float
+
+
+class _Walk:
+    """A run in progress: the answers given so far, and the model's raw answer to the present question."""
+
+    def __init__(self, sampler: Sampler, denoise: Denoise, x: Tensor, run: Run, on_call: Callable[[], None]):
+        self._sampler, self._denoise, self._x, self._run = sampler, denoise, x, run
+        self._starts, self._step, self.calls, self._on_call = step_calls(sampler, x, run), 0, 0, on_call
+        self._given: list[Tensor] = []
+        question = self._next([])
+        for _ in range(self._starts[0]):  # what a sampler asks before its first step
+            self._given.append(self._ask(question))
+            question = self._next([])
+        self._question, self._raw = question, self._ask(question)
+        self.size = self._size(question, self._raw, 0)
+
+    def attempt(self, scale: float) -> _Trial:
+        """Take the present step with one λ and ask the model where it leads."""
+        raw = self.stages(scale)
+        question = self.lead(raw, scale)
+        answer = self._ask(question)
+        return _Trial(scale, raw, question, answer, self._size(question, answer, self._step + 1))
+
+    def stages(self, scale: float) -> tuple[Tensor, ...]:
+        """The raw answers within the present step; the model is asked for those after the first."""
+        raw = (self._raw,)
+        for _ in range(self._starts[self._step + 1] - self._starts[self._step] - 1):
+            raw = (*raw, self._ask(self.lead(raw, scale)))
+        return raw
+
+    def lead(self, raw: Sequence[Tensor], scale: float) -> Question:
+        """Where raw answers, scaled, take the sampler. No model call."""
+        question, corrected = self._question, []
+        for answer in raw:
+            corrected.append(self._scaled(question, answer, scale))
+            question = self._next(corrected)
+        return question
+
+    def effect(self, trial: _Trial) -> float:
+        """Change of log norm per λ if the state moves as the arithmetic says and the clean estimate stays.
+
+        No model call: the raw answers of the trial are scaled otherwise and the sampler is asked again.
+        """
+        moved = (self.lead(trial.raw, trial.scale + NUDGE).x - trial.question.x).double() / NUDGE
+        alpha = 1.0 if self._run.space == "ve" else 1 - self._run.sigmas[self._step + 1]
+        noise = (trial.question.x - alpha * trial.answer).double()
+        return float((moved * noise).sum() / noise.square().sum())
+
+    def take(self, trial: _Trial) -> None:
+        """Go where a trial led."""
+        question = self._question
+        for raw in trial.raw:
+            self._given.append(self._scaled(question, raw, trial.scale))
+            question = self._next([])
+        self._step, self._question, self._raw, self.size = self._step + 1, question, trial.answer, trial.size
+
+    def _next(self, more: Sequence[Tensor]) -> Question:
+        found = next_question(self._sampler, self._x, self._run.sigmas, [*self._given, *more])
+        if not isinstance(found, Question):
+            raise SettingsError("this sampler does not ask the same questions each time; choose e.g. euler")
+        return found
+
+    def _ask(self, question: Question) -> Tensor:
+        self.calls += 1
+        answer = self._denoise(*question)
+        self._on_call()
+        return answer
+
+    def _scaled(self, question: Question, raw: Tensor, scale: float) -> Tensor:
+        x, sigma = question
+        return scale_epsilon(x, raw, scale, sigma=sigma.to(x), space=self._run.space)
+
+    def _size(self, question: Question, answer: Tensor, step: int) -> float:
+        sigma = self._run.sigmas[step]
+        norms = predicted_norm(question.x, answer, sigma, self._run.space)
+        size = float(norms.square().mean().sqrt())
+        if not (math.isfinite(size) and size > 0):
+            raise SteadyDiffError(
+                f"the model's answer at step {step + 1}, sigma {sigma:.4g}, holds NaN or infinity, or no "
+                f"noise at all; nothing was calibrated"
+            )
+        return size

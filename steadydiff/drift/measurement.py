@@ -1,0 +1,347 @@
+"""The drift of a model while it samples, measured: what is recorded, and the `Measurement` that carries it.
+
+A `Recorder` listens to a model's own answers, before any correction, while a sampler runs and while noised
+clean samples are shown. It knows no host; `hosts/comfy_drift.py` and the benches drive it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Denoise, Run, Space, add_noise, check_space
+from ..errors import SettingsError, ShapeError, SteadyDiffError
+from ..metrics.deltas import marginal_variance
+from ..metrics.norms import NormCurve, norm_quotient, predicted_norm
+from ..metrics.running import RunningMoments, check_count
+from ..metrics.spectrum import ring_count, spectrum
+from ..schedules import MadeFor, parsed
+from .stepping import Sampler
+
+MEASUREMENT_FORMAT = "steadydiff.measurement"
+MEASUREMENT_VERSION = 1
+CURVES = (
+    "sampling_norm",
+    "training_norm",
+    "sampling_rms",
+    "training_rms",
+    "state_variance",
+    "expected_variance",
+)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a model predicts while it samples, beside what it predicts on noised clean samples.
+
+    space, sigmas: the run, the final sigma included
+    count, shape:  how many samples, and the shape [C, *S] of one
+    seed:          of the first sample's noise; sample j has seed + j
+    reference:     where the clean samples came from, in words
+    sampling_norm: mean L2 norm of the predicted noise at each step of the run, and
+    training_norm: on clean samples noised to the same sigma
+    sampling_rms:  as sampling_norm, but the root of the mean square, and
+    training_rms:  as training_norm, likewise
+    state_variance:    variance of the sampler's states, mean over elements, the final one included, and
+    expected_variance: of noised clean samples, alpha² Var(x0) + sigma²
+    clean_spectrum:    `spectrum` of the clean samples, [C][R]; empty in measurements of earlier versions
+    label:         what corrected the model, in words; "" = nothing of ours
+    made_for:      sampler, cfg and model it was measured with
+    """
+
+    space: Space
+    sigmas: tuple[float, ...]
+    count: int
+    shape: tuple[int, ...]
+    seed: int
+    reference: str
+    sampling_norm: tuple[float, ...]
+    training_norm: tuple[float, ...]
+    sampling_rms: tuple[float, ...]
+    training_rms: tuple[float, ...]
+    state_variance: tuple[float, ...]
+    expected_variance: tuple[float, ...]
+    clean_spectrum: tuple[tuple[float, ...], ...] = ()
+    label: str = ""
+    made_for: MadeFor = field(default_factory=MadeFor)
+
+    def __post_init__(self) -> None:
+        Run(self.space, self.sigmas)
+        numbers, texts = (self.seed, self.count, *self.shape), (self.reference, self.label)
+        if not all(type(n) is int for n in numbers) or len(self.shape) < 2 or min(numbers[1:]) < 1:
+            raise SettingsError(f"seed, count and shape [C, *S] are whole numbers; got {numbers}")
+        if not all(type(text) is str for text in texts):
+            raise SettingsError("a measurement's reference and label are texts")
+        for name in CURVES:
+            expected = len(self.sigmas) - (not name.endswith("variance"))
+            values = tuple(float(value) for value in getattr(self, name))
+            if len(values) != expected or not all(map(math.isfinite, values)):
+                raise SettingsError(
+                    f"a measurement of {len(self.sigmas) - 1} steps has {expected} finite values of {name}; "
+                    f"got {len(values)}"
+                )
+            object.__setattr__(self, name, values)
+        self._check_spectrum()
+
+    def _check_spectrum(self) -> None:
+        rings = ring_count(self.shape)
+        rows = tuple(tuple(float(value) for value in row) for row in self.clean_spectrum)
+        if rows and len(rows) != self.shape[0] or any(len(row) != rings for row in rows):
+            raise SettingsError(f"clean_spectrum of this shape has {self.shape[0]} rows of {rings} values")
+        if not all(math.isfinite(value) and value >= 0 for row in rows for value in row):
+            raise SettingsError("clean_spectrum holds finite values, none negative")
+        object.__setattr__(self, "clean_spectrum", rows)
+
+    @property
+    def run(self) -> Run:
+        """The run that was measured."""
+        return Run(self.space, self.sigmas, self.seed)
+
+    @property
+    def quotient(self) -> tuple[float, ...]:
+        """ΔN per step, see `norm_quotient`."""
+        return norm_quotient(self.sampling_norm, self.training_norm)
+
+    @property
+    def variance_error(self) -> tuple[float, ...]:
+        """Variance of the states over what it should be, minus 1; one more value than steps."""
+        pairs = zip(self.state_variance, self.expected_variance, strict=True)
+        return tuple(state / expected - 1 if expected else 0.0 for state, expected in pairs)
+
+    def summary(self) -> dict[str, float]:
+        """The drift in three numbers: mean and largest |ΔN - 1|, and the final variance error."""
+        off = [abs(quotient - 1) for quotient in self.quotient]
+        return {
+            "mean_norm_drift": sum(off) / len(off),
+            "largest_norm_drift": max(off),
+            "final_variance_error": self.variance_error[-1],
+        }
+
+    def to_json(self) -> str:
+        """Write the measurement as JSON text; what it was made for is listed as far as it is known."""
+        data = asdict(self)
+        data["made_for"] = {name: value for name, value in data["made_for"].items() if value is not None}
+        data["curves"] = {name: data.pop(name) for name in CURVES}
+        return json.dumps({"format": MEASUREMENT_FORMAT, "version": MEASUREMENT_VERSION, **data})
+
+    @classmethod
+    def from_json(cls, source: str | Mapping[str, Any]) -> Measurement:
+        """Read a measurement from JSON text, or from what a JSON parser made of it.
+
+        Raises:  SettingsError if it is none, of another version, or its values do not fit together.
+        """
+        data = parsed(source, "a measurement")
+        if data.get("format") != MEASUREMENT_FORMAT or data.get("version") != MEASUREMENT_VERSION:
+            raise SettingsError(
+                f"a measurement is JSON of format {MEASUREMENT_FORMAT!r}, version {MEASUREMENT_VERSION}; got "
+                f"format {data.get('format')!r}, version {data.get('version')!r}"
+            )
+        try:
+            return cls(**_facts(data))
+        except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as error:
+            raise SettingsError(f"this measurement is damaged: {error}") from error
+
+
+class Recorder:
+    """Gathers one measurement, batch after batch; memory does not grow with their number.
+
+    A model's raw answers must come through `around`; corrections go outside it. Then, for every batch,
+    `sample` runs the sampler and `train` shows noised clean samples.
+    """
+
+    def __init__(self, run: Run, starts: Sequence[int]) -> None:
+        """starts: which model calls of a run begin its steps, from `step_calls`."""
+        self.run = run
+        self._starts = {call: step for step, call in enumerate(starts)}
+        self._hear: Callable[[Tensor, Tensor], None] | None = None
+        self._sampling, self._training = NormCurve(run.steps), NormCurve(run.steps)
+        self._states = [RunningMoments() for _ in run.sigmas]
+        self._clean, self._clean_spectrum = RunningMoments(), RunningMoments()
+
+    def around(self, denoise: Denoise) -> Denoise:
+        """Return a denoiser that is listened to."""
+        return _Heard(denoise, self)
+
+    def sample(self, sampler: Sampler, denoise: Denoise, x: Tensor) -> Tensor:
+        """Sample a batch from its first states [B, C, *S] and return the final ones."""
+        calls = 0
+
+        def question(x: Tensor, sigma: Tensor) -> Tensor:
+            nonlocal calls
+            step = self._starts.get(calls)
+            calls += 1
+            return denoise(x, sigma) if step is None else self._listening(hear(step), denoise, x, sigma)
+
+        def hear(step: int) -> Callable[[Tensor, Tensor], None]:
+            def heard(x: Tensor, denoised: Tensor) -> None:
+                self._sampling.add(step, self._norms(x, denoised, step))
+                self._states[step].add(x)
+
+            return heard
+
+        final = sampler(question, x, self.run.sigmas)
+        self._states[-1].add(_finite(final, "the sampler's result"))
+        return final
+
+    def train(self, denoise: Denoise, clean: Tensor, noise: Tensor) -> None:
+        """Show the model a batch of clean samples [B, C, *S], noised to each sigma of the run."""
+        self._clean.add(_finite(clean, "a clean sample"))
+        self._clean_spectrum.add(torch.stack([spectrum(sample[None]) for sample in clean]))
+        for step, sigma in enumerate(self.run.sigmas[:-1]):
+            at = torch.full((len(clean),), sigma, dtype=torch.float32, device=clean.device)
+
+            def hear(x: Tensor, denoised: Tensor, step: int = step) -> None:
+                self._training.add(step, self._norms(x, denoised, step))
+
+            self._listening(hear, denoise, add_noise(clean, noise, at, self.run.space), at)
+
+    @property
+    def sampling_rms(self) -> tuple[float, ...]:
+        """Root mean squared norm of the predicted noise per step of the runs."""
+        return self._sampling.rms
+
+    @property
+    def training_rms(self) -> tuple[float, ...]:
+        """The same on noised clean samples."""
+        return self._training.rms
+
+    @property
+    def state_variance(self) -> tuple[float, ...]:
+        """Variance of the states before each step and of the final ones, mean over elements."""
+        return tuple(float(state.variance.mean()) for state in self._states)
+
+    def measurement(
+        self, seed: int, reference: str, label: str = "", made_for: MadeFor | None = None
+    ) -> Measurement:
+        """Return what was gathered as a `Measurement`."""
+        space, clean_variance = self.run.space, float(self._clean.variance.mean())
+        return Measurement(
+            space=space,
+            sigmas=self.run.sigmas,
+            count=check_count(self._states[-1].count),
+            shape=tuple(self._states[-1].mean.shape),
+            seed=seed,
+            reference=reference,
+            sampling_norm=self._sampling.mean,
+            training_norm=self._training.mean,
+            sampling_rms=self.sampling_rms,
+            training_rms=self.training_rms,
+            state_variance=self.state_variance,
+            expected_variance=tuple(marginal_variance(clean_variance, s, space) for s in self.run.sigmas),
+            clean_spectrum=tuple(map(tuple, self._clean_spectrum.mean.tolist())),
+            label=label,
+            made_for=made_for or MadeFor(sigmas=self.run.sigmas),
+        )
+
+    def _norms(self, x: Tensor, denoised: Tensor, step: int) -> Tensor:
+        sigma = self.run.sigmas[step]
+        _finite(denoised, f"the model's answer at step {step + 1}, sigma {sigma:.4g},")
+        return predicted_norm(x, denoised, sigma, self.run.space)
+
+    def _listening(
+        self, hear: Callable[[Tensor, Tensor], None], denoise: Denoise, x: Tensor, sigma: Tensor
+    ) -> Tensor:
+        """Ask, and let `hear` have the model's first answer; further ones are a correction's own affair."""
+        self._hear = hear
+        try:
+            return denoise(x, sigma)
+        finally:
+            self._hear = None
+
+
+class _Heard:
+    """A denoiser a recorder listens to; it shows what the one within does, see `Guided`."""
+
+    def __init__(self, denoise: Denoise, recorder: Recorder) -> None:
+        self._denoise: Any = denoise
+        self._recorder = recorder
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        denoised = self._denoise(x, sigma)
+        hear, self._recorder._hear = self._recorder._hear, None
+        if hear is not None:
+            hear(x, denoised)
+        return denoised
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._denoise, name)
+
+
+def unit_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
+    """Gaussian noise of exactly its expected energy, one seed per sample.
+
+    Shapes:  shape [C, *S] of one sample; result [B, C, *S], on the CPU.
+    Units:   the mean square of each sample is 1. By chance alone the norms of 16 samples of 256 elements
+             would differ by 1 % from draw to draw, as much as the drift that is to be measured.
+    """
+    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed % 2**63)) for seed in seeds]
+    return torch.stack([one / one.square().mean().sqrt() for one in noise])
+
+
+def noise_for(clean: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Noise for clean samples, with chance taken out: unit energy, and no correlation with its own sample.
+
+    Shapes:  clean, result [B, C, *S].
+    Units:   the energy of alpha·x0 + sigma·noise is then exactly alpha² |x0|² + sigma² n, which for free
+             noise holds only on average.
+    """
+    noise = unit_noise(clean.shape[1:], [seed + TRAINING_SEEDS for seed in seeds]).to(clean)
+    dims = tuple(range(1, clean.ndim))
+    power = clean.square().sum(dims, keepdim=True)
+    share = (noise * clean).sum(dims, keepdim=True) / power.clamp(min=torch.finfo(power.dtype).tiny)
+    noise = noise - share * clean
+    return noise / noise.square().mean(dims, keepdim=True).sqrt()
+
+
+# Apart from the seeds of sampling, so that noise and clean sample are independent. Not a multiple of 2**32:
+# PyTorch's CPU generator takes the low 32 bits only.
+TRAINING_SEEDS = 0x9E3779B9
+
+
+def refine(sigmas: Sequence[float], times: int) -> tuple[float, ...]:
+    """Divide every step into `times`: evenly in log sigma, the step to 0 evenly in sigma.
+
+    Raises:  SettingsError unless times is at least 1.
+    """
+    if times < 1:
+        raise SettingsError(f"a step is divided into at least 1; got {times}")
+    fine: list[float] = []
+    for a, b in zip(sigmas, sigmas[1:], strict=False):
+        shares = [i / times for i in range(times)]
+        fine += [a * (b / a) ** share if b else a * (1 - share) for share in shares]
+    return (*fine, sigmas[-1])
+
+
+def check_reference(clean: Tensor, shape: Sequence[int]) -> None:
+    """Raise ShapeError unless clean samples have the shape [C, *S] that is sampled."""
+    if tuple(clean.shape[1:]) != tuple(shape):
+        raise ShapeError(
+            f"reference latents have the model's own shape, {list(shape)} here; got {list(clean.shape[1:])}: "
+            f"encode the pictures with this model's VAE, at the size that is sampled"
+        )
+
+
+def _finite(values: Tensor, what: str) -> Tensor:
+    if not values.isfinite().all():
+        raise SteadyDiffError(f"{what} holds NaN or infinity; nothing was measured")
+    return values
+
+
+def _facts(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The dataclass's arguments from the parsed file; what we do not know is dropped."""
+    check_space(data["space"])
+    known = {entry.name for entry in fields(Measurement)}
+    facts = {name: value for name, value in {**data, **data["curves"]}.items() if name in known}
+    names = {entry.name for entry in fields(MadeFor)}
+    made_for = {name: value for name, value in data.get("made_for", {}).items() if name in names}
+    return facts | {
+        "sigmas": tuple(map(float, data["sigmas"])),
+        "shape": tuple(map(int, data["shape"])),
+        "made_for": MadeFor(**made_for),
+    }

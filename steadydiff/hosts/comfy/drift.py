@@ -1,0 +1,313 @@
+"""ComfyUI: measures and calibrates a model by running its own sampler inside one of the host's runs.
+
+Duck-typed like `comfy.py`. A SAMPLER of ours, whose function is handed the host's first state and model,
+calls the user's sampler function as often as the core asks. Everything the host does around a run (loading,
+conditioning, wrappers of other packs) thus happens as in any other run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ...denoiser import Denoise, Run, Space
+from ...drift.calibration import Calibration, calibrate, calibrate_variance
+from ...drift.measurement import Measurement, Recorder, check_reference, noise_for, refine, unit_noise
+from ...drift.stepping import step_calls
+from ...errors import HostError, SettingsError
+from ...schedules import MadeFor
+from ..patch import POST_CFG, Shown
+from .attach import ANTIBIAS_KEY, KEY, MDSS_KEY, ComfyHost, patches_of, sampler_name, sigma_data_of
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a user connected, and what the face knows of the host.
+
+    guide:      model -> a guider with the user's conditioning and cfg
+    as_sampler: sampler function -> SAMPLER of the host
+    scheduler:  name of the scheduler whose sigmas these are, if known
+    on_call:    called with the clean estimate after every model call; may raise to cancel
+    prepare:    (conditioning, a state) -> conditioning as the model's calls take it
+    """
+
+    model: Any
+    sampler: Any
+    sigmas: Tensor
+    cfg: float
+    guide: Callable[[Any], Any]
+    as_sampler: Callable[[Callable], Any]
+    host: ComfyHost
+    scheduler: str | None = None
+    on_call: Callable[[Tensor], None] = lambda denoised: None
+    prepare: Callable[[Any, Tensor], Any] | None = None
+
+    def __post_init__(self) -> None:
+        if getattr(self.sampler, "sampler_function", None) is None:
+            raise HostError(
+                f"a {type(self.sampler).__name__} does not show its steps; choose a sampler of KSamplerSelect"
+            )
+        if len(self.sigmas) < 2:
+            raise SettingsError("sigmas holds no step; connect those of a run that samples")
+
+    @property
+    def run(self) -> Run:
+        """The run's facts; HostError for a model whose states we do not know."""
+        return Run(self.space, tuple(self.sigmas.tolist()))
+
+    @property
+    def space(self) -> Space:
+        return self.host.space(self.model.get_model_object("model_sampling"))
+
+    @property
+    def sigma_data(self) -> float:
+        return sigma_data_of(self.model.get_model_object("model_sampling"), self.space)
+
+    @property
+    def made_for(self) -> MadeFor:
+        """What a measurement or schedule of this set-up is for."""
+        return MadeFor(
+            sampler=sampler_name(self.sampler),
+            scheduler=self.scheduler,
+            steps=self.run.steps,
+            cfg=self.cfg,
+            model=type(self.model.model).__name__,
+            sigmas=self.run.sigmas,
+        )
+
+
+def measure_model(
+    setup: Setup, shape: Sequence[int], seeds: Sequence[int], reference: Tensor | None, times: int, batch: int
+) -> tuple[Measurement, Tensor]:
+    """Measure a model with whatever patches it carries; return the measurement and the clean latents used.
+
+    shape:     [C, *S] of one latent
+    seeds:     one per sample
+    reference: clean latents [N, C, *S] in the host's units, used in turn; None: the model's own samples,
+               taken without our corrections and with every step divided into `times`
+    batch:     samples at a time, which bounds memory
+
+    Raises:  SettingsError, ShapeError or HostError before the first model call; SteadyDiffError for NaN.
+    """
+    starts, _ = step_starts(setup, shape)
+    if reference is not None:
+        check_reference(reference, shape)
+    recorder, used = Recorder(setup.run, starts), []
+    for at in range(0, len(seeds), batch):
+        part = seeds[at : at + batch]
+        if reference is None:
+            clean = _sample_finely(setup, shape, part, times)
+        else:
+            clean = reference[[(at + j) % len(reference) for j in range(len(part))]]
+        _measure_batch(setup, recorder, part, clean)
+        used.append(clean)
+    taken = "given" if reference is not None else f"own samples of {setup.run.steps * times} steps"
+    label = "; ".join(str(patch) for patch in patches_of(setup.model, setup.host))
+    return recorder.measurement(seeds[0], taken, label, setup.made_for), torch.cat(used)
+
+
+def calibrate_model(
+    setup: Setup, measurement: Measurement, count: int, target: Literal["norm", "variance"] = "norm"
+) -> Calibration:
+    """Find λ for every step of the measured run, on the model without our corrections.
+
+    count:   samples, the first ones of the measurement
+    target:  "norm" meets the predicted noise of training, "variance" the spectrum of noised clean samples
+    Raises:  SettingsError or HostError before the first model call, also for a sampler that steps along the
+             unconditional estimate and for another model than was measured; SteadyDiffError for NaN.
+    """
+    made_on, model = measurement.made_for.model, type(setup.model.model).__name__
+    if made_on not in (None, model):
+        raise SettingsError(f"the measurement was made on a {made_on}, this is a {model}; measure it")
+    if step_starts(setup, measurement.shape)[1]:
+        raise SettingsError(
+            "this sampler steps along the unconditional estimate as well, so that no single scale meets the "
+            "norms; calibrate with euler, or another that is not of the CFG++ kind"
+        )
+    if target == "variance" and not measurement.clean_spectrum:
+        raise SettingsError("this measurement is of an earlier version and holds no spectrum; measure again")
+    seeds = [measurement.seed + j for j in range(min(count, measurement.count))]
+    found: list[Calibration] = []
+
+    def work(inner: Inner, x: Tensor) -> None:
+        if target == "norm":
+            found.append(calibrate(inner.sample, inner.ask, x, setup.run, measurement.training_rms))
+            return
+        clean = torch.tensor(measurement.clean_spectrum, dtype=torch.float64)
+        found.append(calibrate_variance(inner.sample, inner.ask, x, setup.run, clean))
+
+    inside_run(setup, without_ours(setup), unit_noise(measurement.shape, seeds), seeds[0], work)
+    return found[0]
+
+
+def step_starts(setup: Setup, shape: Sequence[int]) -> tuple[tuple[int, ...], bool]:
+    """Which model calls begin the run's steps, and whether the sampler wants the branches. No model call."""
+    _check(setup, shape)
+    found = []
+
+    def work(inner: Inner, x: Tensor) -> None:
+        inner.without_model = True
+        found.append((step_calls(inner.sample, x, setup.run), inner.wants_branches))
+
+    inside_run(setup, without_ours(setup), unit_noise(shape, [0]), 0, work)
+    return found[0]
+
+
+def _check(setup: Setup, shape: Sequence[int]) -> None:
+    """Refuse what cannot be sampled, in a sentence, before anything is loaded."""
+    channels = setup.model.get_model_object("latent_format").latent_channels
+    if shape[0] != channels:
+        raise SettingsError(
+            f"this model's latents have {channels} channels, got {shape[0]}; connect an empty latent for it"
+        )
+    most = float(setup.model.get_model_object("model_sampling").sigma_max)
+    if setup.run.steps and setup.run.sigmas[0] < most / 2:
+        raise SettingsError(
+            f"these sigmas begin at {setup.run.sigmas[0]:.4g}, far below the model's {most:.4g}; connect "
+            f"those of a whole run, with denoise 1"
+        )
+
+
+def _sample_finely(setup: Setup, shape: Sequence[int], seeds: Sequence[int], times: int) -> Tensor:
+    """The model's own clean samples [B, C, *S] in the host's units, by a run of many small steps."""
+    fine = torch.tensor(refine(setup.run.sigmas, times), dtype=torch.float32)
+    noise = unit_noise(shape, seeds)
+    guider = setup.guide(without_ours(setup))
+
+    def callback(step, denoised, x, total):
+        setup.on_call(denoised)
+
+    return guider.sample(
+        noise,
+        torch.zeros_like(noise),
+        setup.sampler,
+        fine,
+        callback=callback,
+        disable_pbar=True,
+        seed=seeds[0],
+    ).cpu()
+
+
+def _measure_batch(setup: Setup, recorder: Recorder, seeds: Sequence[int], clean: Tensor) -> None:
+    """One run and one round of noised clean samples, within one run of the host."""
+    listened = setup.model.clone()
+
+    def hear(executor, x, timestep, model_options={}, seed=None):  # noqa: B006  # the host's
+        heard = recorder.around(lambda x, sigma: executor(x, sigma, model_options, seed))
+        return heard(x, timestep)
+
+    # Under our own key and after our own wrapper: what is heard has not been corrected yet.
+    listened.add_wrapper_with_key(setup.host.predict_noise, KEY, hear)
+    inner_clean = setup.model.model.process_latent_in(clean)
+
+    def work(inner: Inner, x: Tensor) -> None:
+        recorder.sample(inner.sample, inner.ask, x)
+        recorder.train(inner.ask_plainly, inner_clean.to(x), noise_for(inner_clean, seeds).to(x))
+
+    inside_run(setup, listened, unit_noise(clean.shape[1:], seeds), seeds[0], work)
+
+
+def inside_run(
+    setup: Setup, model: Any, noise: Tensor, seed: int, work: Callable[[Inner, Tensor], None]
+) -> None:
+    """Open a run of the host over the set-up's sigmas, and let `work` do as it likes with its first state."""
+
+    def function(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        work(Inner(setup, model, extra_args or {}), x)
+        return x
+
+    function.__name__ = setup.sampler.sampler_function.__name__  # schedules look at it
+    guider = setup.guide(model)
+    guider.sample(
+        noise,
+        torch.zeros_like(noise),
+        setup.as_sampler(function),
+        setup.sigmas,
+        disable_pbar=True,
+        seed=seed,
+    )
+
+
+def without_ours(setup: Setup) -> Any:
+    """The model without our corrections."""
+    clone, host = setup.model.clone(), setup.host
+    for kind in (host.outer_sample, host.predict_noise):
+        clone.remove_wrappers_with_key(kind, KEY)
+    for key in (ANTIBIAS_KEY, MDSS_KEY):
+        clone.remove_wrappers_with_key(host.sampler_sample, key)
+    return clone
+
+
+class Inner:
+    """The user's sampler as the core knows samplers, and the host's model as the core knows denoisers."""
+
+    def __init__(self, setup: Setup, model: Any, extra_args: dict) -> None:
+        self._setup, self._model, self._extra = setup, model, extra_args
+        self._more = dict(extra_args)
+        self.wants_branches = self.without_model = False
+
+    def ask(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Ask the host's model, with what the sampler last sent along."""
+        denoised = self._model(x, sigma.to(x), **self._more)
+        self._setup.on_call(denoised)
+        return denoised
+
+    def ask_plainly(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Ask as `ask` does, with a state that is no sampler's and that nothing may rectify."""
+        own = self._model
+        while isinstance(self._model, Shown):  # one for each method that rectifies
+            self._model = self._model.own
+        try:
+            return self.ask(x, sigma)
+        finally:
+            self._model = own
+
+    def condition(self, conditioning: Any, x: Tensor) -> None:
+        """From now on ask with this conditioning of the host's, one row per sample of x."""
+        assert self._setup.prepare is not None
+        self._model.inner_model.conds["positive"] = self._setup.prepare(conditioning, x)
+
+    def sample(self, denoise: Denoise, x: Tensor, sigmas: tuple[float, ...]) -> Tensor:
+        """Run the user's sampler function on any denoiser."""
+        own, levels = self._setup.sampler, torch.tensor(sigmas, dtype=torch.float32, device=x.device)
+        model = Shown(self._model, lambda x, sigma, more: self._answer(denoise, x, sigma, more))
+        try:
+            return own.sampler_function(
+                model,
+                x,
+                levels,
+                extra_args=dict(self._extra),
+                callback=None,
+                disable=True,
+                **own.extra_options,
+            )
+        finally:
+            self._more = dict(self._extra)
+
+    def _answer(self, denoise: Denoise, x: Tensor, sigma: Tensor, more: dict) -> Tensor:
+        self._more = more
+        added = added_functions(more, self._extra)
+        self.wants_branches |= bool(added)
+        denoised = denoise(x, sigma)
+        if self.without_model:
+            show_branches(added, denoised, x, sigma)
+        return denoised
+
+
+def added_functions(more: dict, extra: dict) -> Sequence[Callable[[dict], Any]]:
+    """Return the post-CFG functions that a sampler adds to its call's arguments, beside the run's own."""
+    own = len(extra.get("model_options", {}).get(POST_CFG, ()))
+    return more.get("model_options", {}).get(POST_CFG, ())[own:]
+
+
+def show_branches(
+    functions: Sequence[Callable[[dict], Any]], denoised: Tensor, x: Tensor, sigma: Tensor
+) -> None:
+    """Show CFG++ samplers the branches they wait for, where no host is asked: all are the clean estimate."""
+    branches = {f"{name}denoised": denoised for name in ("", "cond_", "uncond_")}
+    for function in functions:
+        function({**branches, "input": x, "sigma": sigma})

@@ -1,0 +1,66 @@
+"""ComfyUI: measures the gap of a model, with and without its corrections, inside the host's own runs.
+
+Duck-typed like `comfy.py`, and built on the runs of `comfy_drift.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from ...drift.gap import Gap, GapRecorder
+from ...drift.measurement import unit_noise
+from ..patch import POST_CFG
+from .attach import KEY, GuidedModel
+from .drift import Inner, Setup, inside_run, step_starts, without_ours
+
+
+def measure_gap(setup: Setup, shape: Sequence[int], seeds: Sequence[int], batch: int) -> tuple[Gap, Gap]:
+    """Sample from the same noise without our corrections and with them; return the gap of each.
+
+    shape: [C, *S] of one latent
+    seeds: one per sample
+    batch: samples at a time, which bounds memory
+
+    Raises:  SettingsError, ShapeError or HostError before the first model call; SteadyDiffError for NaN.
+    """
+    starts, _ = step_starts(setup, shape)
+    bare = replace(setup, model=without_ours(setup))
+    plain, corrected = (
+        _measure(one, GapRecorder(setup.run, starts), shape, seeds, batch) for one in (bare, setup)
+    )
+    return plain, corrected
+
+
+def _measure(
+    setup: Setup, recorder: GapRecorder, shape: Sequence[int], seeds: Sequence[int], batch: int
+) -> Gap:
+    for at in range(0, len(seeds), batch):
+        part, model = seeds[at : at + batch], GuidedModel(setup.host, wants_branches=True)
+
+        def work(inner: Inner, x: Tensor) -> None:
+            recorder.sample(inner.sample, inner.ask, x)
+
+        try:
+            listened = _listened(setup, model, recorder)
+            # The first seed of all: what DiffIER draws then does not depend on the batch size.
+            inside_run(setup, listened, unit_noise(shape, part), seeds[0], work)
+        finally:
+            model.close()
+    return recorder.gap()
+
+
+def _listened(setup: Setup, model: GuidedModel, recorder: GapRecorder) -> Any:
+    """A clone whose raw answers are heard: under our own key, after our own wrapper, before corrections."""
+    heard, clone = recorder.around(model), setup.model.clone()
+
+    def hear(executor, x, timestep, model_options={}, seed=None):  # noqa: B006  # the host's
+        own = len(executor.class_obj.model_options.get(POST_CFG, ()))
+        model.begin(executor, model_options, seed, own)
+        return heard(x, timestep)
+
+    clone.add_wrapper_with_key(setup.host.predict_noise, KEY, hear)
+    return clone

@@ -1,0 +1,284 @@
+"""ComfyUI: takes MDSS's second output from the network's own pass, and subtracts it from the sampler's state.
+
+Duck-typed like `comfy.py`, and built on `comfy_state.py`. While the host's network runs for a sampler, what
+its last layer reads is noted and the head applied to it beside the network; the network, its LoRAs and
+whatever else changes it stay as they are, and its own output is the base model's to the bit.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...denoiser import Run
+from ...errors import HostError, SettingsError
+from ...files.mdss import Card, Head
+from ...methods.mdss import BRANCHES, MDSS, Branches, XiModel
+from ...networks.xi_head import apply_head, last_layer, listening, patch_of, to_latent
+from ..patch import POST_CFG, fitting_layer, known_layer, window_sigmas
+from .attach import MDSS_KEY, ComfyHost
+from .drift import added_functions
+from .state import check_fits, check_sampler, check_window, rectify_states, replace_function
+
+PLACES = {"positive": 0, "negative": 1}
+"""Of the prompts in a plain guider's question to the network."""
+
+logger = logging.getLogger("steadydiff")
+
+
+@dataclass(frozen=True)
+class LoadedHead:
+    """A second head, and what its file says of it."""
+
+    head: Head
+    card: Card
+    name: str = ""
+
+
+def attach_mdss(
+    model: Any,
+    loaded: LoadedHead | None,
+    host: ComfyHost,
+    *,
+    strength: float = 1.0,
+    window: tuple[float, float] = (0.0, 1.0),
+    branches: Branches = "positive",
+) -> Any:
+    """Return a clone of `model` from whose samplers' states the second output is subtracted.
+
+    loaded: None for a file without a head: the model itself is then returned
+    window: part of the run in which it acts, in per cent / 100 as the host counts
+
+    Raises: HostError or SettingsError if the head was trained for something else, the model's last layer is
+            not known or it has MDSS already, or a setting has no sense.
+    """
+    check_window(window)
+    if branches not in BRANCHES:
+        raise SettingsError(f"branches is one of {', '.join(BRANCHES)}; got {branches!r}")
+    if loaded is None:
+        logger.info("SteadyDiff: this MDSS file has no second head, so there is nothing to subtract")
+        return model
+    if model.get_wrappers(host.sampler_sample, MDSS_KEY):
+        raise SettingsError("this model has MDSS already, and two would subtract twice; use one")
+    what = f"the MDSS head of {loaded.name}"
+    network = model.get_model_object("diffusion_model")
+    known_layer(network, type(model.model).__name__)
+    channels = len(loaded.head.bias) // patch_of(network) ** 2
+    check_fits(model, what, loaded.card, channels, host)
+    fitting_layer(network, what, loaded.head)
+    method = MDSS(
+        XiModel(_unknown, loaded.card.space, loaded.card.sigma_data, loaded.card.sigma_range), strength
+    )
+    attachment = MdssAttachment(method, window, loaded, channels, branches, host)
+    clone = model.clone()
+    clone.add_wrapper_with_key(host.sampler_sample, MDSS_KEY, attachment.sampler_sample)
+    clone.add_wrapper_with_key(host.apply_model, MDSS_KEY, apply_model)
+    logger.info("SteadyDiff: MDSS %s attached (strength %g, %s)", loaded.name, strength, branches)
+    return clone
+
+
+def _unknown(x: Tensor, sigma: Tensor) -> Tensor:
+    raise AssertionError("a run puts its own in this place")
+
+
+@dataclass(frozen=True)
+class MdssAttachment:
+    """One node's settings, and the wrapper that serves them."""
+
+    method: MDSS
+    window: tuple[float, float]
+    loaded: LoadedHead
+    channels: int
+    branches: Branches
+    host: ComfyHost
+
+    def sampler_sample(self, executor, guider, sigmas, extra_args, callback, noise, *args, **kwargs):
+        """Sample with a stand-in between the sampler and its model; newer hosts may pass more arguments."""
+        model_sampling = guider.model_patcher.get_model_object("model_sampling")
+        high, low = window_sigmas(model_sampling, *self.window)
+        method = replace(self.method, sigma_high=high, sigma_low=low)
+        if not (self.host.in_training() or method.is_off or len(sigmas) < 2):
+            sampler = executor.class_obj
+            run = Run(self.host.space(model_sampling), tuple(sigmas.tolist()))
+            check_sampler(sampler, method.title)
+            if noise.shape[1] != self.channels:
+                raise HostError(
+                    f"the MDSS head of {self.loaded.name} takes latents of {self.channels} channels, this "
+                    f"run's have {noise.shape[1]} (packed video and audio, perhaps); disconnect it for this "
+                    f"model"
+                )
+            asked = _Asked(self, guider, extra_args)
+            method = replace(method, model=replace(method.model, xi=asked.xi))
+            replace_function(executor, rectify_states(sampler.sampler_function, method, run, ask=asked.ask))
+        return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
+
+
+def apply_model(
+    executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **more
+):
+    """Ask the network, and let the sampler's call that this serves hear its last layer."""
+    options = transformer_options or {}
+    call: _Call | None = options.get(MDSS_KEY)
+    network = executor.class_obj.diffusion_model
+    layer = last_layer(network) if call else None
+    if call is None or layer is None:
+        return executor(x, t, c_concat, c_crossattn, control, options, **more)
+    with listening(layer) as heard:
+        denoised = executor(x, t, c_concat, c_crossattn, control, options, **more)
+    prompts = list(zip(options.get("uuids", ()), options.get("cond_or_uncond", ()), strict=True))
+    call.hear(heard, prompts, lambda output: to_latent(network, output, x.shape[-2:]))
+    return denoised
+
+
+@dataclass
+class _Call:
+    """One of the sampler's calls of the model: the second output for each prompt that was asked.
+
+    found: by the prompt's id, and by its place in the guider's question: prompts made from one share its id
+    """
+
+    head: Head
+    batch: int
+    found: dict[Any, dict[int, Tensor]] = field(default_factory=dict)
+    mask: Tensor | None = None
+
+    def hear(
+        self,
+        heard: Sequence[Tensor],
+        prompts: Sequence[tuple[Any, int]],
+        arrange: Callable[[Tensor], Tensor],
+    ) -> None:
+        """Take what the last layer read for these prompts; nothing if a cache answered in its place.
+
+        Of several passes the first counts, which is the sampler's; the others are some node's own questions.
+        """
+        if not heard:
+            return
+        if len(heard[-1]) != self.batch * len(prompts):
+            raise HostError(
+                f"MDSS expected {self.batch * len(prompts)} samples in one pass of the network and saw "
+                f"{len(heard[-1])}; another node splits the batch, and works without MDSS only"
+            )
+        weight, bias = (value.to(heard[-1].device) for value in self.head)
+        parts = arrange(apply_head(heard[-1], weight, bias)).chunk(len(prompts))
+        for (prompt, place), xi in zip(prompts, parts, strict=True):
+            self.found.setdefault(prompt, {}).setdefault(place, xi)
+
+
+class _Asked:
+    """One run: asks the host's model, and knows the second output of the latest call."""
+
+    def __init__(self, attachment: MdssAttachment, guider: Any, extra_args: dict) -> None:
+        self._attachment, self._guider, self._extra = attachment, guider, extra_args
+        self._call: _Call | None = None
+        self._prompts = _prompts_of(guider, attachment.branches)
+
+    def ask(self, model: Any, x: Tensor, sigma: Tensor, more: dict, cleaned: Any) -> Tensor:
+        """Ask with a note of ours among the options, which the network's calls then find."""
+        first, call = self._call is None, _Call(self._attachment.loaded.head, len(x))
+        self._call, options = call, {**more.get("model_options", {})}
+        options["transformer_options"] = {**options.get("transformer_options", {}), MDSS_KEY: call}
+        if added := added_functions(more, self._extra):
+            own = len(options[POST_CFG]) - len(added)
+            moved = [
+                _moved(function, lambda: cleaned.error(x, sigma)) for function in options[POST_CFG][own:]
+            ]
+            options[POST_CFG] = [*options[POST_CFG][:own], *moved]
+        if more.get("denoise_mask") is not None:
+            options["denoise_mask_function"] = _noted(options.get("denoise_mask_function"), call)
+        denoised = model(x, sigma, **{**more, "model_options": options})
+        if first and not call.found:
+            raise HostError(
+                "MDSS did not see the network's last layer at work: it was compiled before MDSS was "
+                "connected, or another node replaced it; connect MDSS before that node"
+            )
+        return denoised
+
+    def xi(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The latest call's second output, [B, C, *S] in the network's input scaling; 0 where it has none."""
+        assert self._call is not None
+        xi = self._of("positive", x, sigma)
+        if any(self._heard("negative", prompt) is not None for prompt in self._prompts.get("negative", ())):
+            xi = torch.lerp(self._of("negative", x, sigma), xi, float(self._guider.cfg))  # not asked at cfg 1
+        return xi if self._call.mask is None else xi * self._call.mask.to(xi)
+
+    def _heard(self, name: str, prompt: dict) -> Tensor | None:
+        """The latest call's second output for one prompt, None if it was not asked."""
+        assert self._call is not None
+        found = self._call.found.get(prompt["uuid"], {})
+        if PLACES.keys() >= self._guider.conds.keys():
+            return found.get(PLACES[name])
+        if len(found) > 1:
+            raise HostError(
+                f"MDSS cannot tell apart the prompts of a {type(self._guider).__name__} that have areas; use "
+                f"CFGGuider, or prompts for the whole picture"
+            )
+        return next(iter(found.values()), None)
+
+    def _of(self, name: str, x: Tensor, sigma: Tensor) -> Tensor:
+        """Mean over prompts, each where and as much as it counts, as the host takes it of clean estimates."""
+        total, weight = torch.zeros_like(x), torch.zeros_like(x)
+        for prompt in self._prompts[name]:
+            xi = self._heard(name, prompt)
+            part = None if xi is None else self._attachment.host.area_and_mult(prompt, x, sigma)
+            if xi is None or part is None:
+                continue
+            if xi.shape != part.mult.shape:
+                raise HostError(
+                    f"MDSS cannot be used with context windows: the network was asked for {[*xi.shape]} of "
+                    f"{[*part.mult.shape]}"
+                )
+            places = total, weight
+            for dim in range(len(part.area or ()) // 2):
+                size, start = part.area[dim], part.area[dim + len(part.area) // 2]
+                places = tuple(place.narrow(dim + 2, start, size) for place in places)
+            places[0].add_(xi.to(x) * part.mult)
+            places[1].add_(part.mult)
+        return total / weight.clamp(min=1e-37)
+
+
+def _prompts_of(guider: Any, branches: Branches) -> dict[str, Sequence[dict]]:
+    """The guider's prompts whose second output counts."""
+    prompts = guider.conds
+    if "positive" not in prompts:
+        raise HostError(
+            f"a {type(guider).__name__} has no positive prompt ({', '.join(prompts)}), so MDSS does not know "
+            f"whose second output counts; use CFGGuider or BasicGuider"
+        )
+    if branches == "positive":
+        return {"positive": prompts["positive"]}
+    if not PLACES.keys() >= prompts.keys():
+        raise HostError(
+            f"a {type(guider).__name__} guides by more than two prompts ({', '.join(prompts)}), which MDSS "
+            f"does not know to combine; set branches to positive"
+        )
+    return dict(prompts)
+
+
+def _moved(function: Callable[[dict], Any], error: Callable[[], Tensor]) -> Callable[[dict], Any]:
+    """Show a CFG++ sampler branches moved as far as its state will be, so that their noise stays."""
+
+    def shown(args: dict) -> Any:
+        moved = {}
+        for name in ("cond", "uncond"):
+            if args.get(name) is not None:
+                moved[f"{name}_denoised"] = args[f"{name}_denoised"] - error()
+        return function({**args, **moved})
+
+    return shown
+
+
+def _noted(function: Callable | None, call: _Call) -> Callable:
+    """Let a call know the mask inside which the sampler's state is free."""
+
+    def mask(sigma: Tensor, denoise_mask: Tensor, extra_options: dict) -> Tensor:
+        found = function(sigma, denoise_mask, extra_options=extra_options) if function else denoise_mask
+        call.mask = found
+        return found
+
+    return mask

@@ -1,0 +1,267 @@
+"""ComfyUI: attaches a method that rectifies the sampler's own state, at the host's SAMPLER_SAMPLE level.
+
+Duck-typed like `comfy.py`. The sampler function is handed a stand-in for its model, which is asked with the
+very tensor the sampler goes on with; there the correction is written in place, before the host mixes in a
+mask. Samplers that ask with a temporary are refused, since what is written there is lost.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...denoiser import Denoise, Run
+from ...drift.stepping import step_calls
+from ...errors import HostError, SettingsError
+from ...files.antibias import Card
+from ...files.model_card import ModelCard
+from ...methods.antibias_prompt import CALLS, AntiBiasPrompt, Calls
+from ...methods.mdss import MDSS
+from ..patch import Shown, check_card, window_sigmas
+from .attach import ANTIBIAS_KEY, ComfyHost, sampler_name, sigma_data_of
+from .drift import added_functions, show_branches
+
+# These scale the state into a new tensor before they ask.
+TEMPORARY = ("uni_pc", "uni_pc_bh2")
+
+Ask = Callable[[Any, Tensor, Tensor, dict, Denoise], Tensor]
+"""(the host's model, x, sigma, what the sampler sends along, the method's wrapped denoiser) -> clean
+estimate: how the host's model is asked in a method's name."""
+
+logger = logging.getLogger("steadydiff")
+
+
+@dataclass(frozen=True)
+class LoadedPrompt:
+    """A network in the host's keeping, and what its file says of it.
+
+    patcher: the host's ModelPatcher around a PromptNetwork
+    dtype:   in which it computes
+    name:    of the file, for people
+    """
+
+    patcher: Any
+    card: Card
+    dtype: torch.dtype = torch.float32
+    name: str = ""
+
+
+def attach_prompt(
+    model: Any,
+    prompt: LoadedPrompt,
+    host: ComfyHost,
+    *,
+    strength: float = 1.0,
+    window: tuple[float, float] = (0.0, 1.0),
+    calls: Calls = "every",
+) -> Any:
+    """Return a clone of `model` whose samplers' states are rectified by the network.
+
+    window: part of the run in which it acts, in per cent / 100 as the host counts
+    calls:  "every" model call but the first, or only those that start a step
+    Raises: HostError or SettingsError if the network was trained for something else, the model has one
+            already, or a setting has no sense.
+    """
+    if calls not in CALLS:
+        raise SettingsError(f"calls is one of {', '.join(CALLS)}; got {calls!r}")
+    check_window(window)
+    if model.get_additional_models_with_key(ANTIBIAS_KEY):
+        raise SettingsError(
+            "this model has an anti-bias prompt already, and two would correct twice; use one"
+        )
+    channels = prompt.patcher.model.config.latent_channels
+    check_fits(model, f"the anti-bias model {prompt.name}", prompt.card, channels, host)
+    method = AntiBiasPrompt(prompt.card.model(prompt.patcher.model), strength)
+    attachment = StateAttachment(method, window, prompt, calls, host)
+    clone = model.clone()
+    clone.set_additional_models(ANTIBIAS_KEY, [prompt.patcher])
+    clone.add_wrapper_with_key(host.sampler_sample, ANTIBIAS_KEY, attachment.sampler_sample)
+    logger.info("SteadyDiff: anti-bias prompt %s attached (strength %g, %s)", prompt.name, strength, calls)
+    return clone
+
+
+def check_window(window: tuple[float, float]) -> None:
+    """Raise SettingsError unless this is a part of a run."""
+    if not 0 <= window[0] <= window[1] <= 1:
+        raise SettingsError(
+            f"start_percent and end_percent are of 0 to 1, in this order; got {window[0]:g}, {window[1]:g}"
+        )
+
+
+def check_fits(model: Any, what: str, card: ModelCard, channels: int, host: ComfyHost) -> None:
+    """Raise HostError unless the model is of the kind that `what` was trained on."""
+    model_sampling = model.get_model_object("model_sampling")
+    latent_format = model.get_model_object("latent_format")
+    space = host.space(model_sampling)
+    found = {
+        "space": space,
+        "latent_format": type(latent_format).__name__,
+        "channels": latent_format.latent_channels,
+        "family": type(model.model.model_config).__name__,
+        "sigma_data": sigma_data_of(model_sampling, space),
+    }
+    check_card(what, card, channels, found)
+
+
+@dataclass(frozen=True)
+class StateAttachment:
+    """One node's settings, and the wrapper that serves them."""
+
+    method: AntiBiasPrompt
+    window: tuple[float, float]
+    prompt: LoadedPrompt
+    calls: Calls
+    host: ComfyHost
+
+    def sampler_sample(self, executor, guider, sigmas, extra_args, callback, noise, *args, **kwargs):
+        """Sample with a stand-in between the sampler and its model; newer hosts may pass more arguments."""
+        sampler, model = executor.class_obj, guider.model_patcher
+        model_sampling = model.get_model_object("model_sampling")
+        high, low = window_sigmas(model_sampling, *self.window)
+        method = replace(self.method, sigma_high=high, sigma_low=low)
+        if not (self.host.in_training() or method.is_off or len(sigmas) < 2):
+            run = Run(self.host.space(model_sampling), tuple(sigmas.tolist()))
+            check_sampler(sampler, method.title)
+            self._check_latents(noise)
+            [patcher] = model.get_additional_models_with_key(ANTIBIAS_KEY)  # the clone's own
+            method = replace(method, model=replace(method.model, network=self._network(patcher.model)))
+            replace_function(executor, rectify_states(sampler.sampler_function, method, run, self.calls))
+        return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
+
+    def _network(self, network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        dtype = self.prompt.dtype
+        return lambda seen: network(seen.to(dtype)).to(seen.dtype)
+
+    def _check_latents(self, noise: Tensor) -> None:
+        channels = self.prompt.patcher.model.config.latent_channels
+        if noise.shape[1] != channels:
+            raise HostError(
+                f"the anti-bias model {self.prompt.name} takes latents of {channels} channels and this run's "
+                f"have {noise.shape[1]} (packed video and audio, perhaps); disconnect it for this model"
+            )
+
+
+def check_sampler(sampler: Any, title: str) -> None:
+    """Raise HostError for a sampler whose state cannot be reached."""
+    name = sampler_name(sampler)
+    if name is None or name in TEMPORARY:
+        raise unreachable(name or type(sampler).__name__, title)
+
+
+def replace_function(executor: Any, function: Callable) -> None:
+    """Let this run of the host's sampler go through another function; the user's sampler stays as it is."""
+    own = copy.copy(executor.class_obj)
+    own.sampler_function = function
+    executor.original, executor.class_obj = own.sample, own
+
+
+def rectify_states(
+    function: Callable,
+    method: AntiBiasPrompt | MDSS,
+    run: Run,
+    calls: Calls = "every",
+    ask: Ask | None = None,
+) -> Callable:
+    """Return a sampler function that samples as `function` does, from rectified states.
+
+    calls: of an anti-bias prompt
+    ask:   how the model is asked; None = as the sampler does
+    """
+
+    @functools.wraps(function)
+    def sample(model, x, sigmas, extra_args=None, callback=None, disable=None, **options):
+        more, states = {}, _States(function.__name__, method.title)
+        rectified: Any = None
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            return ask(model, x, sigma, more, rectified) if ask else model(x, sigma, **more)
+
+        def answer(x: Tensor, sigma: Tensor, own: dict) -> Tensor:
+            more.clear()
+            more.update(own)
+            states.asked_with(x)
+            return rectified(x, sigma)
+
+        def watch(step: dict) -> None:
+            states.shown(step.get("x"))
+            if callback is not None:
+                callback(step)
+
+        def alone(denoise, x, sigmas):
+            """The sampler on any denoiser, for finding which calls start a step."""
+            levels = torch.tensor(sigmas, dtype=torch.float32, device=x.device)
+
+            def shown(x: Tensor, sigma: Tensor, own: dict) -> Tensor:
+                denoised = denoise(x, sigma)
+                show_branches(added_functions(own, extra_args or {}), denoised, x, sigma)
+                return denoised
+
+            stand_in = Shown(model, shown)
+            return function(stand_in, x, levels, dict(extra_args or {}), None, True, **options)
+
+        acting = method
+        if isinstance(method, AntiBiasPrompt) and calls == "step starts":
+            starts = step_calls(alone, torch.zeros_like(x[:1]), run)
+            acting = replace(method, calls=starts[1:])
+        rectified = acting.wrap(denoise, run)
+        try:
+            # A first state may be the user's own latent, and stays as it is.
+            return function(
+                Shown(model, answer),
+                x.clone(),
+                sigmas,
+                extra_args=extra_args,
+                callback=watch,
+                disable=disable,
+                **options,
+            )
+        finally:
+            logger.info("SteadyDiff: %s, strength %g: %s", method.title, method.strength, rectified)
+            rectified = None  # which `denoise` knows: a model caught in a cycle looks to the host like a leak
+
+    return sample
+
+
+class _States:
+    """Checks that a sampler asks with its own state: with the very tensor it shows before or afterwards."""
+
+    def __init__(self, name: str, title: str):
+        self._name, self._title, self._asked = name.removeprefix("sample_"), title, []
+        self._first: Tensor | None = None
+        self._due: Tensor | None = None
+
+    def asked_with(self, x: Tensor) -> None:
+        """Note a tensor that the model is asked with.
+
+        Raises:  HostError if another one is due.
+        """
+        if self._due is not None and x is not self._due:
+            raise unreachable(self._name, self._title)
+        self._due = None
+        self._asked.append(x)
+        if self._first is None:
+            self._first = x
+
+    def shown(self, x: Tensor | None) -> None:
+        """Note the state that the sampler shows: asked with since the last one, or due next.
+
+        Some (deis, ipndm) always show their first.
+        """
+        known = x is None or x is self._first or any(x is asked for asked in self._asked)
+        self._due = None if known else x
+        self._asked.clear()
+
+
+def unreachable(name: str, title: str) -> HostError:
+    """Return the error for a sampler whose own state cannot be written to."""
+    return HostError(
+        f"the sampler {name} does not ask the model with its own state, so {title} cannot correct it; choose "
+        f"euler, heun, dpmpp_2m or another sampler"
+    )

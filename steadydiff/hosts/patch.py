@@ -1,0 +1,133 @@
+"""What the adapters of all hosts share: a method with its part of the run, and how methods nest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
+
+from torch import Tensor, nn
+
+from ..denoiser import Denoise, Run
+from ..errors import HostError, SettingsError
+from ..files.mdss import Head
+from ..files.model_card import ModelCard
+from ..methods.method import Method
+from ..methods.state import StateSettings
+from ..networks.xi_head import KNOWN, last_layer
+
+POST_CFG = "sampler_post_cfg_function"
+"""Under this name ComfyUI and the Forge family keep the functions that are shown each guided answer."""
+
+Settings = TypeVar("Settings", bound="Method | StateSettings")
+
+
+@dataclass(frozen=True)
+class Patch(Generic[Settings]):
+    """One method's settings; its part of the run stays in per cent until the run's model is known."""
+
+    settings: Settings
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+
+    def resolve(self, model_sampling: Any) -> Settings:
+        """Return the settings with noise levels for percentages, as the host counts them."""
+        if self.start_percent > self.end_percent:
+            raise SettingsError(
+                f"start_percent is not above end_percent; got {self.start_percent:g} and {self.end_percent:g}"
+            )
+        high, low = window_sigmas(model_sampling, self.start_percent, self.end_percent)
+        return cast(Settings, self.settings.within(high, low))
+
+    def __str__(self) -> str:
+        part = f"{100 * self.start_percent:g} to {100 * self.end_percent:g} %"
+        return f"{self.settings}, {part} of the run"
+
+
+def window_sigmas(model_sampling: Any, start: float, end: float) -> tuple[float, float]:
+    """Return the highest and lowest noise level of a part of the run, as the host counts; 0, 0 for none."""
+    if start == end:
+        return 0.0, 0.0
+    # Some samplers ask above the model's largest sigma, so the whole run has no upper bound.
+    high = math.inf if start <= 0 else float(model_sampling.percent_to_sigma(start))
+    return high, 0.0 if end >= 1 else float(model_sampling.percent_to_sigma(end))
+
+
+def in_order(methods: Sequence[Method]) -> list[Method]:
+    """Return methods as they nest, the innermost first, whatever order they were asked for in."""
+    return sorted(methods, key=lambda method: method.order)
+
+
+def nest(denoise: Denoise, methods: Sequence[Method], run: Run) -> Denoise:
+    """Wrap a denoiser in methods, the innermost first."""
+    for method in methods:
+        denoise = method.wrap(denoise, run)
+    return denoise
+
+
+def count_calls(calls: int, extra: int) -> str:
+    """Say how many model calls a run took, e.g. "30 model calls, 10 of them extra"."""
+    return f"{calls + extra} model calls" + (f", {extra} of them extra" if extra else "")
+
+
+def check_card(what: str, card: ModelCard, channels: int, found: dict[str, Any]) -> None:
+    """Raise HostError unless a model is of the kind that `what` was trained on.
+
+    found: space, latent_format, channels, family and sigma_data of the model; None where the host does not
+           know
+    """
+    needed = {
+        "space": ("states of the kind", card.space),
+        "latent_format": ("latents of the format", card.latent_format),
+        "channels": ("latent channels:", channels),
+        "family": ("models of the family", card.family),
+        "sigma_data": ("sigma_data", card.sigma_data if card.space == "ve" else 1.0),
+    }
+    for fact, (name, need) in needed.items():
+        if found[fact] is not None and need not in ("", found[fact]):
+            raise HostError(
+                f"{what} was trained for {name} {need}, and this model has {found[fact]}; load one made for "
+                f"this model"
+            )
+
+
+def known_layer(network: nn.Module, model: str = "") -> nn.Module:
+    """Return a network's last layer; HostError by name for a network of a kind we do not know.
+
+    model: the model's name, for people
+    """
+    layer = last_layer(network)
+    if layer is None:
+        raise HostError(
+            f"MDSS does not know the last layer of a {model or type(network).__name__}; it knows {KNOWN}"
+        )
+    return layer
+
+
+def fitting_layer(network: nn.Module, what: str, head: Head) -> nn.Module:
+    """Return a known last layer; HostError unless the head of `what` can read what it reads."""
+    layer = known_layer(network)
+    need, found = ([*weight.shape[1:]] for weight in (head.weight, layer.get_parameter("weight")))
+    if need != found:
+        raise HostError(
+            f"{what} was trained for a last layer that reads {need}, and this model's reads {found}; load "
+            f"one made for this model"
+        )
+    return layer
+
+
+class Shown:
+    """What a sampler function sees as its model: our denoiser, and for the rest the host's own object."""
+
+    def __init__(self, model: Any, answer: Callable[[Tensor, Tensor, dict], Tensor]) -> None:
+        self.__dict__.update(own=model, _answer=answer)
+
+    def __call__(self, x: Tensor, sigma: Tensor, **more: Any) -> Tensor:
+        return self._answer(x, sigma, more)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.own, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.own, name, value)

@@ -1,0 +1,1 @@
+"""The adapter of A1111, Forge and reForge, duck-typed."""

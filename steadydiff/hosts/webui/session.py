@@ -1,0 +1,325 @@
+"""The nested denoisers of one run of a WebUI's sampler."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from ...denoiser import Denoise
+from ...errors import HostError, SteadyDiffError
+from ...methods.antibias_prompt import AntiBiasPrompt
+from ...methods.mdss import Cleaned
+from ...methods.method import Method
+from ...methods.state import StateSettings
+from ..patch import count_calls, in_order, nest
+from .run import Start
+
+logger = logging.getLogger("steadydiff")
+
+UNREACHABLE = ("lcm", "unipc", "unipc_bh2")
+"""Samplers that go on without the state they ask with."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One guided answer of the host's model.
+
+    cfg:      the weight of guidance
+    denoised: the clean estimate
+    cond, uncond: those of the branches, None where the host made none or none is wanted
+    """
+
+    cfg: float
+    denoised: Tensor
+    cond: Tensor | None = None
+    uncond: Tensor | None = None
+
+
+Ask = Callable[[Tensor, Tensor], Answer]
+
+
+class Session:
+    """The nested denoisers of one run.
+
+    Epsilon Scaling and DiffIER correct the host's guided answers, before a mask is blended in; the anti-bias
+    prompt and MDSS the sampler's state, outside them.
+    """
+
+    def __init__(self, start: Start, check_interrupted: Callable[[], None]) -> None:
+        self.start, self.methods, self.calls = start, [], 0
+        self.ended = False
+        self._failure = ""
+        self._corrected, self._missed = 0, 0
+        self._acted: dict[str, Any] = {}
+        self._guided: list[Method] = []
+        self._model = _Answered(check_interrupted)
+        self._correct: Denoise = self._model
+        self._branch: Any = None
+        self._scale: Denoise = lambda x, sigma: self._branch
+        self._ask: Callable[[Tensor], Tensor] | None = None
+        self._editors: list[Any] = []
+        self._edit: Denoise = self._asked
+
+    def add(self, method: Method | StateSettings) -> None:
+        """Take in a method; SteadyDiffError if it cannot work in this run."""
+        run = self.start.run
+        if isinstance(method, StateSettings):
+            self._add_editor(method)
+        else:
+            guided = in_order([*self._guided, method])
+            correct: Denoise = self._model
+            for one in guided:
+                correct = self._counted(one.title, one.wrap(correct, run))
+            self._correct, self._guided = correct, guided
+            scalings = [one for one in guided if one.scales_branch]
+            self._scale = nest(lambda x, sigma: self._branch, scalings, run)
+        self.methods.append(method)
+
+    def _counted(self, title: str, denoise: Denoise) -> Denoise:
+        """Return a wrapped denoiser that counts the calls whose answer it has changed."""
+
+        def answer(x: Tensor, sigma: Tensor) -> Tensor:
+            result, model = denoise(x, sigma), self._model
+            if result is not model.latest:  # summed on its device, where nobody waits for it
+                self._acted[title] = self._acted.get(title, 0) + (result != model.latest).any().long()
+            model.latest = result
+            return result
+
+        return _Counted(denoise, answer)
+
+    def _add_editor(self, method: Any) -> None:
+        start = self.start
+        if start.sampler in UNREACHABLE:
+            raise HostError(
+                f"the sampler {start.sampler} does not go on with the state it asks with, so {method.title} "
+                f"cannot correct it; choose another sampler"
+            )
+        mask = getattr(start.model, "nmask", None) if start.model.mask is not None else None
+        if mask is not None:  # what is kept of the picture is not the sampler's
+            method = _masked(method, mask)
+        self._edit = method.wrap(self._edit, start.run)
+        if not method.is_off:
+            self._editors.append(self._edit)
+
+    @property
+    def wants_branches(self) -> bool:
+        """Whether a method looks at the branches of guidance."""
+        return any(method.wants_branches for method in self._guided)
+
+    @property
+    def edits_state(self) -> bool:
+        """Whether the sampler's state is written to."""
+        return bool(self._editors)
+
+    def leave_states(self) -> None:
+        """From now on another model answers, for which nothing was trained."""
+        self._edit = self._asked
+
+    def differences(self) -> list[str]:
+        """Say where a schedule or a measurement was made for something else than what now runs."""
+        found, model = [], self.start.checkpoint
+        for method in self._guided:
+            facts = {"sampler": self.start.sampler, "cfg": self.start.cfg, "sigmas": self.start.run.sigmas}
+            found += method.differences(**facts, model=model)
+        return found
+
+    def ask(self, x: Tensor, level: Tensor, ask: Callable[[Tensor], Tensor]) -> Tensor:
+        """Ask the host's model with the sampler's own state x, which the methods may correct in place."""
+        corrected = self._corrected
+        result = self._asked_or_edited(x, level, ask)
+        self.calls += 1
+        self._missed += bool(self._guided) and self._corrected == corrected and not self._failure
+        return result
+
+    def guarded(self, work: Callable[[], Tensor | None], otherwise: Callable[[], Tensor | None]) -> Any:
+        """Return what our work gives; if it fails, `otherwise`, and so in all the rest of the run."""
+        if not self._failure:
+            try:
+                return work()
+            except Exception as error:
+                self._fail(error)
+        return otherwise()
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = f"{told(error)} (from model call {self.calls + 1} on nothing is corrected)"
+
+    def _asked_or_edited(self, x: Tensor, level: Tensor, ask: Callable[[Tensor], Tensor]) -> Tensor:
+        if self._edit == self._asked or self._failure:
+            return ask(x)
+        units, edited = self.start.units, self._edited
+        (state, sigma), answers, theirs = units.state(x, level), [], []
+
+        def write() -> None:
+            if state is not x and self._edited > edited:
+                x.copy_(units.back(state, sigma))
+
+        def asked(state: Tensor) -> Tensor:
+            write()
+            try:
+                answers.append(ask(x))
+            except Exception as error:
+                theirs.append(error)
+                raise
+            return units.clean(state, answers[-1], sigma)
+
+        self._ask = asked
+        try:
+            denoised = self._edit(state, sigma)
+            write()
+        except Exception as error:
+            if error in theirs:
+                raise
+            self._fail(error)
+            return answers[-1] if answers else ask(x)
+        # eps is what it was: one method edits before the model is asked, the other state and estimate alike.
+        return denoised if state is x else answers[-1]
+
+    @property
+    def _edited(self) -> int:
+        return sum(editor.applied for editor in self._editors)
+
+    def _asked(self, x: Tensor, sigma: Tensor) -> Tensor:
+        assert self._ask is not None
+        return self._ask(x)
+
+    def correct(self, x: Tensor, sigma: Tensor, answer: Answer, again: Ask) -> Tensor:
+        """Return the corrected clean estimate for the host's answer at x; `again` asks elsewhere."""
+        self._corrected += 1
+        self._model.begin(answer, again)
+        return self._correct(x, sigma)
+
+    def shown_branch(self, x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
+        """Return a branch's clean estimate as samplers should see it that step along it: scaled as the guided
+        one, and moved as far as MDSS will move the state, so that its noise stays."""
+        return self.guarded(lambda: self._shown_branch(x, sigma, denoised), lambda: denoised)
+
+    def _shown_branch(self, x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
+        self._branch = denoised
+        denoised, self._branch = self._scale(x, sigma), None
+        for editor in self._editors:
+            if isinstance(editor, Cleaned) and self._edit != self._asked:
+                denoised = denoised - editor.error(x, sigma)
+        return denoised
+
+    def scaled_noise(self, x: Tensor, level: Tensor, noise: Tensor | None) -> Tensor | None:
+        """Return the negative prompt's noise, scaled as the guided one, for DDIM CFG++."""
+        return self.guarded(lambda: self._scaled_noise(x, level, noise), lambda: noise)
+
+    def _scaled_noise(self, x: Tensor, level: Tensor, noise: Tensor | None) -> Tensor | None:
+        units = self.start.units
+        if noise is None or not units.vp:
+            return noise
+        state, sigma = units.state(x, level)
+        self._branch = clean = units.clean(state, noise, sigma)
+        scaled, self._branch = self._scale(state, sigma), None
+        return noise if scaled is clean else units.answer(state, scaled, sigma).to(noise.dtype)
+
+    def summary(self) -> str:
+        """Say what each method did."""
+        run, editors, done = self.start.run, iter(self._editors), []
+        as_planned = self.ended and not self._missed and not self._failure
+        for method in self.methods:
+            if isinstance(method, StateSettings):
+                done.append(f"{method.title} {'off' if method.is_off else next(editors)}")
+            elif as_planned:
+                done.append(f"{method.title} {method.summary(run)}")
+            else:
+                acted = int(self._acted.get(method.title, 0))
+                done.append(f"{method.title} acted at {acted} of {self.calls} model calls")
+        cut = [] if self.ended else ["interrupted"]
+        return "; ".join((*done, count_calls(self.calls, self._model.extra), *cut))
+
+    def failures(self) -> list[str]:
+        """Say what went wrong while the run went on."""
+        failed = [self._failure] if self._failure else []
+        if not self._missed:
+            return failed
+        return [
+            *failed,
+            f"{self._missed} of {self.calls} answers of the model did not pass through SteadyDiff and stay "
+            f"as they were, because another extension replaces guidance; switch one of the two off",
+        ]
+
+    def close(self) -> None:
+        """Let go of the host's objects and of the device's memory."""
+        self._model.begin(None, None)
+        self._ask = None
+        for module in self.start.modules:
+            module.cpu()
+
+
+def told(error: Exception) -> str:
+    """Return what a user reads of an error; one that nobody expected goes to the log with its traceback."""
+    if isinstance(error, SteadyDiffError):
+        return str(error)
+    logger.error("SteadyDiff: an error nobody expected", exc_info=error)
+    return f"an error nobody expected, please report it: {type(error).__name__}: {error}"
+
+
+def second_of(found: dict[str, Tensor], branches: str) -> Tensor:
+    """Return the second output of the call at work; HostError if the host has shown us none."""
+    if branches not in found:
+        raise unheard()
+    return found[branches]
+
+
+def unheard() -> HostError:
+    """Return the error for a network whose last layer was not at work as expected."""
+    return HostError(
+        "MDSS did not see the network's last layer at work as expected: it is compiled, or another extension "
+        "replaces it; switch that off, or MDSS"
+    )
+
+
+def _masked(method: Any, mask: Tensor) -> Any:
+    """Return a state method that acts where the mask is 1."""
+    what = "network" if isinstance(method, AntiBiasPrompt) else "xi"
+    whole = getattr(method.model, what)
+    return replace(method, model=replace(method.model, **{what: lambda *seen: whole(*seen) * mask}))
+
+
+class _Counted:
+    """A denoiser that answers through a function and shows what the one within shows (branches, cfg)."""
+
+    def __init__(self, denoise: Denoise, answer: Denoise) -> None:
+        self._denoise, self._answer = denoise, answer
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self._answer(x, sigma)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._denoise, name)
+
+
+class _Answered:
+    """The host's guided model as the methods know denoisers; its first call is answered already.
+
+    branches, cfg: as in `steadydiff.Guided`, of the latest call
+    latest: what the latest denoiser of the nest has answered
+    """
+
+    def __init__(self, check_interrupted: Callable[[], None]) -> None:
+        self._check_interrupted, self.extra, self.cfg = check_interrupted, 0, 1.0
+        self.branches: Any = None
+        self.latest: Tensor | None = None
+        self._answer: Answer | None = None
+        self._again: Ask | None = None
+
+    def begin(self, answer: Answer | None, again: Ask | None) -> None:
+        self._answer, self._again, self.branches, self.latest = answer, again, None, None
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        answer, self._answer = self._answer, None
+        if answer is None:
+            assert self._again is not None
+            self._check_interrupted()
+            answer = self._again(x, sigma)
+            self.extra += 1
+        self.cfg = answer.cfg
+        self.branches = None if answer.cond is None else (answer.cond, answer.uncond)
+        self.latest = answer.denoised
+        return answer.denoised

@@ -1,0 +1,1 @@
+"""Inputs: each method's widgets, declared once for both hosts."""

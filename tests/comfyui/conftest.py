@@ -1,0 +1,223 @@
+"""The host suite's ground: a real ComfyUI imported into this process, our pack in it, and tiny random models.
+
+The tests drive ComfyUI's own guiders and samplers. `python3 run.py test` sets STEADYDIFF_COMFYUI to the host.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tools.launch import tiny_models
+from tools.launch.inprocess import defaults_of, host_path, load, load_pack
+
+HOST = host_path()
+# What the host's own samplers do on every run, with nobody's nodes: torch.tensor() of a tensor (dpm_fast and
+# dpm_adaptive), numpy functions on tensors (deis), float32 sigmas for torchsde's float64 (*_sde samplers).
+HOST_WARNINGS = (
+    "To copy construct from a tensor:UserWarning:comfy.k_diffusion.sampling",
+    "__array_wrap__ must accept context:DeprecationWarning:comfy.k_diffusion.deis",
+    "Should have t[ab][<>]=t[01] but got:UserWarning:torchsde",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what lies here as needing a host, and skip it only where none is named."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.host)
+            if not HOST:
+                item.add_marker(pytest.mark.skip(reason="STEADYDIFF_COMFYUI names no host"))
+            for warning in HOST_WARNINGS:
+                item.add_marker(pytest.mark.filterwarnings(f"ignore:{warning}"))
+
+
+def pytest_generate_tests(metafunc):
+    """Run tests that ask for a `sampler` with every sampler the host knows."""
+    if "sampler" in metafunc.fixturenames:
+        wanted = HOST and "not host" not in metafunc.config.option.markexpr
+        metafunc.parametrize(
+            "sampler", tiny_models.host().samplers.SAMPLER_NAMES if wanted else ["all of them"]
+        )
+
+
+@pytest.fixture(scope="session")
+def comfy():
+    """The host's modules."""
+    return tiny_models.host()
+
+
+@pytest.fixture(scope="session")
+def pack(comfy):
+    """Our nodes by id."""
+    return load_pack()
+
+
+@pytest.fixture(autouse=True)
+def inference():
+    """The host executes nodes in this mode."""
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="session")
+def make_model(comfy):
+    """Build a tiny randomly initialised SD1-shaped model of one of `tiny_models.KINDS`."""
+    return tiny_models.make_model
+
+
+@pytest.fixture(scope="session")
+def models(make_model):
+    """Models by kind, each built when first asked for; tests patch clones."""
+
+    class Models(dict):
+        def __missing__(self, kind):
+            self[kind] = make_model(kind)
+            return self[kind]
+
+    return Models()
+
+
+@pytest.fixture(params=["epsilon", "flow"])
+def model(request, models):
+    return models[request.param]
+
+
+@pytest.fixture
+def patched(pack):
+    """Return a model with our node on it, its widgets at their defaults unless given."""
+    node = pack["SteadyDiffEpsilonScaling"]
+    defaults = defaults_of(node)
+
+    def patch(model, **widgets):
+        return node.execute(model=model, **(defaults | widgets))[0]
+
+    return patch
+
+
+@pytest.fixture(scope="session")
+def conds():
+    """Three prompts of the tiny models, as the host's text encoders would return them."""
+    return tiny_models.conds()
+
+
+@pytest.fixture(scope="session")
+def sigmas_of(comfy):
+    """Return the noise levels of a run, as BasicScheduler does."""
+    return tiny_models.sigmas_of
+
+
+@pytest.fixture(scope="session")
+def sample(comfy):
+    """Sample with the host's own guider and sampler."""
+    return tiny_models.sample
+
+
+def scale_by_hand(x, denoised, sigma, scale, space):
+    """Epsilon Scaling in plain steps and double precision: find the noise, shrink it, take it away."""
+    dtype, x, denoised = x.dtype, x.double(), denoised.double()
+    sigma = sigma.double().view(-1, *[1] * (x.ndim - 1))
+    alpha = 1 - sigma if space == "flow" else torch.ones_like(sigma)
+    eps = (x - alpha * denoised) / sigma
+    corrected = (x - sigma * eps / scale) / alpha
+    return torch.where(sigma / alpha > 4000, denoised, corrected).to(dtype)
+
+
+@pytest.fixture(scope="session")
+def by_hand():
+    return scale_by_hand
+
+
+@pytest.fixture
+def reference(comfy):
+    """Return a model that is scaled without our code: every branch by itself, just outside the network."""
+
+    def scaled(model, scale_of=1.005):
+        kind = model.get_model_object("model_sampling")
+        space = "flow" if isinstance(kind, comfy.sampling.CONST) else "ve"
+
+        def around(apply_model, args):
+            x, sigma = args["input"], args["timestep"]
+            scale = scale_of(sigma) if callable(scale_of) else scale_of
+            return scale_by_hand(x, apply_model(x, sigma, **args["c"]), sigma, scale, space)
+
+        clone = model.clone()
+        clone.set_model_unet_function_wrapper(around)
+        return clone
+
+    return scaled
+
+
+@pytest.fixture(scope="session")
+def distance():
+    """Return how far two results are apart, in units of the second's spread."""
+    return lambda a, b: ((a - b).abs().max() / b.std().clamp(min=1)).item()
+
+
+@pytest.fixture
+def scales_in_effect(comfy, patched, sample):
+    """Sample and return {sigma: scale} as measured: noise in the model's estimate over that after our node.
+
+    Widgets and schedule go to our node, `options` to `sample`.
+    """
+
+    def measure(model, widgets, **options):
+        kind = model.get_model_object("model_sampling")
+        flow = isinstance(kind, comfy.sampling.CONST)
+        noise = {"before": [], "after": []}
+
+        def watch(name):
+            def wrapper(executor, x, timestep, model_options, seed):
+                denoised = executor(x, timestep, model_options, seed)
+                sigma = timestep[0].double()
+                eps = (x.double() - (1 - sigma if flow else 1) * denoised.double()) / sigma
+                noise[name].append((sigma.item(), eps))
+                return denoised
+
+            return wrapper
+
+        outside = model.clone()
+        outside.add_wrapper_with_key("predict_noise", "outermost", watch("after"))
+        watched = patched(outside, **widgets).clone()
+        watched.add_wrapper_with_key("predict_noise", "innermost", watch("before"))
+        sample(watched, **options)
+        pairs = zip(noise["before"], noise["after"], strict=True)
+        return {sigma: (before / after).median().item() for (sigma, before), (_, after) in pairs}
+
+    return measure
+
+
+@pytest.fixture
+def schedule(pack):
+    """Return the JSON text our schedule node makes, its widgets at their defaults unless given."""
+    node = pack["SteadyDiffSchedule"]
+    defaults = defaults_of(node)
+    return lambda **widgets: node.execute(**(defaults | widgets))[0]
+
+
+@pytest.fixture(scope="session")
+def small_unet():
+    """The shape of the suite's networks."""
+    return tiny_models.unet_config()
+
+
+@pytest.fixture(scope="session")
+def small_sd1(comfy, tmp_path_factory):
+    """A checkpoint of SD1's family of one level, with a tiny autoencoder and an ignorant text encoder."""
+    config = {
+        **{"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "num_heads": 8},
+        **{"channel_mult": [1], "num_res_blocks": [1], "context_dim": 768, "transformer_depth": [1]},
+        **{"transformer_depth_output": [1, 1], "transformer_depth_middle": 1, "legacy": False},
+        "use_spatial_transformer": True,
+    }
+    operations = load("comfy.ops").disable_weight_init
+    unet = load("comfy.ldm.modules.diffusionmodules.openaimodel").UNetModel(**config, operations=operations)
+    tensors = {f"model.diffusion_model.{k}": torch.randn(v.shape) / 50 for k, v in unet.state_dict().items()}
+    vae = load("comfy.taesd.taesd").TAESD(latent_channels=4).state_dict()
+    tensors |= {f"first_stage_model.{k}": torch.randn(v.shape) / 20 for k, v in vae.items()}
+    clip = load("comfy.sd1_clip").SD1ClipModel(dtype=torch.float16).state_dict()
+    tensors |= {f"cond_stage_model.{k.removeprefix('clip_l.')}": torch.zeros_like(v) for k, v in clip.items()}
+    path = tmp_path_factory.mktemp("checkpoints") / "small_sd1.safetensors"
+    save_file(tensors, path)
+    return path

@@ -1,0 +1,219 @@
+"""ARPO's nodes in a real ComfyUI: the tiny world finds the prompts of its own drawings, offline."""
+
+import json
+import sys
+from functools import cache
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from steadydiff.arpo.phrases import Phrases
+from steadydiff.arpo.search import select_phrases
+from steadydiff.tinyworld.scenes import render, sample_scenes
+from tools.launch.inprocess import PACK, defaults_of, load
+
+
+@pytest.fixture(scope="module")
+def execute(pack):
+    """Run one of our nodes with its defaults unless given, and return its outputs."""
+
+    def run(name, **inputs):
+        node = pack[name]
+        defaults = defaults_of(node)
+        return node.execute(**(defaults | inputs)).result
+
+    return run
+
+
+@cache
+def reference():
+    """A dotted drawing of a small purple square at the right on a sky background."""
+    return render(sample_scenes(1_000_005, 12)[1:2])[0].permute(1, 2, 0)[None]
+
+
+@pytest.fixture(scope="module")
+def scorer(execute):
+    return execute("SteadyDiffCLIPScorer", model="tiny world")[0]
+
+
+@pytest.fixture(scope="module")
+def inputs(execute, scorer):
+    with torch.inference_mode():
+        model, clip, vae = execute("SteadyDiffTinyWorld")
+        proposer = execute("SteadyDiffPhraseBank", scorer=scorer, bank="tinyworld")[0]
+        negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
+    return {
+        **{"image": reference(), "model": model, "clip": clip, "vae": vae, "negative": negative},
+        **{"latent_image": {"samples": torch.zeros(1, 4, 8, 8)}, "proposer": proposer, "scorer": scorer},
+        **{"seed": 7, "steps": 8, "cfg": 4.0, "iterations": 2, "prompt": "a blue star"},
+    }
+
+
+def test_it_finds_what_is_in_the_picture_and_returns_what_it_drew(execute, inputs, comfy):
+    prompt, image, images, report, plot = execute("SteadyDiffARPO", **inputs, best_by="text")
+    assert all(phrase in prompt for phrase in ("a blue star", "a small purple", "at the right", "sky"))
+    told = json.loads(report)
+    steps = told["log"]["steps"]
+    assert told["summary"]["prompt"] == prompt and len(images) == len(steps) >= 2
+    assert steps[-1]["text_similarity"] > steps[0]["text_similarity"] + 0.2
+    assert image.shape == (1, 64, 64, 3) and plot.shape[-1] == 3
+    [edited] = execute("SteadyDiffEditPrompt", prompt=prompt, report=report, style="a soft drawing")
+    assert "a small purple" in edited and edited.endswith("a soft drawing")
+
+    # The picture is what KSampler draws of that prompt.
+    positive = inputs["clip"].encode_from_tokens_scheduled(inputs["clip"].tokenize(prompt))
+    sampled = load("nodes").common_ksampler(
+        inputs["model"], 7, 8, 4.0, "euler", "normal", positive, inputs["negative"], inputs["latent_image"]
+    )[0]["samples"]
+    assert torch.equal(inputs["vae"].decode(sampled), image)
+
+
+def test_the_same_inputs_give_the_same_and_no_state_stays(execute, inputs):
+    first, second = (execute("SteadyDiffARPO", **inputs | {"iterations": 1}) for _ in range(2))
+    assert first[0] == second[0] and torch.equal(first[2], second[2])
+
+
+def test_an_empty_prompt_begins_with_a_caption_and_exclusions_hold(execute, inputs):
+    widgets = {"iterations": 0, "prompt": " "}
+    assert "purple" in execute("SteadyDiffARPO", **inputs | widgets)[0]
+    excluded = execute("SteadyDiffARPO", **inputs | {"iterations": 1, "exclude": "AT the right\nat the top"})
+    assert "at the right" not in excluded[3] and "at the bottom" in excluded[3]
+
+
+class Dead:
+    """A proposer whose server does not answer, from the given call on."""
+
+    def __init__(self, own, answers):
+        self._own, self._answers = own, answers
+        self._error = sys.modules[f"{PACK}.steadydiff.errors"].ProposerError
+
+    def caption(self, reference):
+        return self._own.caption(reference)
+
+    def propose(self, reference, generated, current):
+        if not self._answers:
+            raise self._error("nobody answers at http://127.0.0.1:1")
+        self._answers -= 1
+        return self._own.propose(reference, generated, current)
+
+
+def test_a_search_in_which_nobody_proposes_anything_fails(execute, inputs):
+    with pytest.raises(Exception, match="the proposer failed: nobody answers at http://127.0.0.1:1"):
+        execute("SteadyDiffARPO", **inputs | {"proposer": Dead(inputs["proposer"], answers=0)})
+
+
+def test_what_was_found_before_a_proposer_failed_is_kept(execute, inputs):
+    found = execute("SteadyDiffARPO", **inputs | {"proposer": Dead(inputs["proposer"], answers=1)})
+    assert len(found[2]) == 2 and "nobody answers" in json.loads(found[3])["summary"]["stopped"]
+
+
+def test_progress_counts_every_step_and_shows_every_drawing(execute, inputs, comfy, monkeypatch):
+    shown = []
+    utils = load("comfy.utils")
+    monkeypatch.setattr(utils, "PROGRESS_BAR_HOOK", lambda *told, **_: shown.append(told))
+    images = execute("SteadyDiffARPO", **inputs | {"iterations": 1})[2]
+    values = [value for value, *_ in shown]
+    assert values == sorted(values) and values[-1] <= 16 and {total for _, total, _ in shown} == {16}
+    drawn = [preview for value, _, preview in shown if value % 8 == 0 and preview]
+    assert len(drawn) >= len(images)
+
+
+def test_cancel_takes_one_step_and_a_kept_search_goes_on(execute, inputs, comfy, monkeypatch, tmp_path):
+    monkeypatch.setattr(load("folder_paths"), "get_output_directory", lambda: str(tmp_path))
+    told, cancel, bars = [], comfy.management.interrupt_current_processing, load("comfy.utils")
+
+    def hook(value, total, preview, **_):
+        told.append(value)
+        if value >= 8 + 3 and len([v for v in told if v >= 8 + 3]) == 1:
+            cancel()
+
+    monkeypatch.setattr(bars, "PROGRESS_BAR_HOOK", hook)
+    with pytest.raises(comfy.management.InterruptProcessingException):
+        execute("SteadyDiffARPO", **inputs, keep_as="mine")
+    late = [value for value in told if value >= 8 + 3]
+    assert max(late) <= late[0] + 1
+    [kept] = (tmp_path / "steadydiff_arpo").iterdir()
+    monkeypatch.setattr(bars, "PROGRESS_BAR_HOOK", None)
+    resumed = execute("SteadyDiffARPO", **inputs, keep_as="mine")
+    whole = execute("SteadyDiffARPO", **inputs)
+    assert resumed[0] == whole[0] and len(resumed[2]) == len(whole[2])
+    with pytest.raises(Exception, match="another reference picture or seed"):
+        execute("SteadyDiffARPO", **inputs | {"seed": 8}, keep_as=kept.stem)
+    with pytest.raises(Exception, match="without folders"):
+        execute("SteadyDiffARPO", **inputs, keep_as="../mine")
+
+
+# --- scorers ----------------------------------------------------------------------------------------------
+
+
+def test_the_tiny_clip_reads_22_words(scorer):
+    assert scorer.fits(["red " * n for n in (21, 22, 23, 60)]) == [True, True, False, False]
+
+
+def test_one_batch_chooses_as_one_text_at_a_time_does(scorer):
+    wanted = scorer.picture(reference()[0])
+    candidates = Phrases((
+        "a small purple square", "at the right", "a red star", "on a sky background", "at the top",
+    ), ("a soft drawing", "a dotted drawing"))  # fmt: skip
+
+    def one_by_one(texts):
+        return [float(F.normalize(scorer._encode_texts([text])[0], dim=0) @ wanted) for text in texts]
+
+    def in_one(texts):
+        return (scorer.texts(texts) @ wanted).tolist()
+
+    alone, together = (
+        select_phrases(similar, Phrases(), candidates, scorer.fits) for similar in (one_by_one, in_one)
+    )
+    assert together.added == alone.added and "a small purple square" in alone.added.prompt
+    assert "a red star" not in alone.added.prompt
+
+
+def test_without_open_clip_the_node_names_the_command(execute, monkeypatch):
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(Exception, match="python -m pip install open_clip_torch"):
+        execute("SteadyDiffCLIPScorer", model="tiny world")
+
+
+def test_what_is_not_here_is_not_fetched_unasked(execute):
+    with pytest.raises(Exception, match="not on this computer; allow the download"):
+        execute("SteadyDiffCLIPScorer")
+    with pytest.raises(Exception, match="it has openai, laion"):
+        execute("SteadyDiffCLIPScorer", weights="../../etc/passwd")
+    with pytest.raises(Exception, match="name its architecture"):
+        execute("SteadyDiffCLIPScorer", model="other")
+    with pytest.raises(Exception, match="connect clip and clip_vision"):
+        execute("SteadyDiffCLIPScorer", model="connected")
+
+
+@pytest.fixture
+def vision(comfy):
+    """A random image encoder that projects to as many numbers as the tiny world's text encoder is wide."""
+    made = load("comfy.clip_vision").ClipVisionModel({
+        **{"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2},
+        **{"model_type": "clip_vision_model", "projection_dim": 64, "image_size": 28, "patch_size": 14},
+        **{"hidden_act": "gelu", "num_channels": 3},
+    })  # fmt: skip
+    for weight in made.model.parameters():
+        weight.data = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.1
+    return made
+
+
+def test_the_hosts_clip_is_refused_without_its_projection_and_used_with_it(execute, inputs, vision):
+    with torch.inference_mode(False):
+        clip = execute("SteadyDiffTinyWorld")[1]
+    with pytest.raises(Exception, match="clip_l came without its projection"):
+        execute("SteadyDiffCLIPScorer", model="connected", clip=clip, clip_vision=vision)
+    projection = clip.cond_stage_model.clip_l.transformer.text_projection.weight
+    projection.data = torch.randn(projection.shape, generator=torch.Generator().manual_seed(1))
+    [scorer] = execute("SteadyDiffCLIPScorer", model="connected", clip=clip, clip_vision=vision)
+    embedded = scorer.texts(["a red star", "a blue ring", "a red star"])
+    assert embedded.shape == (3, 64) and torch.equal(embedded[0], embedded[2])
+    pooled = clip.encode_from_tokens(clip.tokenize("a blue ring"), return_pooled=True)[1]
+    torch.testing.assert_close(embedded[1], F.normalize(pooled.float(), dim=-1)[0])
+    assert scorer.fits(["red " * 22, "red " * 23]) == [True, False]
+    assert scorer.picture(reference()[0]).norm().item() == pytest.approx(1)
+    vision.model.visual_projection = torch.nn.Identity()
+    with pytest.raises(Exception, match="CLIP_VISION has no projection"):
+        execute("SteadyDiffCLIPScorer", model="connected", clip=clip, clip_vision=vision)

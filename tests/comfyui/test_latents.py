@@ -1,0 +1,51 @@
+"""An empty latent says what one of its samples stands for; our samplers draw the size that core's draw."""
+
+import pytest
+import torch
+
+from tools.launch.inprocess import defaults_of, load
+
+
+@pytest.fixture
+def coarse(models):
+    """A model with 16 pixels to a latent, as Flux 2 and Wan 2.2 5B have."""
+
+    class Format(type(models["epsilon"].model.latent_format)):
+        spacial_downscale_ratio = 16
+
+    model = models["epsilon"].clone()
+    model.add_object_patch("latent_format", Format())
+    return model
+
+
+@pytest.fixture
+def empty(comfy):
+    return load("nodes").EmptyLatentImage().generate(128, 128, 1)[0]
+
+
+def test_core_draws_it_in_the_models_size(comfy, coarse, conds, empty):
+    if "downscale_ratio_spacial" not in empty:
+        pytest.skip("this host's empty latents do not say it")
+    drawn = load("nodes").KSampler().sample(
+        coarse, 1, 2, 1.0, "euler", "normal", conds["positive"], conds["negative"], empty
+    )  # fmt: skip
+    assert drawn[0]["samples"].shape[-2:] == (8, 8)
+
+
+@pytest.mark.parametrize("name", ["Measure", "DiffIERReport"])
+def test_so_do_our_nodes(name, pack, comfy, coarse, conds, empty, sigmas_of):
+    seen = []
+
+    def note(apply_model, args):
+        seen.append(args["input"].shape[-2:])
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    coarse.set_model_unet_function_wrapper(note)
+    node = pack[f"SteadyDiff{name}"]
+    more = {"count": 2, "batch_size": 2, "cfg": 2.0}
+    node.execute(
+        model=coarse, positive=conds["positive"], negative=conds["negative"], latent_image=empty,
+        sampler=comfy.samplers.sampler_object("euler"), sigmas=sigmas_of(coarse, 2),
+        **(defaults_of(node) | more),
+    )  # fmt: skip
+    assert set(seen) == {torch.Size([8, 8])}

@@ -1,0 +1,221 @@
+"""The pack in a real ComfyUI server: what it offers, what it runs, and what it refuses before running."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tools.launch.comfy_client import ComfyError
+from tools.launch.demo import columns
+
+ROOT = Path(__file__).resolve().parents[2]
+NODES = sorted(page.stem for page in (ROOT / "web" / "docs").glob("*.md"))
+NAN, INFINITY = float("nan"), float("inf")
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    return server.client
+
+
+@pytest.fixture(scope="module")
+def info(client):
+    """What the host tells a browser about our nodes."""
+    return {name: client.get(f"/object_info/{name}")[name] for name in NODES}
+
+
+def inputs_of(node):
+    shown = [node["input"].get(group, {}) for group in ("required", "optional")]  # and not the hidden ones
+    return {name: entry for group in shown for name, entry in group.items()}
+
+
+def test_every_node_has_a_help_page(client):
+    assert sorted(name for name in client.get("/object_info") if name.startswith("SteadyDiff")) == NODES
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_everything_is_explained(name, info, client):
+    node = info[name]
+    assert len(node["description"]) > 60
+    assert node["search_aliases"]
+    assert node["category"].startswith("SteadyDiff")
+    for _, (_, options) in inputs_of(node).items():
+        assert len(options["tooltip"]) > 20
+    assert len(node["output_tooltips"]) == len(node["output"])
+    assert all(node["output_tooltips"])
+
+
+@pytest.mark.parametrize("language", ["", "/zh"], ids=["en", "zh"])
+@pytest.mark.parametrize("name", NODES)
+def test_a_help_page_names_every_input(name, language, info, client):
+    status, page = client._send("GET", f"/extensions/SteadyDiff/docs/{name}{language}.md")
+    assert status == 200
+    assert [word for word in inputs_of(info[name]) if word not in page.decode()] == []
+
+
+def test_chinese_is_served(client):
+    ours = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
+    assert client.get("/i18n")["zh"]["nodeDefs"] == ours
+
+
+def widgets_of(node):
+    """The defaults of a node's widgets."""
+    widgets = {}
+    for name, (kind, options) in inputs_of(node).items():
+        if kind == "COMBO":
+            widgets[name] = options.get("default", options["options"][0])
+        elif kind in ("INT", "FLOAT", "STRING"):
+            widgets[name] = options["default"]
+    return widgets
+
+
+@pytest.fixture
+def graph(info):
+    """A graph that samples nothing: our nodes between a model that need not load and a picture."""
+
+    def make(node, **widgets):
+        schedule = {"class_type": "SteadyDiffSchedule", "inputs": widgets_of(info["SteadyDiffSchedule"])}
+        scaling = {
+            "class_type": "SteadyDiffEpsilonScaling",
+            "inputs": widgets_of(info["SteadyDiffEpsilonScaling"]),
+        }
+        scaling["inputs"] |= {"model": ["world", 0], "schedule": ["schedule", 0]}
+        nodes = {
+            "world": {"class_type": "SteadyDiffTinyWorld", "inputs": {"variant": "epsilon"}},
+            "schedule": schedule,
+            "scaling": scaling,
+            "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["world", 1], "text": "a red star"}},
+            "latent": {
+                "class_type": "EmptyLatentImage",
+                "inputs": {"width": 64, "height": 64, "batch_size": 1},
+            },
+            "sampler": {
+                "class_type": "KSampler",
+                "inputs": {
+                    **{"model": ["scaling", 0], "positive": ["text", 0], "negative": ["text", 0]},
+                    **{"latent_image": ["latent", 0], "seed": 1, "steps": 2, "cfg": 1.0, "denoise": 1.0},
+                    **{"sampler_name": "euler", "scheduler": "simple"},
+                },
+            },
+            "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["sampler", 0], "vae": ["world", 2]}},
+            "save": {"class_type": "PreviewImage", "inputs": {"images": ["decode", 0]}},
+        }
+        nodes[node]["inputs"] |= widgets
+        return nodes
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("node", "widget", "value"),
+    [
+        *(("scaling", "scale", value) for value in (0, -1, NAN, INFINITY, "much", 1.6)),
+        *(("scaling", "slope", value) for value in (NAN, INFINITY)),
+        ("scaling", "space", "everywhere"),
+        *(("schedule", "table", value) for value in ("1.0, abc", "", "1.0 -2", "nan", '{"format": "other"}')),
+        *(("schedule", name, NAN) for name in ("scale", "slope", "tsr_k", "tsr_sigma", "dcw_lambda")),
+        ("schedule", "mode", "guess"),
+        ("schedule", "steps", 0),
+    ],
+)
+def test_bad_values_are_refused_at_their_widget_and_nothing_runs(node, widget, value, graph, client):
+    status, answer = client.request("POST", "/prompt", {"prompt": graph(node, **{widget: value})})
+    assert status == 400
+    assert list(answer["node_errors"]) == [node]
+    [error] = answer["node_errors"][node]["errors"]
+    assert error["extra_info"]["input_name"] == widget
+    assert error["message"] and (widget in error["details"])
+    assert client.get("/queue") == {"queue_running": [], "queue_pending": []}
+    assert client.get("/history") == {}
+
+
+@pytest.mark.parametrize("part", [(0.8, 0.2), (NAN, 1.0), (-0.1, 1.0), (0.0, 1.1)])
+def test_bad_parts_of_a_run_are_refused(part, graph, client):
+    widgets = dict(zip(("start_percent", "end_percent"), part, strict=True))
+    status, answer = client.request("POST", "/prompt", {"prompt": graph("scaling", **widgets)})
+    assert status == 400
+    found = {error["extra_info"]["input_name"] for error in answer["node_errors"]["scaling"]["errors"]}
+    assert found == set(widgets)  # each may be the one that is meant
+    assert "start_percent" in answer["node_errors"]["scaling"]["errors"][0]["details"] or part[1] == 1.1
+
+
+def test_a_schedule_is_made_and_drawn(info, client):
+    widgets = widgets_of(info["SteadyDiffSchedule"])
+    graph = {
+        "made": {"class_type": "SteadyDiffSchedule", "inputs": widgets | {"mode": "linear", "steps": 7}},
+        "plot": {"class_type": "PreviewImage", "inputs": {"images": ["made", 1]}},
+        "text": {"class_type": "PreviewAny", "inputs": {"source": ["made", 2]}},
+    }
+    outputs = client.run(graph)
+    assert client.image(outputs["plot"]["images"][0]).startswith(b"\x89PNG")
+    assert len(json.loads(outputs["text"]["text"][0])["values"]) == 7
+
+
+def test_a_misfit_is_told_by_the_sampler_before_it_starts(graph, client):
+    with pytest.raises(
+        ComfyError, match="KSampler.*the schedule has 4 steps, the run has 2; make the schedule for 2"
+    ):
+        client.run(graph("schedule", mode="table"))
+
+
+def test_the_whole_graph_runs(graph, client):
+    outputs = client.run(graph("schedule", steps=2))
+    assert client.image(outputs["save"]["images"][0]).startswith(b"\x89PNG")
+
+
+def test_a_picture_keeps_the_drawn_workflow(graph, client):
+    own = graph("schedule", steps=2, scale=1.003)  # of one that has run the host shows what it has saved
+    outputs = client.run(own, drawn={"nodes": [], "mark": "kept"})
+    picture = client.image(outputs["save"]["images"][0])
+    assert b"tEXtworkflow\0" in picture and b'"mark": "kept"' in picture
+
+
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+
+
+def as_api(drawn, client):
+    """What a browser would queue of a drawn workflow: {node: (type, inputs)}, links as (node, slot)."""
+    sources = {link: (str(node), slot) for link, node, slot, *_ in drawn["links"]}
+    graph = {}
+    for node in drawn["nodes"]:
+        if "Note" in node["type"]:
+            continue
+        inputs = {entry["name"]: sources[entry["link"]] for entry in node["inputs"] if entry["link"]}
+        values, linked = iter(node["widgets_values"]), {entry["name"] for entry in node["inputs"]}
+        for name in inputs_of(client.get(f"/object_info/{node['type']}")[node["type"]]):
+            if name not in linked:
+                inputs[name] = next(values)
+            if name == "seed":
+                assert next(values) == "fixed"
+        assert list(values) == []
+        graph[str(node["id"])] = (node["type"], inputs)
+    return graph
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
+def test_a_drawn_workflow_is_its_api_twin(file, client):
+    api = json.loads((file.parent / "api" / file.name).read_text(encoding="utf-8"))
+    numbers = {key: str(i) for i, key in enumerate(api, 1)}
+
+    def renamed(value):
+        return (numbers[value[0]], value[1]) if isinstance(value, list) else value
+
+    expected = {
+        numbers[key]: (node["class_type"], {name: renamed(value) for name, value in node["inputs"].items()})
+        for key, node in api.items()
+    }
+    assert as_api(json.loads(file.read_text(encoding="utf-8")), client) == expected
+    assert file.with_suffix(".jpg").is_file()
+    assert any("Load Checkpoint" in str(node.get("_meta", {}).get("note")) for node in api.values())
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
+def test_a_workflow_runs_and_its_columns_differ(file, client):
+    api = json.loads((file.parent / "api" / file.name).read_text(encoding="utf-8"))
+    outputs = client.run(api)
+    names = {node: column for column, node in columns(api).items()}
+    pictures = {
+        names[key]: client.image(found["images"][0]) for key, found in outputs.items() if key in names
+    }
+    assert "baseline" in pictures and len(pictures) > 1
+    assert len(set(pictures.values())) == len(pictures)

@@ -1,0 +1,199 @@
+"""ARPO in a WebUI: its routes draw by the host's own generation, show what they find and can be cancelled."""
+
+import base64
+import io
+import time
+
+import pytest
+from PIL import Image
+
+DRAWING = {"steps": 4, "cfg": 3.0, "width": 64, "height": 64, "sampler_name": "Euler", "seed": 5}
+WISH = {
+    "search": {"iterations": 2, "prompt": "a cat"},
+    "drawing": DRAWING,
+    "bank": {"bank": "none", "content": "red\ngreen\nblue"},
+}
+
+PREPARED = """
+import torch
+from modules import shared
+from steadydiff_webui.arpo import search as arpo_search
+
+class Scorer:  # places pictures by their mean colour and texts by the colours they name
+    class model:
+        to = staticmethod(lambda device: None)
+
+    def picture(self, picture):
+        mean = picture.mean((0, 1))
+        return mean / mean.norm()
+
+    def texts(self, texts):
+        rows = [[float(c in text) + 0.01 for c in ("red", "green", "blue")] for text in texts]
+        return torch.nn.functional.normalize(torch.tensor(rows), dim=1)
+
+    def fits(self, texts):
+        return [True] * len(texts)
+
+arpo_search.kept_scorer = lambda **named: Scorer()
+shared.cmd_opts.api = True
+"""
+
+
+@pytest.fixture(scope="module")
+def arpo(packed):
+    """Return a function that asks the routes; the scorer is one whose answers are known."""
+    packed.ask("run", source=PREPARED)
+    packed.ask("reload_ui")
+    packed.ask("run", source="import actions\nactions._CLIENT.clear()")
+
+    def ask(method, path="", body=None):
+        answer = packed.ask("http", method=method, path=f"/steadydiff/arpo{path}", body=body)
+        return answer["status"], answer["json"]
+
+    return ask
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """A green picture, in base64."""
+    file = io.BytesIO()
+    Image.new("RGB", (32, 48), (20, 220, 30)).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def ended(arpo, wish):
+    """Begin a search and wait for its end."""
+    status, begun = arpo("POST", body=wish)
+    assert status == 200, begun
+    for _ in range(1200):
+        _, seen = arpo("GET", f"/{begun['id']}?images=true")
+        if seen["state"] not in ("waiting", "searching"):
+            return seen
+        time.sleep(0.05)
+    raise AssertionError(seen)
+
+
+def test_a_search_finds_the_phrase_and_tells_all(arpo, reference):
+    seen = ended(arpo, {"image": reference, **WISH})
+    assert (seen["state"], seen["prompt"].partition(",")[0]) == ("done", "a cat")
+    assert seen["steps"][0]["gains"][0][0] == "green"
+    assert len(seen["steps"]) == 2  # with green there, nothing brings it nearer
+    assert "no phrase" in seen["status"]
+
+
+def test_what_it_draws_is_what_txt2img_draws(packed, arpo, reference):
+    seen = ended(arpo, {"image": reference, **WISH})
+    for step in seen["steps"]:
+        prompt = ", ".join([*step["phrases"]["content"], *step["phrases"]["style"]])
+        made = packed.generate(
+            prompt=prompt, negative_prompt="", **{k: v for k, v in DRAWING.items() if k != "cfg"},
+            cfg_scale=DRAWING["cfg"],
+        )  # fmt: skip
+        picture = Image.open(io.BytesIO(base64.b64decode(step["image"])))
+        assert [packed_digest(picture)] == made["images"]
+    assert "Steps: 4, Sampler: Euler" in seen["infotext"]
+
+
+def packed_digest(picture):
+    import hashlib
+
+    return hashlib.sha256(picture.convert("RGB").tobytes()).hexdigest()[:16]
+
+
+def test_cancel_ends_it_and_the_host_goes_on(packed, drawn, arpo, reference):
+    before = drawn(packed)
+    slow = {**WISH, "image": reference, "drawing": {**DRAWING, "steps": 150, "width": 512, "height": 512}}
+    _, begun = arpo("POST", body=slow)
+    while arpo("GET", f"/{begun['id']}")[1]["state"] == "waiting":
+        time.sleep(0.01)
+    assert arpo("POST", f"/{begun['id']}/cancel") == (200, {})
+    for _ in range(600):
+        state = arpo("GET", f"/{begun['id']}")[1]["state"]
+        if state != "searching":
+            break
+        time.sleep(0.05)
+    assert state == "cancelled"
+    assert drawn(packed) == before
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"image": "no picture"}, "base64"),
+        ({"search": {"iteration": 1}}, "iterations"),
+        ({"drawing": {"steps": 0}}, "steps is a number"),
+        ({"server": {"url": "ftp://x"}, "proposer": {"proposer": "nobody"}}, "phrase bank"),
+        ({"colour": {}}, "colour"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(arpo, reference, wrong, said):
+    status, answer = arpo("POST", body={"image": reference, **wrong})
+    assert status == 422 and said in str(answer)
+
+
+def test_a_search_that_fails_says_why(arpo, reference):
+    wish = {**WISH, "image": reference, "bank": {"bank": "none"}}
+    seen = ended(arpo, wish)
+    assert seen["state"] == "failed" and "phrase bank is empty" in seen["status"]
+
+
+def test_a_search_is_kept_and_goes_on(packed, arpo, reference):
+    wish = {**WISH, "image": reference, "search": {**WISH["search"], "keep_as": "kept", "iterations": 0}}
+    assert len(ended(arpo, wish)["steps"]) == 1
+    assert (packed.data / "output" / "steadydiff_arpo" / "kept.safetensors").is_file()
+    wish["search"]["iterations"] = 2
+    assert ended(arpo, wish)["steps"][0]["gains"][0][0] == "green"
+
+
+def test_the_inputs_are_told_as_the_nodes_name_them(arpo):
+    status, told = arpo("GET")
+    assert status == 200
+    assert {one["name"] for one in told["search"]} >= {"iterations", "prompt", "exclude", "best_by", "drop"}
+    assert all(one["tooltip"] for inputs in told.values() for one in inputs)
+
+
+def test_another_name_or_password_is_not_let_in(packed):
+    source = """
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from modules import shared
+from steadydiff_webui.arpo.routes import PATH, add_routes
+from steadydiff_webui.arpo.tab import Searches
+
+app, before = FastAPI(), shared.cmd_opts.api_auth
+shared.cmd_opts.api_auth = "me:secret"
+add_routes(app, Searches())
+shared.cmd_opts.api_auth = before
+client = TestClient(app)
+result = [client.get(PATH, auth=auth).status_code for auth in (None, ("me", "guess"), ("me", "secret"))]
+"""
+    assert packed.ask("run", source=source) == [401, 401, 200]
+
+
+def test_the_tab_shows_a_search_from_beginning_to_end(packed, arpo, reference):
+    source = """
+import base64, io
+from PIL import Image
+from steadydiff_webui.arpo import tab as arpo_tab
+
+picture = Image.open(io.BytesIO(base64.b64decode(reference)))
+shown = list(arpo_tab.follow(arpo_tab.Searches(), picture, wish))
+nothing = list(arpo_tab.follow(arpo_tab.Searches(), None, wish))
+galleries = [s[5] for s in shown if isinstance(s[5], list)]
+drawn = galleries[-1]
+result = {
+    "ids": len({s[0] for s in shown}),
+    "galleries": [len(g) for g in galleries],
+    "captions": [type(p).__name__ + c[:2] for p, c in drawn],
+    "status": shown[-1][1],
+    "prompt": [s[3] for s in shown if isinstance(s[3], str)][-1],
+    "table": [s[6] for s in shown if isinstance(s[6], str)][-1],
+    "buttons": [s["interactive"] for s in shown[-1][7:]],
+    "nothing": nothing[0][1],
+}
+"""
+    seen = packed.ask("run", source=source, reference=reference, wish=WISH)
+    assert (seen["ids"], seen["galleries"][-1], seen["captions"]) == (1, 2, ["Image0:", "Image1:"])
+    assert "Done" in seen["status"] and "green" in seen["prompt"] and "<td>green</td>" in seen["table"]
+    assert seen["buttons"] == [True, False]
+    assert "reference image" in seen["nothing"]

@@ -1,0 +1,303 @@
+"""Every method beside every sampler, kind of model and way to run it, each tried on a tiny model in ComfyUI.
+
+`check` tries one method, `check_pair` two, `check_patch` one with a patch of the host's own. Each returns ""
+if all is as it should be, REFUSED and the sentence if the method declines, or else what is wrong.
+"""
+
+import atexit
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from itertools import combinations, product
+from math import lcm
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tools.launch.inprocess import PACK, defaults_of, is_pack_error, load, load_pack
+from tools.launch.tiny_models import (
+    cfg_guider,
+    conds,
+    host,
+    initialise,
+    make_model,
+    sample,
+    sigmas_of,
+    unet_config,
+)
+
+REFUSED = "refused: "
+KINDS = ("epsilon", "v", "zsnr", "flow")
+METHODS = {  # name -> (node, its widgets when on, when off), others at their defaults
+    "Epsilon Scaling": ("EpsilonScaling", {"scale": 1.01}, {"scale": 1.0}),
+    "Anti-Bias Prompt": ("AntiBiasPrompt", {}, {"strength": 0.0}),
+    "DiffIER": ("DiffIER", {"start_percent": 0.0}, {"strength": 0.0}),
+    "MDSS": ("MDSS", {}, {"strength": 0.0}),
+    "Time Shift": ("TimeShift", {"factor": 0.95}, {"factor": 1.0}),
+}
+
+
+def _noise(n: int, seed: int) -> Tensor:
+    return torch.randn((n, 4, 8, 8), generator=torch.Generator().manual_seed(seed))
+
+
+def _half_mask() -> Tensor:
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., :4] = 1
+    return mask
+
+
+SITUATIONS: dict[str, Callable[[Any], dict]] = {  # name -> (model) -> how it is sampled
+    "plain": lambda model: {},
+    "mask": lambda model: {"mask": _half_mask(), "latent": _noise(1, 2)},
+    "img2img": lambda model: {"sigmas": sigmas_of(model, 6)[3:], "latent": _noise(1, 2)},
+    "batch 3": lambda model: {"noise": _noise(3, 3)},
+    "cfg 1": lambda model: {"cfg": 1.0},
+    "CFG++": lambda model: {"cfg": 1.5},
+}
+
+
+def samplers(situation: str) -> list[str]:
+    """All of the host's; under CFG++ those that are made for it."""
+    return [n for n in host().samplers.SAMPLER_NAMES if situation != "CFG++" or n.endswith("cfg_pp")]
+
+
+def pairwise() -> Iterator[tuple[str, str, str, str]]:
+    """(method, kind, situation, sampler) so that every two values of different columns meet."""
+    for j, situation in enumerate(SITUATIONS):
+        for i, sampler in enumerate(samplers(situation)):
+            kind = KINDS[(i + j + i // lcm(len(METHODS), len(KINDS))) % len(KINDS)]
+            yield list(METHODS)[(i + j) % len(METHODS)], kind, situation, sampler
+
+
+# --- models and what is put on them -----------------------------------------------------------------------
+
+
+@cache
+def model_of(kind: str):
+    return make_model(kind)
+
+
+def put(method: str, model, on: bool = True):
+    """A clone of the model with a method's node, whose network or head is made up for it."""
+    name, widgets, neutral = METHODS[method]
+    node = load_pack()[f"SteadyDiff{name}"]
+    inputs = defaults_of(node)
+    inputs |= {"model": model, **(widgets if on else neutral)}
+    flow = isinstance(model.get_model_object("model_sampling"), host().sampling.CONST)
+    own = {"AntiBiasPrompt": _antibias, "MDSS": _head}.get(name, lambda space: {})
+    return node.execute(**inputs, **own("flow" if flow else "ve"))[0]
+
+
+class Bump(nn.Module):
+    """A small correction of the state's own shape."""
+
+    config = type("Config", (), {"latent_channels": 4})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.1 * torch.tanh(3 * x)
+
+
+def _core(name: str):
+    return sys.modules[f"{PACK}.steadydiff.{name}"]
+
+
+@cache
+def _antibias(space: str) -> dict:
+    device = torch.device("cpu")
+    patcher = host().Patcher(Bump(), load_device=device, offload_device=device)
+    state = _core("hosts.comfy.state")
+    return {"antibias": state.LoadedPrompt(patcher, state.Card(target="phi", space=space), name="made up")}
+
+
+@cache
+def _head(space: str) -> dict:
+    generator = torch.Generator().manual_seed(3)
+    head = _core("files.mdss").Head(
+        0.02 * torch.randn((4, 32, 3, 3), generator=generator), 0.02 * torch.ones(4)
+    )
+    card = _core("files.mdss").Card(form="lora", space=space)
+    return {"head": _core("hosts.comfy.mdss").LoadedHead(head, card, "made up")}
+
+
+# --- one method -------------------------------------------------------------------------------------------
+
+
+def check(method: str, kind: str, situation: str, sampler: str) -> str:
+    """Off changes no bit; on is finite, the same twice, and an interrupted run leaves nothing behind."""
+    model = model_of(kind)
+    run: dict[str, Any] = {"sampler": sampler, **SITUATIONS[situation](model)}
+    plain = sample(model, **run)
+    if not plain.isfinite().all():
+        return "the host's own run is not finite"
+    if not torch.equal(sample(put(method, model, on=False), **run), plain):
+        return "off changes the picture"
+    return _check_on(put(method, model), {"plain": (model, plain)}, run)
+
+
+def _check_on(corrected, others: dict[str, tuple[Any, Tensor]], run: dict) -> str:
+    """`corrected` gives what nobody of `others` gives, and those give the same again afterwards."""
+    try:
+        first = sample(corrected, **run)
+    except Exception as error:
+        if is_pack_error(error):
+            return f"{REFUSED}{error}"
+        return f"{type(error).__name__}: {error}"
+    _interrupt(corrected, run)
+    for name, (model, before) in others.items():
+        if torch.equal(first, before):
+            return f"no different from {name}"
+        if not torch.equal(sample(model, **run), before):
+            return f"leaves something behind: {name}"
+    if not first.isfinite().all():
+        return "not finite"
+    return "" if torch.equal(sample(corrected, **run), first) else "a second run differs"
+
+
+def _interrupt(model, run: dict) -> None:
+    stopped = host().management.InterruptProcessingException
+
+    def stop(step, x0, x, total):
+        raise stopped
+
+    try:
+        sample(model, **run, callback=stop)
+    except stopped:
+        return
+    raise AssertionError("the run was not interrupted")
+
+
+# --- two methods ------------------------------------------------------------------------------------------
+
+
+def check_pair(first: str, second: str, kind: str, sampler: str) -> str:
+    """Off together they change no bit; on, the order of their nodes does not matter, and neither is lost."""
+    model = model_of(kind)
+    run: dict[str, Any] = {"sampler": sampler}
+    plain = sample(model, **run)
+    if not torch.equal(sample(put(first, put(second, model, on=False), on=False), **run), plain):
+        return "off they change the picture"
+    alone = {name: put(name, model) for name in (first, second)}
+    others = {name: (one, sample(one, **run)) for name, one in alone.items()} | {"plain": (model, plain)}
+    for off, on in ((first, second), (second, first)):
+        if not torch.equal(sample(put(off, alone[on], on=False), **run), others[on][1]):
+            return f"{off}, off, changes what {on} does"
+    both, turned = put(first, alone[second]), put(second, alone[first])
+    if wrong := _check_on(both, others, run):
+        return wrong
+    return "" if torch.equal(sample(both, **run), sample(turned, **run)) else "the order of the nodes matters"
+
+
+# --- a method and a patch of the host's -------------------------------------------------------------------
+
+
+def _apg(model) -> tuple[Any, dict]:
+    return load("comfy_extras.nodes_apg").APG.execute(model, 0.5, 2.0, 0.0)[0], {}
+
+
+def _pag(model) -> tuple[Any, dict]:
+    return load("comfy_extras.nodes_pag").PerturbedAttentionGuidance.execute(model, 2.0)[0], {}
+
+
+def _easy_cache(model) -> tuple[Any, dict]:
+    node = load("comfy_extras.nodes_easycache").EasyCacheNode
+    return node.execute(model, 0.5, 0.1, 0.95, False)[0], {"steps": 8}
+
+
+def _context_windows(model) -> tuple[Any, dict]:
+    node = load("comfy_extras.nodes_context_windows").ContextWindowsManualNode
+    patched = node.execute(model, 4, 2, "standard_static", 1, False, "pyramid", 0, False)[0]
+    return patched, {"noise": _noise(6, 4)}
+
+
+def _lora(model) -> tuple[Any, dict]:
+    layer, generator = "input_blocks.0.0", torch.Generator().manual_seed(5)
+    out, *into = model.model.diffusion_model.get_parameter(f"{layer}.weight").shape
+    shapes = {"up": (out, 2, 1, 1), "down": (2, *into)}
+    lora = {
+        f"diffusion_model.{layer}.lora_{side}.weight": torch.randn(shape, generator=generator)
+        for side, shape in shapes.items()
+    }
+    return load("comfy.sd").load_lora_for_models(model, None, lora, 0.2, 0.0)[0], {}
+
+
+@cache
+def _control():
+    """A control net of the tiny models' shape."""
+    config = {k: v for k, v in unet_config().items() if k not in ("out_channels", "transformer_depth_output")}
+    operations = load("comfy.ops").disable_weight_init
+    network = load("comfy.cldm.cldm").ControlNet(**config, hint_channels=3, operations=operations)
+    initialise(network)
+    device = torch.device("cpu")
+    control = load("comfy.controlnet").ControlNet(network, load_device=device)
+    return control.set_cond_hint(torch.rand((1, 3, 64, 64), generator=torch.Generator().manual_seed(6)), 1.0)
+
+
+def _control_net(model) -> tuple[Any, dict]:
+    def controlled(name: str) -> list:
+        return [
+            [cond, {**more, "control": _control(), "control_apply_to_uncond": False}]
+            for cond, more in conds()[name]
+        ]
+
+    prompts = controlled("positive"), controlled("negative")
+    return model, {"guider": lambda model: cfg_guider(model, 3.0, *prompts)}
+
+
+PATCHES: dict[str, Callable[[Any], tuple[Any, dict]]] = {  # name -> (model) -> (patched, how it is sampled)
+    "APG": _apg,
+    "PAG": _pag,
+    "EasyCache": _easy_cache,
+    "Context Windows": _context_windows,
+    "LoRA": _lora,
+    "ControlNet": _control_net,
+}
+
+
+def check_patch(method: str, patch: str, kind: str, sampler: str) -> str:
+    """Off changes no bit of what the patch does alone; on acts beside it, before or after it in the graph."""
+    model = model_of(kind)
+    patched, run = PATCHES[patch](model)
+    run: dict[str, Any] = {"sampler": sampler, **run}
+    alone, plain = sample(patched, **run), sample(model, **{k: v for k, v in run.items() if k != "guider"})
+    if torch.equal(alone, plain):
+        return "the patch itself does nothing"
+    if not torch.equal(sample(put(method, patched, on=False), **run), alone):
+        return "off changes the picture"
+    own = put(method, model)
+    return next(
+        filter(
+            None,
+            (
+                _check_on(both, {"the patch alone": (patched, alone)}, run)
+                for both in (put(method, patched), PATCHES[patch](own)[0])
+            ),
+        ),
+        "",
+    )
+
+
+for kept in (model_of, _antibias, _control):  # the host's patchers end badly after its modules
+    atexit.register(kept.cache_clear)
+
+
+# --- all of it --------------------------------------------------------------------------------------------
+
+SOME_SAMPLERS = ("euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "euler_cfg_pp")
+"""For pairs and patches: one of each sort."""
+
+Trial = Callable[[str], str]
+"""(sampler) -> what one of the checks returns."""
+
+
+def groups() -> dict[str, tuple[Trial, list[str]]]:
+    """All that is to be tried: name -> (trial, its samplers)."""
+    found: dict[str, tuple[Trial, list[str]]] = {}
+    for method, kind, situation in product(METHODS, KINDS, SITUATIONS):
+        found[f"{method}, {situation}, {kind}"] = partial(check, method, kind, situation), samplers(situation)
+    for (first, second), kind in product(combinations(METHODS, 2), KINDS):
+        found[f"{first} and {second}, {kind}"] = partial(check_pair, first, second, kind), [*SOME_SAMPLERS]
+    for method, patch, kind in product(METHODS, PATCHES, KINDS):
+        found[f"{method} with {patch}, {kind}"] = partial(check_patch, method, patch, kind), [*SOME_SAMPLERS]
+    return found

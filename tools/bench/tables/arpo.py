@@ -1,0 +1,49 @@
+"""The tables of docs/arpo.md: what every way to a prompt brings back."""
+
+import statistics
+
+from tools.bench.shared.frame import Cells, markdown
+
+STARTS = ("empty", "wrong")
+WAYS = (
+    "caption only", "one-shot, fast", "one-shot, classic", "one-shot, chain", "ARPO 1", "ARPO 2", "ARPO 5",
+    "ARPO 5, best picture", "ARPO 5, dropping", "true phrases", "true caption",
+)  # fmt: skip
+COLUMNS = {
+    "recall": "recall",
+    "precision": "precision",
+    "clip_t": "CLIP-T",
+    "clip_i": "CLIP-I",
+    "feature": "feature",
+    "found": "found",
+}
+
+
+def arpo(cells: Cells) -> str:
+    """Per first prompt: every figure of every way to a prompt."""
+    parts = {key.rsplit(" ", 1)[1] for key in cells}
+    done = f"{20 * len(parts)} pictures; ± is the standard error over parts of 20."
+    return "\n\n".join([done, *(f"**{start}**\n\n{_arpo(cells, start, COLUMNS)}" for start in STARTS)])
+
+
+def arpo_attributes(cells: Cells) -> str:
+    """Per first prompt: the share of each attribute in every way's prompts."""
+    kinds = ("shape", "colour", "size", "position", "background", "style")
+    columns = {f"recall_{kind}": kind for kind in kinds}
+    return "\n\n".join(f"**{start}**\n\n{_arpo(cells, start, columns)}" for start in STARTS)
+
+
+def _arpo(cells: Cells, start: str, columns: dict[str, str]) -> str:
+    run = {key.rsplit(" ", 2)[0] for key in cells}
+    ways = [way for way in WAYS if f"{start} {way}" in run]
+    lines = [["way", *columns.values()]]
+    for way in ways:
+        lines.append([way, *(_over_parts(cells, f"{start} {way}", figure) for figure in columns)])
+    return markdown(lines)
+
+
+def _over_parts(cells: Cells, way: str, figure: str) -> str:
+    """Mean over the parts, and its standard error if there are several."""
+    found = [cell["figures"][figure] for key, cell in cells.items() if key.rsplit(" ", 2)[0] == way]
+    text = f"{statistics.mean(found):.3f}"
+    return f"{text} ± {statistics.stdev(found) / len(found) ** 0.5:.3f}" if len(found) > 1 else text

@@ -1,0 +1,108 @@
+"""Draws the workflow a browser opens from its API twin: workflows/api/NAME.json -> workflows/NAME.json.
+
+The API file is the source. A node's `_meta` may hold what only a picture needs: "title", "pos" [x, y], "size"
+[width, height], and "note", a text put beside it. Run it as `run.py` runs tests, with the host's interpreter:
+
+    python tools/launch/draw_workflow.py epsilon_scaling
+"""
+
+import json
+import sys
+
+from tools.launch.environment import ROOT
+from tools.launch.find_comfyui import ensure_host
+from tools.launch.server import running
+
+WORKFLOWS = ROOT / "workflows"
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+SEEDS = ("seed", "noise_seed")
+SIZE, NOTE_SIZE = [300, 120], [380, 240]
+
+
+def main(names: list[str]) -> None:
+    files = [WORKFLOWS / "api" / f"{name}.json" for name in names] or sorted(
+        (WORKFLOWS / "api").glob("*.json")
+    )
+    with running(ensure_host(sys.executable)) as server:
+        info = server.client.get("/object_info")
+    for file in files:
+        drawn = draw(json.loads(file.read_text(encoding="utf-8")), info)
+        (WORKFLOWS / file.name).write_text(
+            json.dumps(drawn, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        print(f"workflows/{file.name}")
+
+
+def draw(graph: dict, info: dict) -> dict:
+    """The browser's form of an API graph, given what the host says of its nodes."""
+    numbers = {key: i for i, key in enumerate(graph, 1)}
+    nodes, links = [], []
+    for key, node in graph.items():
+        drawn = draw_node(numbers[key], node, info[node["class_type"]])
+        for slot, entry in enumerate(drawn["inputs"]):
+            source = node["inputs"].get(entry["name"])
+            if isinstance(source, list):
+                entry["link"] = len(links) + 1
+                links.append(
+                    [entry["link"], numbers[source[0]], source[1], numbers[key], slot, entry["type"]]
+                )
+        nodes.append(drawn)
+    for link, source, slot, *_ in links:
+        nodes[source - 1]["outputs"][slot]["links"].append(link)
+    nodes += draw_notes(graph, len(nodes))
+    last = {"last_node_id": len(nodes), "last_link_id": len(links)}
+    return {**last, "nodes": nodes, "links": links, "groups": [], "config": {}, "extra": {}, "version": 0.4}
+
+
+def draw_node(number: int, node: dict, info: dict) -> dict:
+    meta, names, widgets = node.get("_meta", {}), [], []
+    for name, kind in inputs_of(info):
+        value = node["inputs"].get(name)
+        if is_widget(kind) and not isinstance(value, list):
+            widgets.append(value)
+            if name in SEEDS:
+                widgets.append("fixed")  # the browser's own widget after a seed
+        else:
+            names.append({"name": name, "type": kind, "link": None})
+    outputs = zip(info["output_name"], info["output"], strict=True)
+    return {
+        **{"id": number, "type": node["class_type"], "pos": meta.get("pos", [320 * number, 0])},
+        **{"size": meta.get("size", SIZE), "flags": {}, "order": number - 1, "mode": 0, "inputs": names},
+        "outputs": [{"name": name, "type": kind, "links": []} for name, kind in outputs],
+        **({"title": meta["title"]} if "title" in meta else {}),
+        **{"properties": {"Node name for S&R": node["class_type"]}, "widgets_values": widgets},
+    }
+
+
+def inputs_of(info: dict) -> list[tuple[str, str]]:
+    """A node's inputs in order, each with its type; a list of choices is a COMBO."""
+    entries = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+    return [(name, "COMBO" if isinstance(entry[0], list) else entry[0]) for name, entry in entries.items()]
+
+
+def is_widget(kind: str) -> bool:
+    return kind in WIDGETS
+
+
+def draw_notes(graph: dict, count: int) -> list[dict]:
+    texts = [
+        (node["_meta"], node["_meta"]["note"]) for node in graph.values() if "note" in node.get("_meta", {})
+    ]
+    return [
+        {
+            **{"id": count + i, "type": "MarkdownNote", "pos": beside(meta), "size": NOTE_SIZE, "flags": {}},
+            **{"order": count + i - 1, "mode": 0, "inputs": [], "outputs": [], "properties": {}},
+            "widgets_values": [text],
+        }
+        for i, (meta, text) in enumerate(texts, 1)
+    ]
+
+
+def beside(meta: dict) -> list[int]:
+    """Above the node that carries the note."""
+    x, y = meta.get("pos", [0, 0])
+    return [x, y - NOTE_SIZE[1] - 60]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
