@@ -14,13 +14,12 @@ from ..errors import HostError, SettingsError
 from ..files.mdss import Head
 from ..files.model_card import ModelCard
 from ..methods.method import Method
-from ..methods.state import StateSettings
 from ..networks.xi_head import KNOWN, last_layer
 
 POST_CFG = "sampler_post_cfg_function"
 """Under this name ComfyUI and the Forge family keep the functions that are shown each guided answer."""
 
-Settings = TypeVar("Settings", bound="Method | StateSettings")
+Settings = TypeVar("Settings", bound=Method)
 
 
 @dataclass(frozen=True)

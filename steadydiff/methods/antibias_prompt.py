@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -126,24 +126,41 @@ class AntiBiasPrompt(StateSettings):
 
     model:      the trained network
     strength:   the correction is multiplied by this; 0 changes nothing, 1 is the paper
-    calls:      numbers of the model calls, from 0, before which it acts; None = all but the first, inner
-                stages of multi-stage solvers included, as in the paper
+    calls:      before which model calls it acts. "every": all but the first, inner stages of multi-stage
+                solvers included, as in the paper; "step starts": those that start a step, but the first; or
+                their numbers, from 0
     sigma_high: noise level from which on (downwards) it acts, and
     sigma_low:  down to which, both included
 
     Neutral: strength 0 or equal bounds; `wrap` then returns the denoiser itself.
 
-    It rectifies the sampler's own state: the wrapped denoiser writes into x (`edits_state`).
+    It rectifies the sampler's own state: the wrapped denoiser writes into x.
     """
 
     title: ClassVar[str] = "anti-bias prompt"
     what: ClassVar[str] = "anti-bias model"
+    order: ClassVar[int] = 4  # before the model is called; the order among its like changes nothing
 
     model: PromptModel
     strength: float = 1.0
-    calls: tuple[int, ...] | None = None
+    calls: tuple[int, ...] | Calls = "every"
     sigma_high: float = math.inf
     sigma_low: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.calls, str) and self.calls not in CALLS:
+            raise SettingsError(f"calls is one of {', '.join(CALLS)}; got {self.calls!r}")
+
+    @property
+    def wants_steps(self) -> bool:
+        """Whether the run must tell which model calls start a step."""
+        return self.calls == "step starts" and not self.is_off
+
+    def masked(self, mask: Tensor) -> AntiBiasPrompt:
+        """Return a copy that corrects a state as far as `mask` says."""
+        whole = self.model.network
+        return replace(self, model=replace(self.model, network=lambda seen: whole(seen) * mask))
 
     def wrap(self, denoise: Denoise, run: Run) -> Denoise:
         """Return a denoiser that rectifies its input in place, then asks; called once per run.
@@ -152,7 +169,7 @@ class AntiBiasPrompt(StateSettings):
         """
         if self.is_off:
             return denoise
-        self.check_space(self.model.space, run)
+        self.check(run.space)
         return _Rectified(self, denoise, run)
 
 
@@ -174,7 +191,10 @@ class _Rectified(StateEditor):
         return self._denoise(x, sigma)
 
     def _acts(self, call: int) -> bool:
-        return call > 0 if self._method.calls is None else call in self._method.calls
+        calls = self._method.calls
+        if calls == "step starts":
+            calls = (self._run.step_calls or ())[1:]
+        return call > 0 if isinstance(calls, str) else call in calls
 
     def __str__(self) -> str:
         """For a host's log."""

@@ -66,6 +66,11 @@ class BandScaling(Defaults):
     def __str__(self) -> str:
         return f"coarse {self.coarse}; fine {self.fine}"
 
+    @property
+    def is_off(self) -> bool:
+        """Whether these settings change nothing."""
+        return self.coarse.is_off and self.fine.is_off
+
     def check(self, space: Space) -> None:
         """Raise SettingsError if these settings cannot work on a model of this space."""
         for band in (self.coarse, self.fine):

@@ -215,7 +215,7 @@ class DiffIER(Windowed, Defaults):
 
     def active_steps(self, run: Run) -> int:
         """Return at how many of the run's steps it acts."""
-        if self._is_off():
+        if self.is_off:
             return 0
         low, high = self.window(run)
         return sum(low <= sigma <= high for sigma in sorted(run.sigmas, reverse=True)[:-1])
@@ -232,7 +232,7 @@ class DiffIER(Windowed, Defaults):
                  call.
         """
         self.check(run.space)
-        if self._is_off():
+        if self.is_off:
             return denoise
         if self.wants_branches and not hasattr(denoise, "branches"):
             raise SettingsError(
@@ -241,7 +241,9 @@ class DiffIER(Windowed, Defaults):
             )
         return _CORRECTED[self.mode](self, denoise, run)
 
-    def _is_off(self) -> bool:
+    @property
+    def is_off(self) -> bool:
+        """Whether these settings change nothing."""
         return self.strength == 0 or self.iterations == 0 or self.sigma_low == self.sigma_high
 
 

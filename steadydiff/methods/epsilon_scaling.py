@@ -210,7 +210,7 @@ class EpsilonScaling(Windowed, Defaults):
 
     def effective_scales(self, run: Run) -> tuple[float, ...]:
         """Return the λ in effect at each step: 1 outside the window and where it is left out."""
-        if self._is_off():
+        if self.is_off:
             return (1.0,) * run.steps
         limit = math.inf if self.form(run.space) == "velocity" else sigma_limit(run.space)
         low, high = edges(self.sigma_high, self.sigma_low, run)
@@ -239,7 +239,7 @@ class EpsilonScaling(Windowed, Defaults):
         Raises:  SettingsError as `form` and `scales` do, before any model call.
         """
         form = self.form(run.space)
-        if self._is_off():
+        if self.is_off:
             return denoise
         scales = self.scales(run)
         if all(scale == 1 for scale in scales):
@@ -262,8 +262,11 @@ class EpsilonScaling(Windowed, Defaults):
             return scale_of
         return lambda sigma: torch.where((sigma >= low) & (sigma <= high), scale_of(sigma), 1.0)
 
-    def _is_off(self) -> bool:
-        return self.sigma_low == self.sigma_high
+    @property
+    def is_off(self) -> bool:
+        """Whether these settings change nothing."""
+        neutral = self.schedule is None and self.scale == 1 and self.slope == 0
+        return neutral or self.sigma_low == self.sigma_high
 
 
 _ScaleOf = Callable[[Tensor], "Tensor | float"]

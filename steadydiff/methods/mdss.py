@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
@@ -213,17 +213,23 @@ class MDSS(StateSettings):
 
     Neutral: strength 0 or equal bounds; `wrap` then returns the denoiser itself.
 
-    It rectifies the sampler's own state: the wrapped denoiser writes into x (`edits_state`). What was learnt
+    It rectifies the sampler's own state: the wrapped denoiser writes into x. What was learnt
     about the noise itself lies in the model's weights and acts without this.
     """
 
     title: ClassVar[str] = "MDSS"
     what: ClassVar[str] = "MDSS head"
+    order: ClassVar[int] = 3
 
     model: XiModel
     strength: float = 1.0
     sigma_high: float = math.inf
     sigma_low: float = 0.0
+
+    def masked(self, mask: Tensor) -> MDSS:
+        """Return a copy that corrects a state as far as `mask` says."""
+        whole = self.model.xi
+        return replace(self, model=replace(self.model, xi=lambda x, sigma: whole(x, sigma) * mask))
 
     def wrap(self, denoise: Denoise, run: Run) -> Denoise:
         """Return a denoiser that asks, then cleans the state in place; called once per run.
@@ -232,7 +238,7 @@ class MDSS(StateSettings):
         """
         if self.is_off:
             return denoise
-        self.check_space(self.model.space, run)
+        self.check(run.space)
         return Cleaned(self, denoise)
 
 

@@ -1,12 +1,14 @@
-"""What a method that corrects a model's prediction tells the adapters, which know nothing else of it.
+"""What a method tells the adapters, which know nothing else of it: `Method`, `StateMethod` and `Editor`.
 
-`EpsilonScaling`, `BandScaling`, `TimeShift` and `DiffIER` fulfil it. Those that correct the sampler's state
-(`state.py`) have a contract of their own.
+A method of kind "answer" corrects what the model answers; one of kind "state" corrects the sampler's own
+state, and shares its settings and its bookkeeping with others of that kind in `state.py`.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
+
+from torch import Tensor
 
 from ..denoiser import Denoise, Run, Space
 
@@ -15,20 +17,28 @@ class Method(Protocol):
     """Frozen settings of one method.
 
     title:          as people read it
+    acts_on:        "answer", or "state": then it is a `StateMethod`
     order:          where it stands among the others around one model, the least one innermost
     single:         whether two of it on one model are refused
     scales_branch:  whether CFG++ samplers, which step along one branch of guidance, must see that branch
                     wrapped as well
     wants_branches: whether it looks at the branches of guidance, see `denoiser.Guided`
+    wants_steps:    whether it must know which model calls start a step, see `Run.step_calls`
+    is_off:         whether it changes nothing: `wrap` then returns the denoiser itself
     """
 
     title: ClassVar[str]
+    acts_on: ClassVar[Literal["answer", "state"]]
     order: ClassVar[int]
     single: ClassVar[bool]
     scales_branch: ClassVar[bool]
 
     @property
     def wants_branches(self) -> bool: ...
+    @property
+    def wants_steps(self) -> bool: ...
+    @property
+    def is_off(self) -> bool: ...
 
     def check(self, space: Space) -> None:
         """Raise SettingsError where the model is of a kind these settings cannot work on."""
@@ -50,15 +60,50 @@ class Method(Protocol):
         ...
 
 
-class Defaults:
-    """What most methods answer: they may stand twice, and look at no branch and at no run in particular."""
+class StateMethod(Method, Protocol):
+    """Frozen settings of a method that corrects the sampler's own state; `summary` says what is planned."""
 
+    def masked(self, mask: Tensor) -> StateMethod:
+        """Return a copy that corrects a state as far as `mask` [1 or B, 1 or C, *S] says, 0 to 1."""
+        ...
+
+    def wrap(self, denoise: Denoise, run: Run) -> Denoise:
+        """Return an `Editor`, a fresh one for each run; `denoise` itself where it is off."""
+        ...
+
+
+class Editor(Protocol):
+    """A denoiser that writes its correction into the state x it is called with.
+
+    applied: how often it has; `str` of it says so to people
+    """
+
+    applied: int
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor: ...
+
+    def error(self, x: Tensor, sigma: Tensor) -> Tensor | float:
+        """Return what the call at work takes off the state and the clean estimate alike once the model has
+        answered; CFG++ samplers are shown branches that are moved by as much."""
+        ...
+
+
+class Defaults:
+    """What most methods answer: they correct a prediction, may stand twice, and look at no branch, at no
+    start of a step and at no run in particular."""
+
+    acts_on: ClassVar[Literal["answer", "state"]] = "answer"
     single: ClassVar[bool] = False
     scales_branch: ClassVar[bool] = False
 
     @property
     def wants_branches(self) -> bool:
         """Whether the denoiser must show its branches."""
+        return False
+
+    @property
+    def wants_steps(self) -> bool:
+        """Whether the run must tell which model calls start a step."""
         return False
 
     def differences(self, **facts: Any) -> list[str]:

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from ..denoiser import Denoise, Run, Space
 from ..errors import SettingsError
+from .method import Defaults
 from .window import Windowed, check_window
 
 # Levels within this of each other are one: samplers compute the sigma they ask at in float32.
 SAME_SIGMA = 1e-4
 
 
-class StateSettings(Windowed):
+class StateSettings(Windowed, Defaults):
     """What the settings of such a method have in common.
 
     what:     the trained thing it applies, for people
+    model:    that thing, and what must be known of it: at least the `space` of the model it was trained on
     strength: what it does to the state is multiplied by this; 0 changes nothing
     sigma_high, sigma_low: noise levels between which it acts, both included
     """
 
     title: ClassVar[str]
     what: ClassVar[str]
+    acts_on: ClassVar[Literal["answer", "state"]] = "state"
+    single: ClassVar[bool] = True
 
+    model: Any
     strength: float
     sigma_high: float
     sigma_low: float
@@ -41,12 +46,20 @@ class StateSettings(Windowed):
         """Whether these settings change nothing."""
         return self.strength == 0 or self.sigma_low == self.sigma_high
 
-    def check_space(self, trained: Space, run: Run) -> None:
-        """Raise SettingsError for a run of the other space than that of the model it was trained on."""
-        if trained != run.space:
+    def __str__(self) -> str:
+        return f"strength {self.strength:g}"
+
+    def summary(self, run: Run) -> str:
+        """Say what is planned; what was done is told by the editor."""
+        del run
+        return "off" if self.is_off else str(self)
+
+    def check(self, space: Space) -> None:
+        """Raise SettingsError for a model of the other space than that of the one it was trained on."""
+        if self.model.space != space:
             raise SettingsError(
-                f"this {self.what} was trained on a {trained} model and this is a {run.space} one; load one "
-                f"made for it"
+                f"this {self.what} was trained on a {self.model.space} model and this is a {space} one; load "
+                f"one made for it"
             )
 
 
@@ -72,12 +85,15 @@ def inside(sigma: Tensor, *ranges: tuple[float, float]) -> Tensor:
 class StateEditor:
     """One run's wrapped denoiser that writes into the sampler's state; it corrects a state only once."""
 
-    edits_state = True
-
     def __init__(self, denoise: Denoise) -> None:
         self._denoise = denoise
         self._calls = self.applied = 0
         self._last: tuple[Tensor, Tensor] | None = None
+
+    def error(self, x: Tensor, sigma: Tensor) -> Tensor | float:
+        """What the call at work takes off the state once the model has answered: nothing."""
+        del x, sigma
+        return 0.0
 
     def _is_new(self, x: Tensor, sigma: Tensor) -> bool:
         """Whether this is not the tensor last written to, at the same level: a step taken again."""

@@ -635,3 +635,15 @@ def test_a_method_nobody_has_heard_of_acts_is_told_and_switched_off(host, sixth)
     assert report.warnings == ["made for nothing"]
     off, _ = sample(HOSTS[host](), [lambda start: Patch(sixth(1.3), 0.5, 0.5)])
     assert torch.equal(off, sample(HOSTS[host](), None)[0])
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_method_nobody_has_heard_of_corrects_states_is_told_and_switched_off(host, seventh):
+    result, report = sample(HOSTS[host](), [lambda start: Patch(seventh(0.2))])
+    guided = Guided(*(gaussian_denoiser(mean, 0.7) for mean in MEANS.values()), CFG)
+    by_hand = sample_euler(seventh(0.2).wrap(guided, None), X.clone(), SIGMAS.tolist())
+    torch.testing.assert_close(result, by_hand, rtol=1e-6, atol=1e-6)
+    assert report.summary == "Nudged nudged 4 states; 4 model calls"
+    off, report = sample(HOSTS[host](), [lambda start: Patch(seventh(0.2), 0.5, 0.5)])
+    assert torch.equal(off, sample(HOSTS[host](), None)[0])
+    assert report.summary == "Nudged off; 4 model calls"

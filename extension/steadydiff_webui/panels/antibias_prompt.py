@@ -33,7 +33,7 @@ def plan(values: dict) -> Plan:
         settings = AntiBiasPrompt(
             card.model(start.on_device(network)),
             values["strength"],
-            calls=start.step_calls()[1:] if values["calls"] == "step starts" else None,
+            calls=values["calls"],
         )
         return Patch(settings, values["start_percent"], values["end_percent"])
 

@@ -22,7 +22,7 @@ from ...drift.stepping import step_calls
 from ...errors import HostError, SettingsError
 from ...files.antibias import Card
 from ...files.model_card import ModelCard
-from ...methods.antibias_prompt import CALLS, AntiBiasPrompt, Calls
+from ...methods.antibias_prompt import AntiBiasPrompt, Calls
 from ...methods.mdss import MDSS
 from ..patch import Shown, check_card, window_sigmas
 from .attach import ANTIBIAS_KEY, ComfyHost, sampler_name, sigma_data_of
@@ -69,8 +69,6 @@ def attach_prompt(
     Raises: HostError or SettingsError if the network was trained for something else, the model has one
             already, or a setting has no sense.
     """
-    if calls not in CALLS:
-        raise SettingsError(f"calls is one of {', '.join(CALLS)}; got {calls!r}")
     check_window(window)
     if model.get_additional_models_with_key(ANTIBIAS_KEY):
         raise SettingsError(
@@ -78,8 +76,8 @@ def attach_prompt(
         )
     channels = prompt.patcher.model.config.latent_channels
     check_fits(model, f"the anti-bias model {prompt.name}", prompt.card, channels, host)
-    method = AntiBiasPrompt(prompt.card.model(prompt.patcher.model), strength)
-    attachment = StateAttachment(method, window, prompt, calls, host)
+    method = AntiBiasPrompt(prompt.card.model(prompt.patcher.model), strength, calls)
+    attachment = StateAttachment(method, window, prompt, host)
     clone = model.clone()
     clone.set_additional_models(ANTIBIAS_KEY, [prompt.patcher])
     clone.add_wrapper_with_key(host.sampler_sample, ANTIBIAS_KEY, attachment.sampler_sample)
@@ -117,7 +115,6 @@ class StateAttachment:
     method: AntiBiasPrompt
     window: tuple[float, float]
     prompt: LoadedPrompt
-    calls: Calls
     host: ComfyHost
 
     def sampler_sample(self, executor, guider, sigmas, extra_args, callback, noise, *args, **kwargs):
@@ -132,7 +129,7 @@ class StateAttachment:
             self._check_latents(noise)
             [patcher] = model.get_additional_models_with_key(ANTIBIAS_KEY)  # the clone's own
             method = replace(method, model=replace(method.model, network=self._network(patcher.model)))
-            replace_function(executor, rectify_states(sampler.sampler_function, method, run, self.calls))
+            replace_function(executor, rectify_states(sampler.sampler_function, method, run))
         return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
 
     def _network(self, network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -166,13 +163,11 @@ def rectify_states(
     function: Callable,
     method: AntiBiasPrompt | MDSS,
     run: Run,
-    calls: Calls = "every",
     ask: Ask | None = None,
 ) -> Callable:
     """Return a sampler function that samples as `function` does, from rectified states.
 
-    calls: of an anti-bias prompt
-    ask:   how the model is asked; None = as the sampler does
+    ask: how the model is asked; None = as the sampler does
     """
 
     @functools.wraps(function)
@@ -206,11 +201,10 @@ def rectify_states(
             stand_in = Shown(model, shown)
             return function(stand_in, x, levels, dict(extra_args or {}), None, True, **options)
 
-        acting = method
-        if isinstance(method, AntiBiasPrompt) and calls == "step starts":
-            starts = step_calls(alone, torch.zeros_like(x[:1]), run)
-            acting = replace(method, calls=starts[1:])
-        rectified = acting.wrap(denoise, run)
+        known = run
+        if method.wants_steps:
+            known = replace(run, step_calls=step_calls(alone, torch.zeros_like(x[:1]), run))
+        rectified = method.wrap(denoise, known)
         try:
             # A first state may be the user's own latent, and stays as it is.
             return function(

@@ -11,10 +11,7 @@ from torch import Tensor
 
 from ...denoiser import Denoise
 from ...errors import HostError, SteadyDiffError
-from ...methods.antibias_prompt import AntiBiasPrompt
-from ...methods.mdss import Cleaned
-from ...methods.method import Method
-from ...methods.state import StateSettings
+from ...methods.method import Editor, Method
 from ..patch import count_calls, in_order, nest
 from .run import Start
 
@@ -45,8 +42,8 @@ Ask = Callable[[Tensor, Tensor], Answer]
 class Session:
     """The nested denoisers of one run.
 
-    Epsilon Scaling and DiffIER correct the host's guided answers, before a mask is blended in; the anti-bias
-    prompt and MDSS the sampler's state, outside them.
+    Methods of kind "answer" correct the host's guided answers, before a mask is blended in; those of kind
+    "state" the sampler's state, outside them.
     """
 
     def __init__(self, start: Start, check_interrupted: Callable[[], None]) -> None:
@@ -61,13 +58,13 @@ class Session:
         self._branch: Any = None
         self._scale: Denoise = lambda x, sigma: self._branch
         self._ask: Callable[[Tensor], Tensor] | None = None
-        self._editors: list[Any] = []
+        self._editors: list[Editor] = []
         self._edit: Denoise = self._asked
 
-    def add(self, method: Method | StateSettings) -> None:
+    def add(self, method: Method) -> None:
         """Take in a method; SteadyDiffError if it cannot work in this run."""
         run = self.start.run
-        if isinstance(method, StateSettings):
+        if method.acts_on == "state":
             self._add_editor(method)
         else:
             guided = in_order([*self._guided, method])
@@ -100,10 +97,12 @@ class Session:
             )
         mask = getattr(start.model, "nmask", None) if start.model.mask is not None else None
         if mask is not None:  # what is kept of the picture is not the sampler's
-            method = _masked(method, mask)
-        self._edit = method.wrap(self._edit, start.run)
+            method = method.masked(mask)
+        run = replace(start.run, step_calls=start.step_calls()) if method.wants_steps else start.run
+        edit = method.wrap(self._edit, run)
         if not method.is_off:
-            self._editors.append(self._edit)
+            self._editors.append(edit)
+        self._edit = edit
 
     @property
     def wants_branches(self) -> bool:
@@ -200,8 +199,8 @@ class Session:
     def _shown_branch(self, x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
         self._branch = denoised
         denoised, self._branch = self._scale(x, sigma), None
-        for editor in self._editors:
-            if isinstance(editor, Cleaned) and self._edit != self._asked:
+        if self._edit != self._asked:
+            for editor in self._editors:
                 denoised = denoised - editor.error(x, sigma)
         return denoised
 
@@ -223,7 +222,7 @@ class Session:
         run, editors, done = self.start.run, iter(self._editors), []
         as_planned = self.ended and not self._missed and not self._failure
         for method in self.methods:
-            if isinstance(method, StateSettings):
+            if method.acts_on == "state":
                 done.append(f"{method.title} {'off' if method.is_off else next(editors)}")
             elif as_planned:
                 done.append(f"{method.title} {method.summary(run)}")
@@ -273,13 +272,6 @@ def unheard() -> HostError:
         "MDSS did not see the network's last layer at work as expected: it is compiled, or another extension "
         "replaces it; switch that off, or MDSS"
     )
-
-
-def _masked(method: Any, mask: Tensor) -> Any:
-    """Return a state method that acts where the mask is 1."""
-    what = "network" if isinstance(method, AntiBiasPrompt) else "xi"
-    whole = getattr(method.model, what)
-    return replace(method, model=replace(method.model, **{what: lambda *seen: whole(*seen) * mask}))
 
 
 class _Counted:
