@@ -104,7 +104,7 @@ def test_one_correction_is_that_step_started_from_the_corrected_state(
         return function(model, start, sigmas, *args, **kwargs)
 
     method = prompt.AntiBiasPrompt(prompt.PromptModel(correction, "phi", space), calls=(0,))
-    own.sampler_function = state_module.rectify_states(function, method, run, "every")
+    own.sampler_function = state_module.rectify_states(function, method, run)
     corrected = sample(model, own)
     own.sampler_function = functools.wraps(function)(from_there)
     expected = sample(model, own)

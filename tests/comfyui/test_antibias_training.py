@@ -108,9 +108,9 @@ def test_a_state_of_other_settings_is_refused_and_kept(train):
 
 
 def test_every_sample_is_asked_with_its_own_caption(pack, comfy, models, conds, sigmas_of):
-    drift = sys.modules[pack["SteadyDiffMeasure"].__module__.replace("measure", "drift")]
+    drift = sys.modules[pack["SteadyDiffMeasure"].__module__.replace("measure", "shared.set_up")]
     inside, training = (
-        sys.modules[f"custom_nodes_x_SteadyDiff.steadydiff.hosts.comfy_{name}"] for name in ("drift", "train")
+        sys.modules[f"custom_nodes_x_SteadyDiff.steadydiff.hosts.comfy.{name}"] for name in ("drift", "train")
     )
     model, euler = models["epsilon"], comfy.samplers.sampler_object("euler")
     setup = drift.make_setup(

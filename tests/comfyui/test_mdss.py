@@ -34,9 +34,9 @@ def head_of(comfy, modules):
         space = "flow" if isinstance(model.get_model_object("model_sampling"), comfy.sampling.CONST) else "ve"
         generator = torch.Generator().manual_seed(3)
         weight = size * torch.randn((4, 32, 3, 3), generator=generator)
-        files = modules["mdss_files"]
+        files = modules["files.mdss"]
         facts = {"form": "lora", "space": space, **card}
-        return modules["hosts.comfy_mdss"].LoadedHead(
+        return modules["hosts.comfy.mdss"].LoadedHead(
             files.Head(weight, size * torch.ones(4)), files.Card(**facts), "made for this test"
         )
 
@@ -89,7 +89,7 @@ def test_one_correction_is_that_call_answered_from_the_cleaned_state(
     own, mdss, state = (
         comfy.samplers.sampler_object(sampler),
         modules["methods.mdss"],
-        modules["hosts.comfy_state"],
+        modules["hosts.comfy.state"],
     )
     if sampler in REFUSED:
         return
@@ -116,7 +116,7 @@ def test_one_correction_is_that_call_answered_from_the_cleaned_state(
                 return model(at, sigma, **more)
             return model(x, sigma, **moved(more, lambda: error)) - error
 
-        return function(modules["hosts.comfy_drift"].Shown(model, answer), x - error, sigmas, *args, **kwargs)
+        return function(modules["hosts.comfy.drift"].Shown(model, answer), x - error, sigmas, *args, **kwargs)
 
     method = mdss.MDSS(mdss.XiModel(xi, space))
     own.sampler_function = state.rectify_states(function, method, run, ask=ask)
@@ -141,7 +141,7 @@ def displaced(comfy, modules, head_of, patched, sample):
         head = head_of(model)
         head = type(head)(type(head.head)(last.weight.detach(), last.bias.detach()), head.card, "its own")
         expected, found, asked = {}, [], []
-        euler, shown = comfy.samplers.sampler_object("euler"), modules["hosts.comfy_drift"].Shown
+        euler, shown = comfy.samplers.sampler_object("euler"), modules["hosts.comfy.drift"].Shown
 
         def see(args):
             x, sigma = args["input"], args["sigma"].view(-1, 1, 1, 1)

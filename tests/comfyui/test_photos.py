@@ -79,9 +79,8 @@ def test_stock_nodes_draw_pictures_of_32_pixels(world):
 def test_without_the_weights_it_says_where_they_are(pack, monkeypatch, tmp_path):
     import sys
 
-    used = sys.modules[
-        sys.modules[pack["SteadyDiffTinyWorld"].__module__].__package__ + ".shared.photos"
-    ].files
+    nodes = sys.modules[pack["SteadyDiffTinyWorld"].__module__].__package__
+    used = sys.modules[f"{nodes}.shared.photos"].files
     monkeypatch.setattr(used.tensors, "__defaults__", (tmp_path,))
     with pytest.raises(Exception, match="get the folder models/photos from SteadyDiff's repository"):
         pack["SteadyDiffTinyWorld"].execute("photos")
