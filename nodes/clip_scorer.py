@@ -7,10 +7,12 @@ import comfy.model_patcher
 import folder_paths
 from comfy_api.latest import io
 
-from ..steadydiff.arpo.clip_scorer import MODELS, TINY, load_scorer, named_model
+from ..steadydiff.arpo.clip_scorer import MODELS, load_scorer
 from ..steadydiff.errors import SettingsError
 from ..steadydiff.hosts.comfy.clip import HostClipScorer
 from ..steadydiff.inputs import arpo as arpo_inputs
+from ..steadydiff.inputs.arpo import TINY
+from ..steadydiff.tinyworld.scorer import named_model
 from .shared import schema
 
 FOLDER = "open_clip"

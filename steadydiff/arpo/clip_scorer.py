@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SettingsError
-from ..tinyworld.clip import import_open_clip
-from ..tinyworld.files import CLIP_FOLDER
+from ..optional import import_open_clip
 
 BATCH = 2048  # texts that are encoded at a time
-TINY, OTHER = "tiny world", "other"
+OTHER = "other"
 MODELS = ("ViT-L-14", "ViT-B-32", "ViT-H-14", "ViT-bigG-14", OTHER)
 REMEMBERED = 40_000  # embeddings of texts; of ViT-L-14 some 120 MB
 
@@ -126,8 +125,6 @@ def load_scorer(
 
 def named_model(model: str, weights: str, architecture: str, home: Path) -> tuple[str | Path, str | Path]:
     """What `load_scorer` takes for what a user chose; files and folders only of `home`."""
-    if model == TINY:
-        return CLIP_FOLDER, ""
     home = home.resolve()
     here = (home / weights).resolve()
     inside = bool(weights) and home in here.parents
@@ -138,11 +135,6 @@ def named_model(model: str, weights: str, architecture: str, home: Path) -> tupl
             f"model is other: name its architecture, or a folder of models/{home.name} as weights"
         )
     return architecture if model == OTHER else model, here if inside and here.is_file() else weights
-
-
-def tiny_scorer() -> OpenClipScorer:
-    """The tiny world's CLIP."""
-    return load_scorer(CLIP_FOLDER)
 
 
 def _check_known(open_clip: Any, model: str, weights: str | Path, download: bool) -> None:

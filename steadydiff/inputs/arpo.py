@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from ..arpo.clip_scorer import MODELS, TINY
+from ..arpo.clip_scorer import MODELS
 from ..arpo.language.proposer import FRAMEWORKS
 from .kinds import Choice, Input, Number, Switch, Text, Whole
 
@@ -146,6 +146,8 @@ CHAT_SERVER: tuple[Input, ...] = (
         "For what one server knows and another does not. No secrets here.",
     ),
 )  # fmt: skip
+
+TINY = "tiny world"
 
 CLIP_SCORER: tuple[Input, ...] = (
     Choice(

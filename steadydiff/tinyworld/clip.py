@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import SteadyDiffError
+from ..optional import import_open_clip
 from .reader import HEADS, answers_loss
 from .scenes import (
     BACKGROUNDS,
@@ -53,15 +53,6 @@ TOKENIZER_CONFIG = {
     "unk_token": SPECIAL[UNKNOWN],
 }  # fmt: skip
 LARGEST_SCALE = 100.0  # of similarities in the loss, as CLIP bounds it
-
-
-def import_open_clip():
-    try:
-        import open_clip
-    except ImportError as error:
-        message = "CLIP needs open_clip; run: python -m pip install open_clip_torch"
-        raise SteadyDiffError(message) from error
-    return open_clip
 
 
 def normalised(pictures: Tensor) -> Tensor:

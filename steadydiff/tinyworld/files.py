@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from ..errors import SettingsError
 from ..files.atomic import write_whole
 from ..files.checkpoints import load_checkpoint, save_checkpoint
+from ..optional import import_open_clip
 from .autoencoder import Autoencoder
-from .clip import CONFIG, TOKENIZER_CONFIG, Clip, import_open_clip, tokenizer_json
+from .clip import CONFIG, TOKENIZER_CONFIG, Clip, tokenizer_json
 from .reader import Reader
 from .text import TextEncoder
 from .unet import UNet

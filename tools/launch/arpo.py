@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from steadydiff.arpo.clip_scorer import as_pil, tiny_scorer
+from steadydiff.arpo.clip_scorer import as_pil
 from steadydiff.arpo.log import Log, as_dict, load_log, save_log
 from steadydiff.arpo.phrase_bank import BANKS, PhraseBank, read_bank
 from steadydiff.arpo.phrases import Phrases
@@ -28,6 +28,7 @@ from steadydiff.errors import SteadyDiffError
 from steadydiff.files.atomic import write_whole
 from steadydiff.tinyworld import sampling
 from steadydiff.tinyworld.scenes import caption, render, sample_scenes
+from steadydiff.tinyworld.scorer import tiny_scorer
 from steadydiff.tinyworld.train import HELD_OUT
 from tools.bench.shared import world
 from tools.launch.comfy_client import ComfyClient, ComfyError

@@ -18,7 +18,7 @@ import torch
 from modules import call_queue, devices, paths, processing, scripts, sd_models, sd_samplers, shared
 from PIL import Image
 
-from steadydiff.arpo.clip_scorer import OpenClipScorer, load_scorer, named_model
+from steadydiff.arpo.clip_scorer import OpenClipScorer, load_scorer
 from steadydiff.arpo.language.keys import find_key
 from steadydiff.arpo.language.proposer import VisionProposer
 from steadydiff.arpo.language.server import ChatServer
@@ -30,6 +30,7 @@ from steadydiff.arpo.search import ARPO, Proposer, Scorer
 from steadydiff.errors import SettingsError, SteadyDiffError
 from steadydiff.inputs import arpo as arpo_inputs
 from steadydiff.inputs.kinds import Choice, Input, Number, Text, Whole
+from steadydiff.tinyworld.scorer import named_model
 
 from ..host import on_main_thread
 from ..settings import server_default
