@@ -387,6 +387,30 @@ def test_after_a_refiner_states_are_left_alone_and_guidance_is_still_corrected()
 
 
 @pytest.mark.parametrize("host", HOSTS)
+def test_the_call_in_which_a_refiner_comes_leaves_the_state_alone(host):
+    """Hosts change the model inside a call, when MDSS is at work already."""
+    moved = []
+
+    class Swapping(HOSTS[host]):
+        def forward(self, x, sigma, cond_scale):
+            if self.step == 1:
+                self.__dict__["inner_model"] = HOSTS[host]().inner_model
+                self.update_inner_model()
+            return super().forward(x, sigma, cond_scale)
+
+    def watched(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        for model.step, sigma in enumerate(sigmas[:3]):
+            before = x.clone()
+            model(x, sigma * x.new_ones(2), **extra_args)
+            moved.append(not torch.equal(x, before))
+        return x
+
+    _, report = sample(Swapping(), [mdss], watched)
+    assert moved == [True, False, False] and report.errors == []
+    assert report.summary == "MDSS cleaned the state after 1 of 1 model calls; 3 model calls"
+
+
+@pytest.mark.parametrize("host", HOSTS)
 def test_an_interrupted_run_leaves_nothing_behind(host):
     class Interrupted(Exception):  # noqa: N818  # as the host calls it
         pass

@@ -39,6 +39,10 @@ class Answer:
 Ask = Callable[[Tensor, Tensor], Answer]
 
 
+class _Left(Exception):  # noqa: N818  # no error
+    """Ends the correction of a state whose model has given way to another while it was asked."""
+
+
 class Session:
     """The nested denoisers of one run.
 
@@ -163,12 +167,16 @@ class Session:
             except Exception as error:
                 theirs.append(error)
                 raise
+            if self._edit == self._asked:  # within this call
+                raise _Left
             return units.clean(state, answers[-1], sigma)
 
         self._ask = asked
         try:
             denoised = self._edit(state, sigma)
             write()
+        except _Left:
+            return answers[-1]
         except Exception as error:
             if error in theirs:
                 raise

@@ -121,7 +121,7 @@ def test_cancel_ends_it_and_the_host_goes_on(packed, drawn, arpo, reference):
     [
         ({"image": "no picture"}, "base64"),
         ({"search": {"iteration": 1}}, "iterations"),
-        ({"drawing": {"steps": 0}}, "steps is a number"),
+        ({"drawing": {"steps": 0}}, "steps is a whole number"),
         ({"server": {"url": "ftp://x"}, "proposer": {"proposer": "nobody"}}, "phrase bank"),
         ({"colour": {}}, "colour"),
     ],
