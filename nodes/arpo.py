@@ -15,7 +15,7 @@ from comfy_api.latest import io
 from ..steadydiff.arpo.clip_scorer import as_pil
 from ..steadydiff.arpo.log import Log, as_dict, load_log, log_file, save_log
 from ..steadydiff.arpo.phrases import Phrases
-from ..steadydiff.arpo.search import ARPO, FAILED
+from ..steadydiff.arpo.search import ARPO
 from ..steadydiff.errors import ProposerError
 from ..steadydiff.inputs import arpo as arpo_inputs
 from ..steadydiff.plots import arpo_figure
@@ -111,9 +111,8 @@ class SteadyDiffARPO(io.ComfyNode):
             comfy.model_management.throw_exception_if_processing_interrupted()
             if file:
                 save_log(log, file)
-        if log.stopped.startswith(FAILED) and len(log.steps) == 1:
-            # Nothing was found: the prompt that would come out is the one that was given.
-            raise ProposerError(log.stopped)
+        if log.failure:  # the prompt that would come out is the one that was given
+            raise ProposerError(log.failure)
         return output(log, best_by)
 
 

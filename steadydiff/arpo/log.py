@@ -15,6 +15,9 @@ from .phrases import Phrases
 
 KIND, VERSION = "arpo_log", 1
 
+FAILED = "the proposer failed: "
+"""Begins the reason of a search that ended because its proposer raised an error."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -51,6 +54,11 @@ class Log:
     following: Phrases
     steps: tuple[Step, ...] = ()
     stopped: str = ""
+
+    @property
+    def failure(self) -> str:
+        """Why nothing was found: the proposer failed before it had proposed anything; empty otherwise."""
+        return self.stopped if self.stopped.startswith(FAILED) and len(self.steps) == 1 else ""
 
     @property
     def best(self) -> Step:

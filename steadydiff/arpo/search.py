@@ -23,14 +23,11 @@ from typing import Protocol
 from torch import Tensor
 
 from ..errors import ProposerError, SettingsError, ShapeError
-from .log import Log, Step, fingerprint
+from .log import FAILED, Log, Step, fingerprint
 from .phrases import Phrases
 
 Generate = Callable[[str, int], Tensor]
 """(prompt, seed) -> the picture [H, W, 3] in 0..1 that the text-to-image model draws."""
-
-FAILED = "the proposer failed: "
-"""Begins the reason of a search that ended because nobody proposed anything."""
 
 Fits = Callable[[list[str]], list[bool]]
 """Which texts the scorer's text model reads to their ends."""

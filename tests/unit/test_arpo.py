@@ -270,6 +270,19 @@ def test_a_failed_proposer_ends_the_search_and_keeps_its_log():
     assert again.best.phrases.prompt == "red, star, soft"
 
 
+@pytest.mark.parametrize(("answers", "failure"), [(0, "the proposer failed: nobody answers"), (1, "")])
+def test_a_search_has_failed_if_its_proposer_never_answered(answers, failure):
+    class Dead(OneAtATime):
+        def propose(self, reference, generated, current):
+            if len(self.asked) == answers:
+                raise ProposerError("nobody answers")
+            return super().propose(reference, generated, current)
+
+    log = searched(ARPO(9), Phrases(), Dead())[-1]
+    assert log.stopped == "the proposer failed: nobody answers" and log.failure == failure
+    assert searched(ARPO(0), Phrases(), Dead())[-1].failure == ""
+
+
 def test_a_cancelled_search_goes_on_where_it_was(tmp_path):
     def interrupted(prompt, seed):
         if prompt == "red, star":

@@ -27,7 +27,7 @@ from steadydiff.arpo.log import Log, Step, load_log, log_file, save_log
 from steadydiff.arpo.phrase_bank import PhraseBank, find_banks, read_bank
 from steadydiff.arpo.phrases import Phrases
 from steadydiff.arpo.search import ARPO, Proposer, Scorer
-from steadydiff.errors import SettingsError, SteadyDiffError
+from steadydiff.errors import ProposerError, SettingsError, SteadyDiffError
 from steadydiff.inputs import arpo as arpo_inputs
 from steadydiff.inputs.kinds import Choice, Input, Number, Text, Whole
 from steadydiff.tinyworld.scorer import named_model
@@ -346,6 +346,8 @@ class Search:
                 if self._file:
                     save_log(log, self._file)
                 check_interrupted()
+            if self.log and self.log.failure:
+                raise ProposerError(self.log.failure)
         finally:
             scorer.model.to("cpu")
             take_back()

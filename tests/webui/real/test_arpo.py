@@ -137,6 +137,14 @@ def test_a_search_that_fails_says_why(arpo, reference):
     assert seen["state"] == "failed" and "phrase bank is empty" in seen["status"]
 
 
+def test_a_search_in_which_nobody_proposes_anything_has_failed(arpo, reference):
+    """With a prompt to begin with, which is drawn; what would come out of it is that very prompt."""
+    dead = {"proposer": {"proposer": "chat server"}, "server": {"url": "http://127.0.0.1:1", "model": "one"}}
+    seen = ended(arpo, {**WISH, **dead, "image": reference})
+    assert seen["state"] == "failed" and seen["status"].startswith("the proposer failed: ")
+    assert "127.0.0.1:1" in seen["status"] and len(seen["steps"]) == 1
+
+
 def test_a_search_is_kept_and_goes_on(packed, arpo, reference):
     wish = {**WISH, "image": reference, "search": {**WISH["search"], "keep_as": "kept", "iterations": 0}}
     assert len(ended(arpo, wish)["steps"]) == 1
