@@ -11,6 +11,7 @@ import time
 import traceback
 from pathlib import Path
 
+import boot
 import torch
 from modules import errors, processing, rng, script_callbacks, scripts, shared, ui
 from PIL import Image, ImageDraw
@@ -195,17 +196,21 @@ _CLIENT = []
 
 
 def client():
-    """The host's API on a FastAPI application of its own, with the routes extensions add at their start."""
+    """The host's API on a FastAPI application of its own, with the routes extensions add at their start.
+
+    It answers errors as the host's does: A1111 by its API, the Forge family by its application.
+    """
     if not _CLIENT:
         from fastapi import FastAPI
         from fastapi.testclient import TestClient
         from modules.api.api import Api
         from modules.call_queue import queue_lock
 
-        app = FastAPI()
+        handler = getattr(boot.program(), "_handle_exception", None)
+        app = FastAPI(exception_handlers={Exception: handler} if handler else None)
         Api(app, queue_lock)
         script_callbacks.app_started_callback(shared.demo, app)
-        _CLIENT.append(TestClient(app))
+        _CLIENT.append(TestClient(app, raise_server_exceptions=False))
     return _CLIENT[0]
 
 

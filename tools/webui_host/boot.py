@@ -35,13 +35,17 @@ def start(root: str, data: str, *more: str) -> None:
 
 
 def run_webui() -> None:
-    """Hand over to the host's own webui.py, which finds everything initialised."""
-    initialize = importlib.import_module("modules.initialize")
-    initialize.imports = initialize.initialize = lambda: None
-    webui = importlib.import_module("webui")
-    webui.webui()
+    """Hand over to the host's own program."""
+    program().webui()
     if loop := first_threads_loop():
         loop()
+
+
+def program():
+    """The host's own webui.py, which finds everything initialised."""
+    initialize = importlib.import_module("modules.initialize")
+    initialize.imports = initialize.initialize = lambda: None
+    return importlib.import_module("webui")
 
 
 def first_threads_loop():

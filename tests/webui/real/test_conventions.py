@@ -4,8 +4,6 @@ import json
 
 import pytest
 
-from tools.launch.console import Stop
-
 FIELDS = {
     "prompt": "a cat", "seed": 5, "steps": 4, "cfg_scale": 3.0, "width": 64, "height": 64,
     "sampler_name": "Euler", "scheduler": "Automatic", "save_images": False,
@@ -26,6 +24,14 @@ for component, key in script.infotext_fields:
     if value is not None:
         values[id(component)] = type(component.value)(value) if isinstance(value, str) else value
 result = [values[id(control)] for control in controls]
+"""
+
+PASTED_BY_HOST = """
+from modules.infotext_utils import parse_generation_parameters
+
+found = parse_generation_parameters(infotext)
+names = {"sampler_name": "Sampler", "scheduler": "Schedule type", "steps": "Steps", "cfg_scale": "CFG scale"}
+result = {name: found[key] for name, key in names.items() if key in found}
 """
 
 GRID = """
@@ -73,14 +79,16 @@ result = sorted(found)
 
 @pytest.fixture
 def plot(packed):
-    """Return a function: an API request's fields for a plot of Epsilon Scaling's scale."""
+    """Return a function: an API request's fields for a plot of some axes' values, by their labels."""
+    labels, names = packed.ask("run", source=GRID)  # the hosts' plots have different arguments
 
-    def plot(values):
-        labels, names = packed.ask("run", source=GRID)  # the hosts' plots have different arguments
-        axis, nothing = labels.index("[SteadyDiff] Epsilon Scaling scale"), labels.index("Nothing")
-        given = {"x_type": axis, "x_values": values, "y_type": nothing, "z_type": nothing}
-        given |= dict.fromkeys(("y_values", "z_values"), "") | {"include_lone_images": True}
+    def plot(**axes):
+        given = {f"{one}_type": labels.index("Nothing") for one in "xyz"}
+        given |= dict.fromkeys(("x_values", "y_values", "z_values"), "")
+        given |= dict.fromkeys(("include_lone_images", "csv_mode"), True)
         given |= {name: [] for name in names if name.endswith("_dropdown")}
+        for one, (label, values) in axes.items():
+            given |= {f"{one}_type": labels.index(label), f"{one}_values": ", ".join(values)}
         return {"script_name": "x/y/z plot", "script_args": [given.get(name, False) for name in names]}
 
     return plot
@@ -131,7 +139,7 @@ def test_a_name_we_do_not_know_is_told(txt2img):
 
 def test_a_grid_of_three_cells_carries_its_values(plot, txt2img):
     values = ("1.0", "1.02", "1.05")
-    images, infotexts = txt2img(**plot(", ".join(values)))
+    images, infotexts = txt2img(**plot(x=(SCALE, values)))
     for value, text in zip(values, infotexts[1:], strict=True):
         assert f"SteadyDiff Epsilon Scaling scale: {value}" in text
     assert images[1] == txt2img()[0][0]  # 1 is off
@@ -139,13 +147,60 @@ def test_a_grid_of_three_cells_carries_its_values(plot, txt2img):
 
 
 def test_a_grid_with_a_value_out_of_range_is_refused(packed, plot):
-    body = FIELDS | plot("7")
-    try:
-        answer = packed.ask("http", method="POST", path="/sdapi/v1/txt2img", body=body)
-        assert answer["status"] != 200
-    except Stop as stop:  # Forge has no handler that turns exceptions into answers
-        answer = stop
-    assert "0.5 to 1.5" in str(answer)
+    body = FIELDS | plot(x=(SCALE, ["7"]))
+    answer = packed.ask("http", method="POST", path="/sdapi/v1/txt2img", body=body)
+    assert answer["status"] != 200 and "0.5 to 1.5" in str(answer)
+
+
+BOTH = {"epsilon_scaling": {"scale": 1.05}, "diffier": {"strength": 0.3, "start_percent": 0.0}}
+EPS, DIFFIER = "[SteadyDiff] Epsilon Scaling ", "[SteadyDiff] DiffIER "
+SCALE = EPS + "scale"
+AXES = {
+    EPS + "enabled": ("True", "False"),
+    SCALE: ("1.05", "1.0"),
+    EPS + "slope": ("0.001", "0.0"),
+    EPS + "schedule": ("snr", "scale and slope"),
+    EPS + "space": ("epsilon", "velocity"),  # the second fails on this model
+    EPS + "end_percent": ("0.5", "1.0"),
+    DIFFIER + "enabled": ("True", "False"),
+    DIFFIER + "mode": ("norm", "renoise"),
+    DIFFIER + "strength": ("0.3", "0.0"),
+    DIFFIER + "antithetic": ("True", "False"),
+    "Sampler": ("Heun", "DDIM"),
+    "Schedule type": ("Karras", "Automatic"),
+    "Steps": ("2", "4"),
+    "CFG Scale": ("1.0", "3.0"),
+}
+
+
+@pytest.fixture
+def redrawn(packed, txt2img):
+    """Return a function that pastes an infotext into fresh widgets and draws what they then say."""
+
+    def redrawn(infotext):
+        host = packed.ask("run", source=PASTED_BY_HOST, infotext=infotext)
+        return txt2img(**script(*packed.ask("run", source=PASTED, infotext=infotext)), **host)
+
+    return redrawn
+
+
+@pytest.mark.parametrize("label", AXES)
+def test_a_cells_infotext_pasted_alone_redraws_it_and_says_the_same(plot, txt2img, redrawn, label):
+    for values in (AXES[label], AXES[label][::-1]):
+        images, infotexts = txt2img(**script(BOTH), **plot(x=(label, values)))
+        cells = [*zip(images[1:], infotexts[1:], strict=True)]
+        assert len(cells) == 2 and images[1] != images[2]
+        for image, infotext in cells:
+            assert redrawn(infotext) == ([image], [infotext])
+
+
+def test_cells_of_three_axes_each_redraw_themselves(plot, txt2img, redrawn):
+    axes = {"x": (EPS + "enabled", ("True", "False")), "y": ("Sampler", ("DDIM", "Euler"))}
+    images, infotexts = txt2img(**script(BOTH), **plot(**axes, z=(EPS + "slope", ("0.001", "0"))))
+    cells = [*zip(images, infotexts, strict=True)][-8:]
+    assert ["Epsilon Scaling" in infotext for _, infotext in cells] == [True, False] * 4
+    for image, infotext in cells:
+        assert redrawn(infotext) == ([image], [infotext])
 
 
 def test_every_input_but_texts_has_one_axis_also_after_reloads(packed):
