@@ -18,6 +18,8 @@ PASSES = {
 }
 
 NESTED = """
+from copy import copy
+from pathlib import Path
 from modules import processing, scripts, shared
 
 images = []
@@ -31,7 +33,10 @@ def postprocess_image(self, p, pp, *args):
         sd_model=shared.sd_model, init_images=[pp.image], denoising_strength=0.5, sampler_name="Euler",
         do_not_save_samples=True, do_not_save_grid=True, **fields)
     inner._ad_inner, inner.is_api = True, True
-    inner.scripts, inner.script_args = p.scripts, list(p.script_args)  # as ADetailer does
+    inner.scripts, inner.script_args = copy(p.scripts), list(p.script_args)  # as ADetailer does
+    if listed is not None:
+        ours = [s for s in p.scripts.alwayson_scripts if Path(s.filename).stem in listed]
+        inner.scripts.alwayson_scripts = ours
     images.extend(processing.process_images(inner).infotexts)
 
 original = scripts.ScriptRunner.postprocess_image
@@ -94,10 +99,17 @@ def test_a_failure_is_told_in_comments_and_infotext(packed):
 def test_a_generation_inside_another_is_corrected_by_itself(packed, on):
     for panel, values in on.items():
         alone = packed.generate(args={"SteadyDiff": [{panel: values}]})
-        made = packed.ask("run", source=NESTED, named={panel: values})
+        made = packed.ask("run", source=NESTED, named={panel: values}, listed=None)
         assert made["images"] == alone["images"] and made["swallowed"] == []
         assert [runs(text) for text in made["inner"]] == [1]
-    assert packed.generate()["images"] == packed.ask("run", source=NESTED, named={})["images"]
+    assert packed.generate()["images"] == packed.ask("run", source=NESTED, named={}, listed=None)["images"]
+
+
+@pytest.mark.parametrize(("listed", "expected"), [(["lora"], 0), (["lora", "steadydiff_script"], 1)])
+def test_a_generation_inside_that_passes_on_listed_scripts_needs_our_name(packed, on, listed, expected):
+    """ADetailer's way; docs/webui.md says what to add to its list."""
+    made = packed.ask("run", source=NESTED, named=on, listed=listed)
+    assert made["swallowed"] == [] and [runs(text) for text in made["inner"]] == [expected]
 
 
 def test_reloading_the_ui_twice_changes_nothing(packed, on):
