@@ -14,9 +14,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from steadydiff.arpo.clip_scorer import as_pil
@@ -26,6 +24,7 @@ from steadydiff.arpo.phrases import Phrases
 from steadydiff.arpo.search import ARPO
 from steadydiff.errors import SteadyDiffError
 from steadydiff.files.atomic import write_whole
+from steadydiff.picture_files import pixels, read_picture
 from steadydiff.tinyworld import sampling
 from steadydiff.tinyworld.scenes import caption, render, sample_scenes
 from steadydiff.tinyworld.scorer import tiny_scorer
@@ -58,23 +57,19 @@ def bank(name: str = "tinyworld", most: int = 16) -> PhraseBank:
     return PhraseBank(read_bank(BANKS / name), scorer(), most)
 
 
-def read_picture(name: str) -> tuple[str, Tensor]:
+def read_reference(name: str) -> tuple[str, Tensor]:
     """What to call a reference, and the picture [H, W, 3] in 0..1; "scene:N" is the tiny world's."""
     kind, _, number = name.partition(":")
-    if kind == "scene" and number.isdigit() and int(number) < SCENES:
+    if kind == "scene" and number.isdecimal() and int(number) < SCENES:
         scenes = sample_scenes(SCENES_SEED, SCENES)
         say(f"reference: {caption(scenes, int(number))}")
         return f"scene_{number}", render(scenes[int(number) : int(number) + 1])[0].permute(1, 2, 0)
-    try:
-        picture = Image.open(name).convert("RGB")
-    except OSError as error:
-        raise Stop(f"{name} cannot be read as a picture: {error}.") from error
-    return Path(name).stem, torch.from_numpy(np.array(picture)).float() / 255
+    return Path(name).stem, pixels(read_picture(Path(name), name)) / 255
 
 
 def search(options: argparse.Namespace) -> None:
     """Search with the tiny world's own models."""
-    name, reference = read_picture(options.image)
+    name, reference = read_reference(options.image)
     folder = OUTPUT / name
     file = folder / "log.safetensors"
     earlier = load_log(file) if options.resume else None

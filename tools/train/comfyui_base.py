@@ -21,6 +21,7 @@ from torch import Tensor
 
 from steadydiff.errors import SettingsError
 from steadydiff.files.atomic import whole_file
+from steadydiff.picture_files import pixels, read_picture
 from steadydiff.training.distributed import team
 from tools.launch.inprocess import PACK, host_path, load, load_pack, pack_errors, prepare_host
 from tools.train.captions import all_captions, captions_of
@@ -67,7 +68,7 @@ class HostBase:
             logging.info("encoding %d pictures", len(pictures))
             parts = []
             for at in range(0, len(pictures), ENCODE_BATCH):
-                batch = [read_picture(path, size) for path in pictures[at : at + ENCODE_BATCH]]
+                batch = [fitted(path, size) for path in pictures[at : at + ENCODE_BATCH]]
                 parts.append(self.vae.encode(torch.stack(batch)).cpu())
             with whole_file(file, by=str(team().rank)) as draft:
                 save_file({"latents": torch.cat(parts)}, draft)
@@ -127,15 +128,10 @@ def pictures_in(folder: Path) -> list[Path]:
     return found
 
 
-def read_picture(path: Path, size: int) -> Tensor:
+def fitted(path: Path, size: int) -> Tensor:
     """A picture as the host's nodes have it, [size, size, 3] in 0..1, its middle if it is not square.
 
     Raises:  SettingsError naming the file that is no picture.
     """
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise SettingsError(f"{path.name} cannot be read as a picture ({error}); move it away") from error
-    fitted = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
-    return torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8).view(size, size, 3) / 255
+    picture = read_picture(path, path.name)
+    return pixels(ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)) / 255

@@ -24,6 +24,7 @@ from PIL import Image
 from steadydiff.arpo.clip_scorer import as_pil
 from steadydiff.arpo.log import as_dict
 from steadydiff.errors import SteadyDiffError
+from steadydiff.picture_files import read_picture
 
 from .search import Search, parts
 from .tab import Searches
@@ -83,9 +84,10 @@ def add_routes(app: FastAPI, searches: Searches) -> None:
 def decoded(image: Any) -> Image.Image:
     """A picture sent as base64, with or without the head of a data URL."""
     try:
-        return Image.open(io.BytesIO(base64.b64decode(image.partition(",")[2] or image))).convert("RGB")
-    except (AttributeError, ValueError, OSError):
+        data = base64.b64decode(image.partition(",")[2] or image)
+    except (AttributeError, TypeError, ValueError):
         raise HTTPException(422, "image is a picture in base64, e.g. of a PNG file") from None
+    return read_picture(data, "image")
 
 
 def encoded(picture: Image.Image) -> str:

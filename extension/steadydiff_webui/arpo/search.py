@@ -13,7 +13,6 @@ from importlib import import_module, util
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from modules import call_queue, devices, paths, processing, scripts, sd_models, sd_samplers, shared
 from PIL import Image
@@ -30,6 +29,7 @@ from steadydiff.arpo.search import ARPO, Proposer, Scorer
 from steadydiff.errors import ProposerError, SettingsError, SteadyDiffError
 from steadydiff.inputs import arpo as arpo_inputs
 from steadydiff.inputs.kinds import Choice, Input, Number, Text, Whole
+from steadydiff.picture_files import pixels
 from steadydiff.tinyworld.scorer import named_model
 
 from ..host import on_main_thread
@@ -234,7 +234,7 @@ def infotext(settings: Mapping[str, Any], prompt: str, seed: int) -> str:
 
 def as_tensor(picture: Image.Image) -> torch.Tensor:
     """[H, W, 3] in 0..1."""
-    return torch.from_numpy(np.array(picture.convert("RGB"))).float() / 255
+    return pixels(picture) / 255
 
 
 # --- search -----------------------------------------------------------------------------------------------

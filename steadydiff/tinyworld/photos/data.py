@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ...errors import SettingsError
 from ...files.atomic import whole_file
+from ...picture_files import pixels, read_picture
 from .network import SIZE_PX
 from .words import CLASSES
 
@@ -88,7 +86,7 @@ def _label(path: PurePosixPath, split: str) -> int | None:
 
 
 def _pixels(data: bytes, name: str) -> Tensor:
-    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    picture = read_picture(data, name)
     if picture.size != (SIZE_PX, SIZE_PX):
         raise SettingsError(f"{name} has {picture.size} pixels; CIFAR-10's have {SIZE_PX} x {SIZE_PX}")
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+    return pixels(picture).permute(2, 0, 1).contiguous()

@@ -1,9 +1,13 @@
 """Presets, files, grid axes and what ARPO's tab and routes read and write; real hosts: tests/webui/real."""
 
+import base64
 import importlib
+import io
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from steadydiff.arpo.log import Step
 from steadydiff.arpo.phrases import Phrases
@@ -13,7 +17,7 @@ from steadydiff.errors import SettingsError
 @pytest.fixture(scope="module")
 def ours(webui):
     """The extension's modules by name."""
-    names = ("arpo.search", "arpo.tab", "folders", "panels", "presets", "xyz")
+    names = ("arpo.routes", "arpo.search", "arpo.tab", "folders", "panels", "presets", "xyz")
     found = {name: importlib.import_module(f"steadydiff_webui.{name}") for name in names}
     return SimpleNamespace(**{name.replace(".", "_"): module for name, module in found.items()})
 
@@ -129,6 +133,19 @@ def test_the_infotext_is_what_the_host_reads(ours):
 def test_the_drawing_takes_the_references_proportions(ours, size, wanted):
     found = ours.arpo_tab.fitting(SimpleNamespace(width=size[0], height=size[1], size=size), 512, 512)
     assert tuple(found) == wanted
+
+
+def test_a_picture_sent_to_the_api_is_read_as_people_see_it(ours):
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6  # to be turned clockwise
+    Image.fromarray(np.array([[32768, 32768, 0]], np.uint16)).save(file, "PNG", exif=exif)
+    data = base64.b64encode(file.getvalue()).decode()
+    for sent in (data, "data:image/png;base64," + data):
+        seen = ours.arpo_search.as_tensor(ours.arpo_routes.decoded(sent))
+        assert seen[:, 0, 0].tolist() == pytest.approx([0.5, 0.5, 0], abs=1 / 255)
+    half = base64.b64encode(file.getvalue()[:50]).decode()
+    with pytest.raises(SettingsError, match="image cannot be read as a picture"):
+        ours.arpo_routes.decoded(half)
 
 
 def test_what_a_model_says_cannot_write_into_the_page(ours):
