@@ -178,7 +178,7 @@ def _nearest(walk: _Walk, goal: Tensor, sizes: Tensor) -> float:
     The state moves along a line as 1 - 1/λ grows, so that its energies are parabolas in it.
     """
     raw = walk.stages(1.0)
-    start, end = (walk.lead(raw, scale).x.double() for scale in (1.0, 1 + NUDGE))
+    start, end = (walk.lead(raw, scale).x.cpu().double() for scale in (1.0, 1 + NUDGE))
     slope = (end - start) / (1 - 1 / (1 + NUDGE))
     if not slope.any():
         return 1.0
@@ -254,9 +254,9 @@ class _Walk:
 
         No model call: the raw answers of the trial are scaled otherwise and the sampler is asked again.
         """
-        moved = (self.lead(trial.raw, trial.scale + NUDGE).x - trial.question.x).double() / NUDGE
+        moved = (self.lead(trial.raw, trial.scale + NUDGE).x - trial.question.x).cpu().double() / NUDGE
         alpha = 1.0 if self._run.space == "ve" else 1 - self._run.sigmas[self._step + 1]
-        noise = (trial.question.x - alpha * trial.answer).double()
+        noise = (trial.question.x - alpha * trial.answer).cpu().double()
         return float((moved * noise).sum() / noise.square().sum())
 
     def take(self, trial: _Trial) -> None:

@@ -78,11 +78,11 @@ class Sample(NamedTuple):
 
 
 def training_levels(sigmas: Tensor, space: Space) -> Level:
-    """Return the levels of a training schedule from the sampler's sigmas, in float64.
+    """Return the levels of a training schedule from the sampler's sigmas, in float64 on the CPU.
 
     Shapes:  sigmas [T] from the least noise to the most, and so the result's.
     """
-    sigma = sigmas.double()
+    sigma = sigmas.cpu().double()
     if space == "flow":
         return Level(1 - sigma, sigma)
     scale = (sigma**2 + 1).sqrt()
@@ -114,7 +114,7 @@ def targets(
     x0_hat: the model's clean estimate at the top level, from alpha·x0 + sigma·eps
     levels: t + k + 1 (top), t + k, and t; the latter two are one for k = 0, which is SDSS
 
-    Shapes:  x0, eps, x0_hat [B, C, *S]; [B] or [] in the levels, best in float64.
+    Shapes:  x0, eps, x0_hat [B, C, *S]; [B] or [] in the levels, best in float64, on any device.
     Source:  thesis algorithm 7. Its lines 6 and 7 are rollouts of one step, with x0_hat and with x0, so that
              the states of lines 9 and 10 differ by Gamma·Omega_1·(x0_hat - x0); and two rollouts in a row are
              one, which gives eps_t as a multiple of eps: sqrt(SNR_top / SNR_t) < 1 in "posterior", 1
@@ -132,7 +132,7 @@ def targets(
 
 def _times(coefficient: Tensor, x: Tensor) -> Tensor:
     """Multiply per sample; coefficients are worked out in float64, samples keep their dtype."""
-    return per_sample(coefficient.to(x.dtype), x) * x
+    return per_sample(coefficient.to(x), x) * x
 
 
 def network_target(sample: Sample, x0: Tensor, level: Level, prediction: Prediction) -> Tensor:

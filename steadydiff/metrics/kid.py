@@ -23,7 +23,7 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
     """Unbiased squared maximum mean discrepancy of two sets of features; expected 0 for equal distributions.
 
     Shapes:  a [N, D], b [M, D], N and M at least 2.
-    Dtype:   float64; a part of the kernel matrix at a time.
+    Dtype:   float64, on the CPU; a part of the kernel matrix at a time.
     Raises:  ShapeError if the sets differ in D; SettingsError for fewer than two samples.
     Source:  Gretton et al., 2012, lemma 6, with the kernel of KID.
 
@@ -33,7 +33,7 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
         raise ShapeError(
             f"both sides have one feature size, [N, D]; got {tuple(a.shape)} and {tuple(b.shape)}"
         )
-    a, b = a.double(), b.double()
+    a, b = a.cpu().double(), b.cpu().double()
     cross = sum(float(polynomial_kernel(rows, b).sum()) for rows in a.split(ROWS)) / (len(a) * len(b))
     return _mean_of_pairs(a) + _mean_of_pairs(b) - 2 * cross
 

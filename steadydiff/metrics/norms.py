@@ -16,10 +16,10 @@ def eps_norm(eps: Tensor) -> Tensor:
     """L2 norm of each sample's noise over all its elements.
 
     Shapes:  eps [B, C, *S]; result [B].
-    Dtype:   float64: a norm over a million half-precision elements would overflow.
+    Dtype:   float64, on the CPU: a norm over a million half-precision elements would overflow.
     Source:  Ning et al., 2023, arXiv 2308.15321, figure 2.
     """
-    return eps.flatten(1).double().norm(dim=1)
+    return eps.flatten(1).cpu().double().norm(dim=1)
 
 
 def predicted_norm(x: Tensor, denoised: Tensor, sigma: Tensor | float, space: Space = "ve") -> Tensor:

@@ -44,5 +44,5 @@ def reaches(points: Tensor, k: int) -> Tensor:
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
-    """Distances [N, M] in float64, by differences: products would leave a point off its own place."""
-    return torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    """Distances [N, M] in float64 on the CPU, by differences: products would move a point off its place."""
+    return torch.cdist(a.cpu().double(), b.cpu().double(), compute_mode="donot_use_mm_for_euclid_dist")

@@ -20,7 +20,7 @@ class _Running:
 
     def add(self, batch: Tensor) -> None:
         """Take in the samples of one batch [B, ...]; B may differ from call to call."""
-        batch = batch.double()
+        batch = batch.cpu().double()  # not every device knows float64
         mean = batch.mean(0)
         self._merge(len(batch), mean, self._products(batch - mean))
 
@@ -39,9 +39,9 @@ class _Running:
                 f"all samples have one shape; got {tuple(mean.shape)} after {tuple(self.mean.shape)}"
             )
         total = self.count + count
-        shift = mean.to(self.mean.device) - self.mean
+        shift = mean - self.mean
         between = self._products(shift[None]) * self.count * count / total
-        self._spread = self._spread + spread.to(shift.device) + between
+        self._spread = self._spread + spread + between
         self.mean = self.mean + shift * count / total
         self.count = total
 
@@ -53,7 +53,7 @@ class RunningMoments(_Running):
     """Mean and variance of every element over samples that arrive in batches.
 
     Shapes:  `add` takes [B, *S]; `mean` and `variance` are [*S].
-    Dtype:   float64 on the first batch's device; memory is two tensors of the size of one sample.
+    Dtype:   float64, on the CPU; memory is two tensors of the size of one sample.
     """
 
     @property
@@ -80,7 +80,7 @@ class RunningCovariance(_Running):
     """Mean and covariance of features that arrive in batches, for the Fréchet distance.
 
     Shapes:  `add` takes [B, D]; `mean` is [D], `covariance` [D, D].
-    Dtype:   float64 on the first batch's device.
+    Dtype:   float64, on the CPU.
     """
 
     @property

@@ -16,8 +16,8 @@ def spectrum(x: Tensor) -> Tensor:
     Dtype:   float64, on the CPU.
     """
     places = _places(x.ndim)
-    energy = torch.fft.fftn(x.double(), dim=places, norm="ortho").abs().square()
-    energy = energy.transpose(0, 1).flatten(1, -1 - len(places)).mean(1).flatten(1).cpu()
+    energy = torch.fft.fftn(x.cpu().double(), dim=places, norm="ortho").abs().square()
+    energy = energy.transpose(0, 1).flatten(1, -1 - len(places)).mean(1).flatten(1)
     ring = _ring(tuple(x.shape[place] for place in places))
     sums = energy.new_zeros(len(energy), int(ring.max()) + 1).index_add_(1, ring, energy)
     return sums / torch.bincount(ring)

@@ -150,12 +150,12 @@ class MdssLoss:
         return scheduled_ratio(self._step, self._total)
 
     def level(self, at: Tensor) -> Level:
-        """The levels at these places in the schedule, in float64."""
-        return Level(*(value.to(at.device)[at] for value in self._levels))
+        """The levels at these places in the schedule, in float64 on the CPU."""
+        return Level(*(value[at.cpu()] for value in self._levels))
 
     def noised(self, x0: Tensor, eps: Tensor, at: Tensor) -> Sample:
         """Samples without errors."""
-        alpha, sigma = (per_sample(value.to(x0.dtype), x0) for value in self.level(at))
+        alpha, sigma = (per_sample(value.to(x0), x0) for value in self.level(at))
         return Sample(alpha * x0 + sigma * eps, eps.clone(), torch.zeros_like(x0))
 
     def lesson(self, x0: Tensor, eps: Tensor, at: Tensor, conditioning: Tensor) -> Sample:

@@ -87,7 +87,7 @@ def training_sigmas(model_sampling: Any) -> Tensor:
     if sigmas is None:
         raise HostError(f"a {type(model_sampling).__mro__[1].__name__} has no table of noise levels")
     every = max(1, len(sigmas) // MOST_LEVELS)
-    return sigmas[every - 1 :: every].double().cpu()
+    return sigmas[every - 1 :: every].cpu().double()
 
 
 def rebuilt(model: Any, dtype: torch.dtype, device: torch.device) -> Any:
