@@ -13,11 +13,13 @@ def read_text(file: Path) -> str:
     Raises:  SettingsError naming the file, and the line where it is no UTF-8; OSError where it is no file.
     """
     data = file.read_bytes()
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise SettingsError(f"{file.name} is text in UTF-16; save it as UTF-8")
+    if b"\0" in data:
+        raise SettingsError(f"{file.name} holds zero bytes: it is UTF-16 or no text; save it as UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise SettingsError(f"{file.name} is text in UTF-16; save it as UTF-8") from None
         line = data.count(b"\n", 0, error.start) + 1
         raise SettingsError(
             f"{file.name} is not text in UTF-8: line {line} holds the byte {data[error.start]:#x}; save it so"

@@ -1,6 +1,7 @@
 """One reader for every text that people write."""
 
 import json
+import sys
 
 import pytest
 
@@ -8,7 +9,9 @@ from steadydiff.arpo.language.keys import find_key
 from steadydiff.arpo.phrase_bank import find_banks, read_bank
 from steadydiff.errors import SettingsError
 from steadydiff.files.text import read_text
+from tools.launch import arpo
 from tools.train.captions import captions_of
+from tools.train.comfyui_base import pictures_in
 
 BOM = b"\xef\xbb\xbf"
 
@@ -32,6 +35,8 @@ def test_a_mark_before_the_text_is_no_part_of_it(tmp_path):
         ("über\ncafé".encode("cp1252"), "a.txt is not text in UTF-8: line 1 holds the byte 0xfc"),
         ("one\ncafé".encode("cp1252"), "a.txt is not text in UTF-8: line 2 holds the byte 0xe9"),
         ("café".encode("utf-16"), "a.txt is text in UTF-16; save it as UTF-8"),
+        ("cafe".encode("utf-16-le"), "a.txt holds zero bytes.*UTF-16"),
+        ("one\ncafé".encode("utf-16-be"), "a.txt holds zero bytes.*UTF-16"),
     ],
 )
 def test_another_encoding_is_told_with_file_and_line(tmp_path, data, said):
@@ -53,3 +58,26 @@ def test_what_systems_and_tools_leave_behind_is_not_read(tmp_path):
     [phrases] = read_bank(tmp_path)
     assert phrases.content == ("red",)
     assert ".ipynb_checkpoints" not in find_banks(tmp_path)
+    (tmp_path / "a.png").touch()
+    (tmp_path / "._a.png").touch()
+    assert pictures_in(tmp_path) == [tmp_path / "a.png"]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (BOM + b"{}", "this one has 0"),
+        ("{}".encode("utf-16"), "graph.json is text in UTF-16"),
+        (b'{"last_node_id": 3, "nodes": []}', "in API format"),
+        (b"[1]", "in API format"),
+        (None, "graph.json"),
+    ],
+    ids=["mark", "UTF-16", "the browser's form", "a list", "missing"],
+)
+def test_a_workflow_is_read_as_other_texts(data, said, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "graph.json"
+    if data:
+        file.write_bytes(data)
+    monkeypatch.setattr(sys, "argv", ["arpo", "a.png", "--port", "1", "--workflow", str(file)])
+    assert arpo.main() == 1
+    assert said in capsys.readouterr().err

@@ -24,6 +24,7 @@ from steadydiff.arpo.phrases import Phrases
 from steadydiff.arpo.search import ARPO
 from steadydiff.errors import SteadyDiffError
 from steadydiff.files.atomic import write_whole
+from steadydiff.files.text import read_text
 from steadydiff.picture_files import pixels, read_picture
 from steadydiff.tinyworld import sampling
 from steadydiff.tinyworld.scenes import caption, render, sample_scenes
@@ -105,8 +106,7 @@ def search_in_host(options: argparse.Namespace) -> None:
     file = Path(options.workflow or ROOT / "workflows" / "api" / "arpo.json")
     client = ComfyClient(options.port)
     try:
-        graph = with_picture(json.loads(file.read_text(encoding="utf-8")), options, client)
-        outputs = client.run(graph)
+        outputs = client.run(with_picture(json.loads(read_text(file)), options, client))
     except (ComfyError, OSError, ValueError) as error:
         raise Stop(f"The ComfyUI at port {options.port} did not run {file.name}: {error}") from error
     say(f"prompt: {outputs['steadydiff_prompt']['text'][0]}")
@@ -114,9 +114,13 @@ def search_in_host(options: argparse.Namespace) -> None:
 
 def with_picture(graph: dict, options: argparse.Namespace, client: ComfyClient) -> dict:
     """The graph, its ARPO node fed with the picture and these settings, and its prompt shown."""
-    found = [key for key, node in graph.items() if node["class_type"] == "SteadyDiffARPO"]
+    nodes = graph if isinstance(graph, dict) else {}
+    kinds = {key: node.get("class_type") for key, node in nodes.items() if isinstance(node, dict)}
+    found = [key for key, kind in kinds.items() if kind == "SteadyDiffARPO"]
     if len(found) != 1:
-        raise ValueError(f"a workflow with one SteadyDiffARPO node is needed; this one has {len(found)}")
+        raise ValueError(
+            f"a workflow in API format with one SteadyDiffARPO node is needed; this one has {len(found)}"
+        )
     data = Path(options.image).read_bytes()
     uploaded = client.upload(Path(options.image).name, data)
     graph["steadydiff_reference"] = {"class_type": "LoadImage", "inputs": {"image": uploaded}}

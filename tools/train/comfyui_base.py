@@ -122,7 +122,9 @@ def pictures_in(folder: Path) -> list[Path]:
     """The folder's pictures by name; SettingsError if there are none."""
     if not folder.is_dir():
         raise SettingsError(f"--images is a folder; there is none at {folder}")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    found = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != "."
+    )
     if not found:
         raise SettingsError(f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))})")
     return found

@@ -81,7 +81,12 @@ def _entries(source: Path, split: str) -> Iterator[tuple[str, int, Tensor]]:
 
 def _label(path: PurePosixPath, split: str) -> int | None:
     folders = [parent.name for parent in path.parents][:2]
-    known = path.suffix.lower() in ENDINGS and folders[1:] == [split] and folders[0] in CLASSES
+    known = (
+        path.suffix.lower() in ENDINGS
+        and not path.name.startswith(".")
+        and folders[1:] == [split]
+        and folders[0] in CLASSES
+    )
     return CLASSES.index(folders[0]) if known else None
 
 
