@@ -43,13 +43,13 @@ def pytest_generate_tests(metafunc):
 
 
 @pytest.fixture(scope="session")
-def comfy():
+def host():
     """The host's modules."""
     return tiny_models.host()
 
 
 @pytest.fixture(scope="session")
-def pack(comfy):
+def pack(host):
     """Our nodes by id."""
     return load_pack()
 
@@ -62,7 +62,7 @@ def inference():
 
 
 @pytest.fixture(scope="session")
-def make_model(comfy):
+def make_model(host):
     """Build a tiny randomly initialised SD1-shaped model of one of `tiny_models.KINDS`."""
     return tiny_models.make_model
 
@@ -103,13 +103,13 @@ def conds():
 
 
 @pytest.fixture(scope="session")
-def sigmas_of(comfy):
+def sigmas_of(host):
     """Return the noise levels of a run, as BasicScheduler does."""
     return tiny_models.sigmas_of
 
 
 @pytest.fixture(scope="session")
-def sample(comfy):
+def sample(host):
     """Sample with the host's own guider and sampler."""
     return tiny_models.sample
 
@@ -130,12 +130,12 @@ def by_hand():
 
 
 @pytest.fixture
-def reference(comfy):
+def reference(host):
     """Return a model that is scaled without our code: every branch by itself, just outside the network."""
 
     def scaled(model, scale_of=1.005):
         kind = model.get_model_object("model_sampling")
-        space = "flow" if isinstance(kind, comfy.sampling.CONST) else "ve"
+        space = "flow" if isinstance(kind, host.sampling.CONST) else "ve"
 
         def around(apply_model, args):
             x, sigma = args["input"], args["timestep"]
@@ -156,7 +156,7 @@ def distance():
 
 
 @pytest.fixture
-def scales_in_effect(comfy, patched, sample):
+def scales_in_effect(host, patched, sample):
     """Sample and return {sigma: scale} as measured: noise in the model's estimate over that after our node.
 
     Widgets and schedule go to our node, `options` to `sample`.
@@ -164,7 +164,7 @@ def scales_in_effect(comfy, patched, sample):
 
     def measure(model, widgets, **options):
         kind = model.get_model_object("model_sampling")
-        flow = isinstance(kind, comfy.sampling.CONST)
+        flow = isinstance(kind, host.sampling.CONST)
         noise = {"before": [], "after": []}
 
         def watch(name):
@@ -203,7 +203,7 @@ def small_unet():
 
 
 @pytest.fixture(scope="session")
-def small_sd1(comfy, tmp_path_factory):
+def small_sd1(host, tmp_path_factory):
     """A checkpoint of SD1's family of one level, with a tiny autoencoder and an ignorant text encoder."""
     config = {
         **{"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "num_heads": 8},

@@ -17,7 +17,7 @@ REFUSED = ("uni_pc", "uni_pc_bh2")
 
 
 @pytest.fixture
-def patched(pack, comfy):
+def patched(pack, host):
     """Return a function that puts our node, with any network, on a model."""
     node = pack["SteadyDiffAntiBiasPrompt"]
     module = sys.modules[node.__module__]
@@ -25,8 +25,8 @@ def patched(pack, comfy):
     defaults = defaults_of(node)
 
     def patch(model, network, target="phi", card=None, **widgets):
-        space = "flow" if isinstance(model.get_model_object("model_sampling"), comfy.sampling.CONST) else "ve"
-        patcher = comfy.Patcher(network, load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
+        space = "flow" if isinstance(model.get_model_object("model_sampling"), host.sampling.CONST) else "ve"
+        patcher = host.Patcher(network, load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
         prompt = module.LoadedPrompt(
             patcher, card_of(target=target, space=space, **(card or {})), name="made for this test"
         )
@@ -54,10 +54,10 @@ def bump():
 
 
 @pytest.fixture(autouse=True)
-def in_families(models, comfy):
+def in_families(models, host):
     """The suite's models are built without a configuration of a family."""
     for kind in ("epsilon", "flow"):
-        models[kind].model.model_config = comfy.supported.BASE({})
+        models[kind].model.model_config = host.supported.BASE({})
 
 
 def test_neutral_settings_and_a_network_of_zeros_change_no_bit_behind_masks(
@@ -82,15 +82,15 @@ def state_module(pack):
 
 
 def test_one_correction_is_that_step_started_from_the_corrected_state(
-    sampler, model, comfy, state_module, sample, sigmas_of, distance
+    sampler, model, host, state_module, sample, sigmas_of, distance
 ):
     """At the first call, where every sampler's state is known: bit for bit, if it asks at the given sigma."""
-    own = comfy.samplers.sampler_object(sampler)
+    own = host.samplers.sampler_object(sampler)
     if sampler in REFUSED:
         with pytest.raises(Exception, match=f"{sampler} does not ask.*choose euler"):
             state_module.check_sampler(own, "anti-bias prompt")
         return
-    space = "flow" if isinstance(model.get_model_object("model_sampling"), comfy.sampling.CONST) else "ve"
+    space = "flow" if isinstance(model.get_model_object("model_sampling"), host.sampling.CONST) else "ve"
     function, run = own.sampler_function, state_module.Run(space, tuple(sigmas_of(model).tolist()))
 
     def correction(x):
@@ -163,14 +163,14 @@ def test_two_on_one_model_are_refused(models, patched, bump):
         patched(patched(models["epsilon"], bump), bump)
 
 
-def test_memory_that_runs_out_in_our_network_leaves_no_trace(model, comfy, patched, sample):
+def test_memory_that_runs_out_in_our_network_leaves_no_trace(model, host, patched, sample):
     """A batch then goes sample by sample; where not one fits, the host's own error says so and it goes on."""
     noise = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(5))
     room = 2
 
     def narrow(x):
         if len(x) > room:
-            raise comfy.management.OOM_EXCEPTION("full")
+            raise host.management.OOM_EXCEPTION("full")
         return 0.1 * torch.tanh(3 * x)
 
     ours = patched(model, Network(narrow))
@@ -178,7 +178,7 @@ def test_memory_that_runs_out_in_our_network_leaves_no_trace(model, comfy, patch
     room = 1
     assert torch.equal(sample(ours, noise=noise), expected)
     room = 0
-    with pytest.raises(comfy.management.OOM_EXCEPTION, match="not enough memory for the anti-bias model"):
+    with pytest.raises(host.management.OOM_EXCEPTION, match="not enough memory for the anti-bias model"):
         sample(ours, noise=noise)
     room = 2
     assert torch.equal(sample(model, noise=noise), plain)

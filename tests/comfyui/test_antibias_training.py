@@ -9,7 +9,7 @@ from tools.launch.inprocess import defaults_of
 
 
 @pytest.fixture
-def folders(comfy, tmp_path):
+def folders(host, tmp_path):
     """The host's folders for models and output, in a place of our own."""
     folder_paths = sys.modules["folder_paths"]
     known = folder_paths.folder_names_and_paths["steadydiff_antibias"]
@@ -22,7 +22,7 @@ def folders(comfy, tmp_path):
 
 
 @pytest.fixture
-def train(pack, comfy, models, conds, folders):
+def train(pack, host, models, conds, folders):
     """Run the node on a small model and few samples, its widgets at their defaults unless given."""
     node = pack["SteadyDiffTrainAntiBias"]
     widgets = defaults_of(node)
@@ -30,7 +30,7 @@ def train(pack, comfy, models, conds, folders):
 
     def run(kind="epsilon", count=8, lists=None, **changes):
         model = models[kind]
-        model.model.model_config = comfy.supported.BASE({})
+        model.model.model_config = host.supported.BASE({})
         clean = torch.randn((count, 4, 8, 8), generator=torch.Generator().manual_seed(0))
         inputs = {"model": model, "positive": conds["positive"], "samples": {"samples": clean}}
         wrapped = {name: [value] for name, value in (inputs | widgets | changes).items()}
@@ -71,14 +71,14 @@ def test_it_goes_on_where_it_ended_to_the_bit(train):
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
 
 
-def test_cancel_keeps_the_state(train, folders, comfy, monkeypatch):
+def test_cancel_keeps_the_state(train, folders, host, monkeypatch):
     class Cancelled(BaseException):
         """As the host's: no Exception."""
 
     def cancel():
         raise Cancelled
 
-    monkeypatch.setattr(comfy.management, "throw_exception_if_processing_interrupted", cancel)
+    monkeypatch.setattr(host.management, "throw_exception_if_processing_interrupted", cancel)
     with pytest.raises(Cancelled):
         train(steps=5)
     assert (folders / "output" / "steadydiff_antibias" / "made.safetensors").is_file()
@@ -107,12 +107,12 @@ def test_a_state_of_other_settings_is_refused_and_kept(train):
     train(steps=3)
 
 
-def test_every_sample_is_asked_with_its_own_caption(pack, comfy, models, conds, sigmas_of):
+def test_every_sample_is_asked_with_its_own_caption(pack, host, models, conds, sigmas_of):
     drift = sys.modules[pack["SteadyDiffMeasure"].__module__.replace("measure", "shared.set_up")]
     inside, training = (
         sys.modules[f"custom_nodes_x_SteadyDiff.steadydiff.hosts.comfy.{name}"] for name in ("drift", "train")
     )
-    model, euler = models["epsilon"], comfy.samplers.sampler_object("euler")
+    model, euler = models["epsilon"], host.samplers.sampler_object("euler")
     setup = drift.make_setup(
         model, conds["positive"], conds["positive"], euler, sigmas_of(model), 1.0, calls=4
     )
@@ -130,7 +130,7 @@ def test_every_sample_is_asked_with_its_own_caption(pack, comfy, models, conds, 
 
 
 @pytest.mark.parametrize("given", ["list", "images"])
-def test_lists_and_pictures_are_samples_too(given, pack, train, conds, comfy):
+def test_lists_and_pictures_are_samples_too(given, pack, train, conds, host):
     clean = torch.randn((8, 4, 8, 8), generator=torch.Generator().manual_seed(0))
     if given == "list":  # as ComfyUI's Make Training Dataset gives them
         changes = {

@@ -50,7 +50,7 @@ def inputs(execute, scorer):
     }
 
 
-def test_it_finds_what_is_in_the_picture_and_returns_what_it_drew(execute, inputs, comfy):
+def test_it_finds_what_is_in_the_picture_and_returns_what_it_drew(execute, inputs, host):
     prompt, image, images, report, plot = execute("SteadyDiffARPO", **inputs, best_by="text")
     assert all(phrase in prompt for phrase in ("a blue star", "a small purple", "at the right", "sky"))
     told = json.loads(report)
@@ -108,7 +108,7 @@ def test_what_was_found_before_a_proposer_failed_is_kept(execute, inputs):
     assert len(found[2]) == 2 and "nobody answers" in json.loads(found[3])["summary"]["stopped"]
 
 
-def test_progress_counts_every_step_and_shows_every_drawing(execute, inputs, comfy, monkeypatch):
+def test_progress_counts_every_step_and_shows_every_drawing(execute, inputs, host, monkeypatch):
     shown = []
     utils = load("comfy.utils")
     monkeypatch.setattr(utils, "PROGRESS_BAR_HOOK", lambda *told, **_: shown.append(told))
@@ -119,9 +119,9 @@ def test_progress_counts_every_step_and_shows_every_drawing(execute, inputs, com
     assert len(drawn) >= len(images)
 
 
-def test_cancel_takes_one_step_and_a_kept_search_goes_on(execute, inputs, comfy, monkeypatch, tmp_path):
+def test_cancel_takes_one_step_and_a_kept_search_goes_on(execute, inputs, host, monkeypatch, tmp_path):
     monkeypatch.setattr(load("folder_paths"), "get_output_directory", lambda: str(tmp_path))
-    told, cancel, bars = [], comfy.management.interrupt_current_processing, load("comfy.utils")
+    told, cancel, bars = [], host.management.interrupt_current_processing, load("comfy.utils")
 
     def hook(value, total, preview, **_):
         told.append(value)
@@ -129,7 +129,7 @@ def test_cancel_takes_one_step_and_a_kept_search_goes_on(execute, inputs, comfy,
             cancel()
 
     monkeypatch.setattr(bars, "PROGRESS_BAR_HOOK", hook)
-    with pytest.raises(comfy.management.InterruptProcessingException):
+    with pytest.raises(host.management.InterruptProcessingException):
         execute("SteadyDiffARPO", **inputs, keep_as="mine")
     late = [value for value in told if value >= 8 + 3]
     assert max(late) <= late[0] + 1
@@ -188,7 +188,7 @@ def test_what_is_not_here_is_not_fetched_unasked(execute):
 
 
 @pytest.fixture
-def vision(comfy):
+def vision(host):
     """A random image encoder that projects to as many numbers as the tiny world's text encoder is wide."""
     made = load("comfy.clip_vision").ClipVisionModel({
         **{"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2},

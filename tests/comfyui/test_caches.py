@@ -17,11 +17,11 @@ def cached(request, model):
 
 
 @pytest.fixture
-def run(pack, comfy, conds, sigmas_of):
+def run(pack, host, conds, sigmas_of):
     """Run one of the measuring nodes; returns its outputs."""
 
     def run(node, model, sigmas=True, **widgets):
-        inputs = {"model": model, "sampler": comfy.samplers.sampler_object("euler"), **widgets}
+        inputs = {"model": model, "sampler": host.samplers.sampler_object("euler"), **widgets}
         inputs |= {name: conds[name] for name in ("positive", "negative")}
         if sigmas:
             inputs |= {"sigmas": sigmas_of(model, 6), "latent_image": {"samples": torch.zeros(1, 4, 8, 8)}}

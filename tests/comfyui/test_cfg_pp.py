@@ -7,7 +7,7 @@ SCALE = 1.01
 
 
 @pytest.fixture
-def loop(comfy, by_hand):
+def loop(host, by_hand):
     """Return a sampler that scales both estimates, guided and unconditional, by hand before each `step`."""
 
     def make(step, space):
@@ -26,7 +26,7 @@ def loop(comfy, by_hand):
                 x = step(x, denoised, uncond, sigma, sigma_next)
             return x
 
-        return comfy.samplers.KSAMPLER(sample_by_hand)
+        return host.samplers.KSAMPLER(sample_by_hand)
 
     return make
 
@@ -55,8 +55,8 @@ def test_euler_equals_a_loop_with_both_branches_scaled(
     assert distance(ours, sample(models[kind], "euler_cfg_pp", cfg=cfg, steps=4)) > 1e-3
 
 
-def test_so_does_such_a_sampler_without_the_name(models, comfy, patched, loop, sample, distance):
-    unnamed = comfy.samplers.KSAMPLER(comfy.advanced_samplers.sample_euler_pp)
+def test_so_does_such_a_sampler_without_the_name(models, host, patched, loop, sample, distance):
+    unnamed = host.samplers.KSAMPLER(host.advanced_samplers.sample_euler_pp)
     ours = sample(patched(models["epsilon"], scale=SCALE), unnamed)
     assert distance(ours, sample(models["epsilon"], loop(unnamed_step, "ve"))) < 1e-5
 

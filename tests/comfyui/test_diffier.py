@@ -49,10 +49,10 @@ def test_neutral_settings_change_no_bit_and_others_do(sampler, model, diffier, s
     assert torch.equal(sample(diffier(model, strength=0.2), sampler), found)
 
 
-def test_a_run_is_the_cores_run(model, comfy, conds, diffier, sample, sigmas_of, distance):
+def test_a_run_is_the_cores_run(model, host, conds, diffier, sample, sigmas_of, distance):
     """By hand: the host's own guided model between the core's DiffIER and Euler steps."""
     sigmas, steps = sigmas_of(model, 4), []
-    flow = isinstance(model.get_model_object("model_sampling"), comfy.sampling.CONST)
+    flow = isinstance(model.get_model_object("model_sampling"), host.sampling.CONST)
     widgets = {"strength": 0.3, "divide_by_cfg": False, "iterations": 2, "antithetic": True}
     settings = DiffIER(sigma_high=float("inf"), **widgets)
 
@@ -64,7 +64,7 @@ def test_a_run_is_the_cores_run(model, comfy, conds, diffier, sample, sigmas_of,
             steps.append(x)
         return x
 
-    expected = sample(model, comfy.samplers.KSAMPLER(euler), sigmas=sigmas)
+    expected = sample(model, host.samplers.KSAMPLER(euler), sigmas=sigmas)
     assert distance(sample(diffier(model, **widgets), sigmas=sigmas), expected) < 1e-5
     divided = diffier(model, **(widgets | {"strength": 0.9, "divide_by_cfg": True}))
     assert distance(sample(divided, sigmas=sigmas, cfg=3.0), expected) < 1e-5
@@ -84,10 +84,10 @@ def test_a_run_is_the_cores_run(model, comfy, conds, diffier, sample, sigmas_of,
     ],
 )
 def test_calls_are_exactly_those_announced(
-    widgets, active, each, counted, models, comfy, diffier, sample, caplog
+    widgets, active, each, counted, models, host, diffier, sample, caplog
 ):
     model, calls = counted
-    flow = isinstance(model.get_model_object("model_sampling"), comfy.sampling.CONST)
+    flow = isinstance(model.get_model_object("model_sampling"), host.sampling.CONST)
     with caplog.at_level("INFO", "steadydiff"):
         sample(diffier(model, **widgets), steps=10, cfg=3.0)
     acting = int(10 * active)
@@ -107,15 +107,15 @@ def test_calls_are_exactly_those_announced(
 
 
 @pytest.fixture
-def guiders(comfy, conds):
+def guiders(host, conds):
     positive, third, negative = conds["positive"], conds["third"], conds["negative"]
-    custom = comfy.custom_sampler
+    custom = host.custom_sampler
     dual = custom.DualCFGGuider
     return {
         "dual_cfg": lambda m: dual.execute(m, positive, third, negative, 2.0, 3.0, "regular")[0],
         "dual_nested": lambda m: dual.execute(m, positive, third, negative, 2.0, 3.0, "nested")[0],
         "dual_model": lambda m: custom.DualModelGuider.execute(m, positive, 3.0, m, negative)[0],
-        "perp_neg": lambda m: comfy.perpneg.PerpNegGuider.execute(m, positive, negative, third, 3.0, 1.0)[0],
+        "perp_neg": lambda m: host.perpneg.PerpNegGuider.execute(m, positive, negative, third, 3.0, 1.0)[0],
         "basic": lambda m: custom.BasicGuider.execute(m, positive)[0],
     }
 
@@ -149,11 +149,11 @@ def test_norm_is_the_host_s_epsilon_norms_by_hand(models, diffier, sample, dista
     assert distance(ours, sample(by_hand, cfg=8.0)) < 1e-5
 
 
-def test_norm_with_a_measurement(pack, model, comfy, conds, sigmas_of, diffier, sample, distance):
+def test_norm_with_a_measurement(pack, model, host, conds, sigmas_of, diffier, sample, distance):
     sigmas = sigmas_of(model, 5)
     ends = {"positive": conds["positive"], "negative": conds["negative"]}
     measurement = pack["SteadyDiffMeasure"].execute(
-        model=model, **ends, sampler=comfy.samplers.sampler_object("euler"), sigmas=sigmas, cfg=2.0, seed=5,
+        model=model, **ends, sampler=host.samplers.sampler_object("euler"), sigmas=sigmas, cfg=2.0, seed=5,
         latent_image={"samples": torch.zeros(1, 4, 8, 8)}, count=2, batch_size=2, refine=1,
     )[2]  # fmt: skip
     ours = diffier(model, mode="norm", strength=1.0, measurement=measurement)
@@ -283,7 +283,7 @@ def forwards(model, monkeypatch):
 @pytest.mark.parametrize("order", ["cache first", "cache last"])
 @pytest.mark.parametrize("cache", ["EasyCacheNode", "LazyCacheNode"])
 def test_caches_neither_answer_nor_hear_the_calls_in_between(
-    cache, order, model, forwards, comfy, diffier, sample
+    cache, order, model, forwards, host, diffier, sample
 ):
     """A threshold so high that the cache answers every call it may: ours get through to the network."""
     node = getattr(load("comfy_extras.nodes_easycache"), cache)
@@ -296,7 +296,7 @@ def test_caches_neither_answer_nor_hear_the_calls_in_between(
     assert alone < 6  # so the cache does answer
     forwards.clear()
     sample(cached(diffier(model)) if order == "cache last" else diffier(cached(model)), steps=8)
-    active = 7 if isinstance(model.get_model_object("model_sampling"), comfy.sampling.CONST) else 8
+    active = 7 if isinstance(model.get_model_object("model_sampling"), host.sampling.CONST) else 8
     if (cache, order) == ("LazyCacheNode", "cache first"):  # it lies outside us and answers in our place
         active = alone - 8 + active
     assert len(forwards) == alone + active
@@ -338,7 +338,7 @@ def test_cfg_pp_steps_along_the_branch_of_the_samplers_own_call(models, diffier,
 # --- traces
 
 
-def test_cancel_is_heard_between_the_calls_and_leaves_no_trace(counted, comfy, diffier, sample):
+def test_cancel_is_heard_between_the_calls_and_leaves_no_trace(counted, host, diffier, sample):
     model, calls = counted
     ours = diffier(model, iterations=5)
     plain = sample(model)
@@ -347,11 +347,11 @@ def test_cancel_is_heard_between_the_calls_and_leaves_no_trace(counted, comfy, d
 
     def stop(args):
         if len(calls) == 3:
-            comfy.management.interrupt_current_processing(True)
+            host.management.interrupt_current_processing(True)
         return args["denoised"]
 
     cancelled.set_model_sampler_post_cfg_function(stop)
-    with pytest.raises(comfy.management.InterruptProcessingException):
+    with pytest.raises(host.management.InterruptProcessingException):
         sample(cancelled)
     assert len(calls) == 3
     assert torch.equal(sample(model), plain)
@@ -379,14 +379,14 @@ def test_the_papers_values_are_one_click(model, diffier, sample, caplog):
 
 
 @pytest.fixture
-def report(pack, comfy, conds, sigmas_of):
+def report(pack, host, conds, sigmas_of):
     """Run the report node; returns its plot and its report."""
 
     def report(model, sampler="euler", steps=4, **widgets):
         settings = {"cfg": 3.0, "seed": 5, "count": 3, "batch_size": 2} | widgets
         ends = {"positive": conds["positive"], "negative": conds["negative"]}
         plot, text = pack["SteadyDiffDiffIERReport"].execute(
-            model=model, **ends, sampler=comfy.samplers.sampler_object(sampler),
+            model=model, **ends, sampler=host.samplers.sampler_object(sampler),
             sigmas=sigmas_of(model, steps), latent_image={"samples": torch.zeros(1, 4, 8, 8)}, **settings,
         ).args  # fmt: skip
         return plot, json.loads(text)

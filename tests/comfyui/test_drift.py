@@ -14,7 +14,7 @@ STEPS = 5
 
 
 @pytest.fixture
-def measure(pack, comfy, conds, sigmas_of):
+def measure(pack, host, conds, sigmas_of):
     """Run the measuring node; returns its four outputs."""
 
     def measure(model, sampler="euler", *, steps=STEPS, sigmas=None, **widgets):
@@ -26,7 +26,7 @@ def measure(pack, comfy, conds, sigmas_of):
                 model=model,
                 positive=conds["positive"],
                 negative=conds["negative"],
-                sampler=comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler,
+                sampler=host.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler,
                 sigmas=sigmas_of(model, steps) if sigmas is None else sigmas,
                 **settings,
             )
@@ -37,11 +37,11 @@ def measure(pack, comfy, conds, sigmas_of):
 
 
 @pytest.fixture
-def calibrate(pack, comfy, conds):
+def calibrate(pack, host, conds):
     """Run the calibrating node; returns its three outputs."""
 
     def calibrate(model, measurement, sampler="euler", method="norm", count=3):
-        chosen = comfy.samplers.sampler_object(sampler)
+        chosen = host.samplers.sampler_object(sampler)
         ends = conds["positive"], conds["negative"]
         return pack["SteadyDiffCalibrate"].execute(model, *ends, chosen, measurement, method, count).args
 
@@ -88,7 +88,7 @@ def test_outputs_are_what_they_say(model, measure):
     assert again.shape == plot.shape and "compared_with" in json.loads(compared)
 
 
-def test_the_measured_run_is_the_hosts_run(model, comfy, measure, sample, sigmas_of, conds):
+def test_the_measured_run_is_the_hosts_run(model, host, measure, sample, sigmas_of, conds):
     """The norms equal those of the states and estimates that the host's own sampler reports."""
     from steadydiff.drift.measurement import unit_noise
     from steadydiff.metrics.norms import predicted_norm
@@ -97,7 +97,7 @@ def test_the_measured_run_is_the_hosts_run(model, comfy, measure, sample, sigmas
     sample(
         model, sigmas=sigmas, noise=noise, cfg=2.0, seed=5, callback=lambda i, d, x, n: seen.append((x, d))
     )
-    flow = isinstance(model.get_model_object("model_sampling"), comfy.sampling.CONST)
+    flow = isinstance(model.get_model_object("model_sampling"), host.sampling.CONST)
     expected = [
         predicted_norm(x, d, sigma.item(), "flow" if flow else "ve").mean().item()
         for (x, d), sigma in zip(seen, sigmas, strict=False)
@@ -263,18 +263,18 @@ def test_nan_from_the_model_is_a_sentence(model, measure):
         measure(broken)
 
 
-def test_cancel_ends_it_and_leaves_no_trace(model, comfy, measure, sample):
+def test_cancel_ends_it_and_leaves_no_trace(model, host, measure, sample):
     before, calls = sample(model), []
     cancelled = model.clone()
 
     def stop(args):
         calls.append(1)
         if len(calls) == 15:
-            comfy.management.interrupt_current_processing(True)
+            host.management.interrupt_current_processing(True)
         return args["denoised"]
 
     cancelled.set_model_sampler_post_cfg_function(stop)
-    with pytest.raises(comfy.management.InterruptProcessingException):
+    with pytest.raises(host.management.InterruptProcessingException):
         measure(cancelled)
     assert len(calls) == 15
     assert torch.equal(sample(model), before)

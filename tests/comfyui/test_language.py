@@ -35,12 +35,12 @@ def vision_model(pack, defaults):
 
 
 @pytest.fixture(scope="module")
-def make_clip(comfy):
+def make_clip(host):
     """Build a CLIP of one of the host's own text encoders, its weights random."""
     sd = load("comfy.sd")
 
     def make(tokenizer, encoder):
-        clip = sd.CLIP(comfy.supported.ClipTarget(tokenizer, encoder), parameters=1)
+        clip = sd.CLIP(host.supported.ClipTarget(tokenizer, encoder), parameters=1)
         generator = torch.Generator().manual_seed(0)
         for name, weight in clip.cond_stage_model.named_parameters():
             values = torch.randn(weight.shape, generator=generator)
@@ -122,7 +122,7 @@ def test_marks_and_files_in_a_text_are_only_text(vision_model, seeing):
     assert len(pictures_in(evil)) == 1
 
 
-def test_what_cannot_write_or_see_is_refused(vision_model, pack, make_clip, comfy, seeing, monkeypatch):
+def test_what_cannot_write_or_see_is_refused(vision_model, pack, make_clip, host, seeing, monkeypatch):
     world = pack["SteadyDiffTinyWorld"].execute("epsilon")[1]
     with pytest.raises(Exception, match="text encoder cannot write; load one that sees pictures"):
         vision_model(world)
@@ -157,9 +157,9 @@ def test_templates_reach_the_model(vision_model, seeing):
         vision_model(seeing, templates="[stile]\nWhich style?")
 
 
-def test_cancel_reaches_the_model_between_words(asked, comfy):
-    comfy.management.interrupt_current_processing()
-    with pytest.raises(comfy.management.InterruptProcessingException):
+def test_cancel_reaches_the_model_between_words(asked, host):
+    host.management.interrupt_current_processing()
+    with pytest.raises(host.management.InterruptProcessingException):
         asked()
 
 

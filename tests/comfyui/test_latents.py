@@ -19,11 +19,11 @@ def coarse(models):
 
 
 @pytest.fixture
-def empty(comfy):
+def empty(host):
     return load("nodes").EmptyLatentImage().generate(128, 128, 1)[0]
 
 
-def test_core_draws_it_in_the_models_size(comfy, coarse, conds, empty):
+def test_core_draws_it_in_the_models_size(host, coarse, conds, empty):
     if "downscale_ratio_spacial" not in empty:
         pytest.skip("this host's empty latents do not say it")
     drawn = load("nodes").KSampler().sample(
@@ -33,7 +33,7 @@ def test_core_draws_it_in_the_models_size(comfy, coarse, conds, empty):
 
 
 @pytest.mark.parametrize("name", ["Measure", "DiffIERReport"])
-def test_so_do_our_nodes(name, pack, comfy, coarse, conds, empty, sigmas_of):
+def test_so_do_our_nodes(name, pack, host, coarse, conds, empty, sigmas_of):
     seen = []
 
     def note(apply_model, args):
@@ -45,7 +45,7 @@ def test_so_do_our_nodes(name, pack, comfy, coarse, conds, empty, sigmas_of):
     more = {"count": 2, "batch_size": 2, "cfg": 2.0}
     node.execute(
         model=coarse, positive=conds["positive"], negative=conds["negative"], latent_image=empty,
-        sampler=comfy.samplers.sampler_object("euler"), sigmas=sigmas_of(coarse, 2),
+        sampler=host.samplers.sampler_object("euler"), sigmas=sigmas_of(coarse, 2),
         **(defaults_of(node) | more),
     )  # fmt: skip
     assert set(seen) == {torch.Size([8, 8])}

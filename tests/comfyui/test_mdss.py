@@ -20,18 +20,18 @@ def modules(pack):
 
 
 @pytest.fixture(autouse=True)
-def in_families(models, comfy):
+def in_families(models, host):
     """The suite's models are built without a configuration of a family."""
     for kind in ("epsilon", "flow"):
-        models[kind].model.model_config = comfy.supported.BASE({})
+        models[kind].model.model_config = host.supported.BASE({})
 
 
 @pytest.fixture
-def head_of(comfy, modules):
+def head_of(host, modules):
     """Return a head for the suite's models: random, or of zeros."""
 
     def make(model, size=0.02, **card):
-        space = "flow" if isinstance(model.get_model_object("model_sampling"), comfy.sampling.CONST) else "ve"
+        space = "flow" if isinstance(model.get_model_object("model_sampling"), host.sampling.CONST) else "ve"
         generator = torch.Generator().manual_seed(3)
         weight = size * torch.randn((4, 32, 3, 3), generator=generator)
         files = modules["files.mdss"]
@@ -83,17 +83,17 @@ def moved(more, error):
 
 
 def test_one_correction_is_that_call_answered_from_the_cleaned_state(
-    sampler, model, comfy, modules, sample, sigmas_of, distance
+    sampler, model, host, modules, sample, sigmas_of, distance
 ):
     """At the first call, where every sampler's state is known."""
     own, mdss, state = (
-        comfy.samplers.sampler_object(sampler),
+        host.samplers.sampler_object(sampler),
         modules["methods.mdss"],
         modules["hosts.comfy.state"],
     )
     if sampler in REFUSED:
         return
-    space = "flow" if isinstance(model.get_model_object("model_sampling"), comfy.sampling.CONST) else "ve"
+    space = "flow" if isinstance(model.get_model_object("model_sampling"), host.sampling.CONST) else "ve"
     function, run = own.sampler_function, state.Run(space, tuple(sigmas_of(model).tolist()))
     asked = []
 
@@ -129,19 +129,19 @@ def test_one_correction_is_that_call_answered_from_the_cleaned_state(
 
 
 @pytest.fixture
-def displaced(comfy, modules, head_of, patched, sample):
+def displaced(host, modules, head_of, patched, sample):
     """Sample with a head that repeats the last layer, and return how far the state was moved at each call,
     and how far it should be: the suite's networks answer x + 0.3 times their last layer, so that it can be
     read off the host's own clean estimates, however the host combined them.
     """
 
     def measure(model, which="cond_denoised", widgets=None, after=lambda model: model, **options):
-        flow = isinstance(model.get_model_object("model_sampling"), comfy.sampling.CONST)
+        flow = isinstance(model.get_model_object("model_sampling"), host.sampling.CONST)
         last = model.model.diffusion_model.out[2]
         head = head_of(model)
         head = type(head)(type(head.head)(last.weight.detach(), last.bias.detach()), head.card, "its own")
         expected, found, asked = {}, [], []
-        euler, shown = comfy.samplers.sampler_object("euler"), modules["hosts.comfy.drift"].Shown
+        euler, shown = host.samplers.sampler_object("euler"), modules["hosts.comfy.drift"].Shown
 
         def see(args):
             x, sigma = args["input"], args["sigma"].view(-1, 1, 1, 1)
@@ -193,9 +193,9 @@ def test_strength_and_window_say_how_far_and_when(model, displaced):
     assert [bool(value.any()) for value in found] == [False, False, True]
 
 
-def guider_of(comfy, positive, negative):
+def guider_of(host, positive, negative):
     def guider(model):
-        made = comfy.samplers.CFGGuider(model)
+        made = host.samplers.CFGGuider(model)
         made.set_conds(positive, negative)
         made.set_cfg(CFG)
         return made
@@ -203,7 +203,7 @@ def guider_of(comfy, positive, negative):
     return guider
 
 
-def test_areas_and_masks_of_prompts_count_as_the_host_counts_them(model, displaced, comfy, conds):
+def test_areas_and_masks_of_prompts_count_as_the_host_counts_them(model, displaced, host, conds):
     mask = torch.linspace(0, 1, 64).view(1, 8, 8)
     (here, _), (there, _), (negative, _) = (conds[name][0] for name in ("positive", "third", "negative"))
     for positive in (
@@ -211,7 +211,7 @@ def test_areas_and_masks_of_prompts_count_as_the_host_counts_them(model, displac
         [[here, {"mask": mask, "mask_strength": 1.0}], [there, {"mask": 1 - mask, "mask_strength": 0.7}]],
         [[here, {}], [there, {}]],
     ):
-        guider = guider_of(comfy, positive, [[negative, {}]])
+        guider = guider_of(host, positive, [[negative, {}]])
         close(*displaced(model, guider=guider))
         close(*displaced(model, "denoised", widgets={"branches": "guided"}, guider=guider))
 
@@ -280,15 +280,15 @@ def test_a_file_without_a_head_leaves_the_model_alone(pack, model):
     assert pack["SteadyDiffMDSS"].execute(model, None, 1.0, 0.0, 1.0, "positive")[0] is model
 
 
-def test_other_guiders(model, patched, sample, comfy, conds, pack):
+def test_other_guiders(model, patched, sample, host, conds, pack):
     def dual(model):
-        guider = comfy.custom_sampler.Guider_DualCFG(model)
+        guider = host.custom_sampler.Guider_DualCFG(model)
         guider.set_conds(conds["positive"], conds["third"], conds["negative"])
         guider.set_cfg(2.0, 3.0, nested=False)
         return guider
 
     def basic(model):
-        guider = comfy.custom_sampler.Guider_Basic(model)
+        guider = host.custom_sampler.Guider_Basic(model)
         guider.set_conds(conds["positive"])
         return guider
 

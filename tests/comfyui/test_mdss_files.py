@@ -12,7 +12,7 @@ PROMPT = "a hatched drawing of a small red star on a sky background"
 
 
 @pytest.fixture
-def folders(comfy, pack, tmp_path):
+def folders(host, pack, tmp_path):
     """The host's folders for our files, checkpoints, LoRAs and output, in a place of our own."""
     folder_paths = sys.modules["folder_paths"]
     names = ("steadydiff_mdss", "checkpoints", "loras")
@@ -77,7 +77,7 @@ def sd15(rows=4):
     }
 
 
-def test_a_converted_checkpoint_opens_in_the_stock_loader_as_the_plain_model_it_is(pack, comfy, folders):
+def test_a_converted_checkpoint_opens_in_the_stock_loader_as_the_plain_model_it_is(pack, host, folders):
     import comfy.sd
 
     from steadydiff.files.mdss import Card, convert
@@ -145,7 +145,7 @@ def test_loras_say_what_they_need(train, pack, world, folders):
         load("whole.safetensors", world()[0])
 
 
-def test_cancel_keeps_the_state_and_the_same_settings_go_on(train, folders, comfy, monkeypatch):
+def test_cancel_keeps_the_state_and_the_same_settings_go_on(train, folders, host, monkeypatch):
     class Cancelled(BaseException):
         """As the host's: no Exception."""
 
@@ -157,7 +157,7 @@ def test_cancel_keeps_the_state_and_the_same_settings_go_on(train, folders, comf
             raise Cancelled
 
     with monkeypatch.context() as patch:
-        patch.setattr(comfy.management, "throw_exception_if_processing_interrupted", cancel)
+        patch.setattr(host.management, "throw_exception_if_processing_interrupted", cancel)
         with pytest.raises(Cancelled):
             train(lora_rank=2)
     assert (folders / "output" / "steadydiff_mdss" / "made.safetensors").is_file()

@@ -28,7 +28,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "space"), CASES)
-def test_our_samplers_are_the_hosts(comfy, name, space):
+def test_our_samplers_are_the_hosts(host, name, space):
     theirs = getattr(load("comfy.k_diffusion.sampling"), f"sample_{name}")
     denoise = gaussian_denoiser(0.3, 0.6, space)
     run = Run(space, (10.0, 4.0, 2.0, 0.7, 0.1, 0.0) if space == "ve" else (0.98, 0.8, 0.5, 0.3, 0.05, 0.0))

@@ -21,10 +21,10 @@ def encode(clip, text):
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
-def test_they_are_the_hosts_own_kinds(comfy, world):
+def test_they_are_the_hosts_own_kinds(host, world):
     model, clip, vae = world
-    assert isinstance(model, comfy.patcher.ModelPatcher)
-    assert isinstance(model.model, comfy.base.BaseModel)
+    assert isinstance(model, host.patcher.ModelPatcher)
+    assert isinstance(model.model, host.base.BaseModel)
     assert type(clip).__module__ == type(vae).__module__ == "comfy.sd"
     assert type(model.cached_patcher_init[0](*model.cached_patcher_init[1]).model) is type(model.model)
 
@@ -46,7 +46,7 @@ def test_the_noise_levels_are_ddpms(world):
     torch.testing.assert_close(found, ((1 - abar) / abar).sqrt().float())
 
 
-def test_the_hosts_sampling_equals_the_host_free_one(comfy, world):
+def test_the_hosts_sampling_equals_the_host_free_one(host, world):
     import comfy.sample
 
     model, clip, _ = world

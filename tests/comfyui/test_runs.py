@@ -7,10 +7,10 @@ SCALE = 1.01
 
 
 @pytest.fixture
-def guiders(comfy, conds):
+def guiders(host, conds):
     """Guiders by name, each a function of the model."""
     positive, third, negative = conds["positive"], conds["third"], conds["negative"]
-    custom = comfy.custom_sampler
+    custom = host.custom_sampler
     return {
         "dual_cfg": lambda m: custom.DualCFGGuider.execute(m, positive, third, negative, 2.0, 3.0, "regular")[
             0
@@ -19,7 +19,7 @@ def guiders(comfy, conds):
             m, positive, third, negative, 2.0, 3.0, "nested"
         )[0],
         "dual_model": lambda m: custom.DualModelGuider.execute(m, positive, 3.0, m, negative)[0],
-        "perp_neg": lambda m: comfy.perpneg.PerpNegGuider.execute(m, positive, negative, third, 3.0, 1.0)[0],
+        "perp_neg": lambda m: host.perpneg.PerpNegGuider.execute(m, positive, negative, third, 3.0, 1.0)[0],
         "basic": lambda m: custom.BasicGuider.execute(m, positive)[0],
     }
 

@@ -17,8 +17,8 @@ def test_neutral_settings_change_no_bit_and_others_scale_each_estimate(
     assert distance(plain, expected) > 1e-3  # so the line above could have failed
 
 
-def test_equals_the_hosts_own_node_on_ve_models(sampler, models, comfy, patched, sample, distance):
-    core = sample(comfy.eps.EpsilonScaling.execute(models["epsilon"], SCALE)[0], sampler)
+def test_equals_the_hosts_own_node_on_ve_models(sampler, models, host, patched, sample, distance):
+    core = sample(host.eps.EpsilonScaling.execute(models["epsilon"], SCALE)[0], sampler)
     ours = sample(patched(models["epsilon"], scale=SCALE), sampler)
     # The host's node scales half of what CFG++ samplers use; test_cfg_pp.py says what is right there.
     assert (distance(ours, core) < 1e-5) != sampler.endswith("cfg_pp")

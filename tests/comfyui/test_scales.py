@@ -32,9 +32,9 @@ def test_between_steps_the_scale_follows_log_sigma(models, schedule, scales_in_e
     close(dict(zip(sigmas[::2], scales[::2], strict=True)), [1.1, 1.0, 1.05])
 
 
-def test_percentages_mean_the_model_that_is_sampled(models, comfy, patched, reference, sample, distance):
+def test_percentages_mean_the_model_that_is_sampled(models, host, patched, reference, sample, distance):
     """A shift node after ours moves what the percentages mean."""
-    shift = comfy.advanced.ModelSamplingSD3()
+    shift = host.advanced.ModelSamplingSD3()
     ours = shift.patch(patched(models["flow"], scale=1.02, start_percent=0.2, end_percent=0.6), 3.0)[0]
     plain = shift.patch(models["flow"], 3.0)[0]
     kind = plain.get_model_object("model_sampling")
@@ -44,29 +44,29 @@ def test_percentages_mean_the_model_that_is_sampled(models, comfy, patched, refe
 
 
 @pytest.mark.parametrize("shift", [1.0, 1.15, 3.0])
-def test_a_step_on_the_bound_is_inside(shift, models, comfy, scales_in_effect):
+def test_a_step_on_the_bound_is_inside(shift, models, host, scales_in_effect):
     """The host computes percentages in double and sigmas in single precision."""
-    model = comfy.advanced.ModelSamplingSD3().patch(models["flow"], shift)[0]
+    model = host.advanced.ModelSamplingSD3().patch(models["flow"], shift)[0]
     for step in (2, 5, 8):
         bounds = {"scale": 1.01, "start_percent": step / 10, "end_percent": (step + 1) / 10}
         found = scales_in_effect(model, bounds, steps=10)
         close(found, [1.01 if i in (step, step + 1) else 1.0 for i in range(10)])
 
 
-def test_velocity(models, scales_in_effect, comfy, patched, sample, distance):
+def test_velocity(models, scales_in_effect, host, patched, sample, distance):
     ours = patched(models["flow"], scale=1.01, space="velocity")
-    core = comfy.eps.EpsilonScaling.execute(models["flow"], 1.01)[0]
+    core = host.eps.EpsilonScaling.execute(models["flow"], 1.01)[0]
     assert distance(sample(ours), sample(core)) < 1e-5
     assert distance(sample(ours), sample(patched(models["flow"], scale=1.01))) > 1e-3
 
 
-def test_zero_terminal_snr(models, comfy, patched, scales_in_effect, sample):
+def test_zero_terminal_snr(models, host, patched, scales_in_effect, sample):
     found = scales_in_effect(models["zsnr"], {"scale": 1.005}, steps=20)
     assert max(found) > 4500
     close(found, [1.0] + [1.005] * 19)
 
 
-def test_zero_terminal_snr_gains_no_noise(models, comfy, patched, sample):
+def test_zero_terminal_snr_gains_no_noise(models, host, patched, sample):
     """With the exact denoiser of pictures that vary around a fixed one, as those of one prompt do."""
     picture, spread = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5)), 0.5
 
@@ -76,7 +76,7 @@ def test_zero_terminal_snr_gains_no_noise(models, comfy, patched, sample):
 
     model = models["zsnr"].clone()
     model.set_model_unet_function_wrapper(ideal)
-    core = comfy.eps.EpsilonScaling.execute(model, 1.005)[0]
+    core = host.eps.EpsilonScaling.execute(model, 1.005)[0]
     plain, ours, core = (sample(m, steps=20).std().item() for m in (model, patched(model), core))
     assert ours == pytest.approx(plain, rel=0.01)
     assert core > 1.05 * plain  # what the line above guards against
@@ -91,9 +91,9 @@ def test_models_it_cannot_work_on_are_refused(models, patched):
         assert type(found.value).__name__ == "HostError"
 
 
-def test_a_model_changed_afterwards_is_refused_before_the_first_call(models, comfy, patched, sample):
+def test_a_model_changed_afterwards_is_refused_before_the_first_call(models, host, patched, sample):
     ours = patched(models["flow"], space="velocity")
-    changed = comfy.advanced.ModelSamplingDiscrete().patch(ours, "eps", False)[0]
+    changed = host.advanced.ModelSamplingDiscrete().patch(ours, "eps", False)[0]
     changed.set_model_unet_function_wrapper(lambda *_: pytest.fail("the model was called"))
     with pytest.raises(ValueError, match="needs a flow model and this is none"):
         sample(changed, sigmas=torch.tensor([14.6, 1.0, 0.0]))

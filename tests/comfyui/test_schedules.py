@@ -6,13 +6,13 @@ import pytest
 import torch
 
 
-def test_snr_equals_the_hosts_tsr(model, comfy, patched, schedule, sample, sigmas_of, distance):
+def test_snr_equals_the_hosts_tsr(model, host, patched, schedule, sample, sigmas_of, distance):
     curve = schedule(mode="snr", tsr_k=0.9, tsr_sigma=1.5, sigmas=sigmas_of(model, 5), model=model)
-    core = comfy.eps.TemporalScoreRescaling.execute(model, 0.9, 1.5)[0]
+    core = host.eps.TemporalScoreRescaling.execute(model, 0.9, 1.5)[0]
     assert distance(sample(patched(model, schedule=curve), steps=5), sample(core, steps=5)) < 1e-5
 
 
-def test_dcw_equals_dcw(model, comfy, patched, schedule, sample, sigmas_of, distance):
+def test_dcw_equals_dcw(model, host, patched, schedule, sample, sigmas_of, distance):
     def sample_dcw(model, x, sigmas, extra_args, callback=None, disable=None):
         for sigma, sigma_next in zip(sigmas, sigmas[1:], strict=False):
             denoised = model(x, sigma[None], **extra_args)
@@ -20,7 +20,7 @@ def test_dcw_equals_dcw(model, comfy, patched, schedule, sample, sigmas_of, dist
             x = x + 0.02 * (x - denoised)
         return x
 
-    by_hand = comfy.samplers.KSAMPLER(sample_dcw)
+    by_hand = host.samplers.KSAMPLER(sample_dcw)
     curve = schedule(mode="dcw", dcw_lambda=0.02, sigmas=sigmas_of(model, 5))
     ours = sample(patched(model, schedule=curve), steps=5)
     assert distance(ours, sample(model, by_hand, steps=5)) < 1e-5

@@ -37,8 +37,8 @@ def test_it_equals_a_network_that_is_called_at_the_other_level(model, shifted, s
 
 
 @pytest.mark.parametrize("off", [{"factor": 1.0}, {"start_percent": 0.4, "end_percent": 0.4}])
-def test_off_changes_no_bit_in_any_sampler(model, comfy, shifted, sample, off):
-    for name in comfy.samplers.SAMPLER_NAMES:
+def test_off_changes_no_bit_in_any_sampler(model, host, shifted, sample, off):
+    for name in host.samplers.SAMPLER_NAMES:
         plain = sample(model, name, steps=3)
         assert torch.equal(sample(shifted(model, **off), name, steps=3), plain), name
 

@@ -29,10 +29,10 @@ def encode(clip, text):
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
-def test_they_are_the_hosts_own_kinds(comfy, world):
+def test_they_are_the_hosts_own_kinds(host, world):
     model, clip, vae = world
-    assert isinstance(model, comfy.patcher.ModelPatcher)
-    assert isinstance(model.model, comfy.base.BaseModel)
+    assert isinstance(model, host.patcher.ModelPatcher)
+    assert isinstance(model.model, host.base.BaseModel)
     assert type(clip).__module__ == type(vae).__module__ == "comfy.sd"
     assert (
         model.cached_patcher_init[0](*model.cached_patcher_init[1]).model.model_type == model.model.model_type
@@ -55,7 +55,7 @@ def test_network_text_and_autoencoder_equal_the_trainers(world, variant):
     torch.testing.assert_close(vae.decode(latent), decoded, atol=1e-3, rtol=1e-3)
 
 
-def test_the_hosts_sampling_equals_the_host_free_one(comfy, world, variant):
+def test_the_hosts_sampling_equals_the_host_free_one(host, world, variant):
     """KSampler's path at CFG 4 against our Euler loop on our own networks: one world, measured either way."""
     import comfy.sample
 

@@ -27,21 +27,21 @@ def test_patched_unpatched_patched(model, patched, sample):
 
 
 @pytest.mark.parametrize("failure", ["cancelled", "failed", "refused"])
-def test_a_run_that_breaks_off(failure, model, comfy, patched, schedule, sample, sigmas_of, conds):
+def test_a_run_that_breaks_off(failure, model, host, patched, schedule, sample, sigmas_of, conds):
     ours = patched(model, schedule=schedule(mode="uniform", steps=3, scale=1.02))
     plain, expected = sample(model), sample(ours)
-    guider = comfy.custom_sampler.CFGGuider.execute(ours, conds["positive"], conds["negative"], 3.0)[0]
+    guider = host.custom_sampler.CFGGuider.execute(ours, conds["positive"], conds["negative"], 3.0)[0]
 
     def stop(step, x0, x, total):
         if step == 1:
             raise (
-                comfy.management.InterruptProcessingException
+                host.management.InterruptProcessingException
                 if failure == "cancelled"
                 else RuntimeError("full")
             )
 
     sigmas = sigmas_of(model, 4 if failure == "refused" else 3)
-    with pytest.raises((comfy.management.InterruptProcessingException, RuntimeError, ValueError)):
+    with pytest.raises((host.management.InterruptProcessingException, RuntimeError, ValueError)):
         sample(ours, guider=lambda _: guider, callback=stop, sigmas=sigmas)
     assert "steadydiff" not in guider.model_options
     assert torch.equal(sample(model), plain)
@@ -74,9 +74,9 @@ def test_a_model_is_freed_with_its_last_reference(model, patched, sample):
         gc.enable()
 
 
-def test_training_is_left_alone(model, comfy, patched, sample, monkeypatch):
+def test_training_is_left_alone(model, host, patched, sample, monkeypatch):
     plain, ours = sample(model), patched(model, scale=1.02)
-    monkeypatch.setattr(comfy.management, "in_training", True)
+    monkeypatch.setattr(host.management, "in_training", True)
     assert torch.equal(sample(ours), plain)
 
 

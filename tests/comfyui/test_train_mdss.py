@@ -34,7 +34,7 @@ FAMILIES = ("SD15", "SD3", "Flux")
 
 
 @pytest.fixture(scope="session")
-def families(comfy, small_unet):
+def families(host, small_unet):
     """Small models of the families that can be trained, and of one that cannot; built when asked for."""
 
     class Families(dict):
@@ -47,7 +47,7 @@ def families(comfy, small_unet):
             for weight in (*network.parameters(), *network.buffers()):
                 weight.data = 0.1 * torch.randn(weight.shape, generator=generator)
             cpu = torch.device("cpu")
-            self[name] = comfy.Patcher(model, load_device=cpu, offload_device=cpu)
+            self[name] = host.Patcher(model, load_device=cpu, offload_device=cpu)
             return self[name]
 
     return Families()
@@ -169,7 +169,7 @@ def test_the_node_makes_a_lora_of_lists_of_latents_and_captions(
         pack["SteadyDiffTrainMDSS"].execute(**{**inputs, "positive": None})
 
 
-def test_the_sampling_node_takes_heads_of_transformers(families, pack, comfy):
+def test_the_sampling_node_takes_heads_of_transformers(families, pack, host):
     """Zero changes no bit; another moves the picture; a head of a UNet is refused."""
     model, files = families["SD3"], sys.modules[f"{PACK}.steadydiff.files.mdss"]
     loaded = sys.modules[f"{PACK}.steadydiff.hosts.comfy.mdss"].LoadedHead
@@ -184,11 +184,11 @@ def test_the_sampling_node_takes_heads_of_transformers(families, pack, comfy):
         return sample(patched)
 
     def sample(model):
-        guider, noise = comfy.samplers.CFGGuider(model), torch.ones(1, 16, 7, 8)
+        guider, noise = host.samplers.CFGGuider(model), torch.ones(1, 16, 7, 8)
         guider.set_conds(cond, cond)
         guider.set_cfg(2.0)
-        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 2)
-        euler = comfy.samplers.sampler_object("euler")
+        sigmas = host.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 2)
+        euler = host.samplers.sampler_object("euler")
         return guider.sample(noise, torch.zeros_like(noise), euler, sigmas, disable_pbar=True, seed=1)
 
     plain = sample(model)

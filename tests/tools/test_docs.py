@@ -1,5 +1,6 @@
 """The examples in docs/ run, and print what the page says they print."""
 
+import json
 import re
 import runpy
 from pathlib import Path
@@ -29,3 +30,11 @@ def test_the_webui_page_says_what_adetailer_needs():
     text = (ROOT / "docs" / "webui.md").read_text(encoding="utf-8")
     script = next((ROOT / "scripts").glob("*.py")).stem
     assert f"add `{script}` to its setting *Script names to apply to ADetailer*" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "workflows" / "api").glob("*.json")), ids=lambda file: file.stem
+)
+def test_no_graph_looks_like_an_order_to_a_server(file):
+    """Tools take a graph with a node called "prompt" for the envelope of another one."""
+    assert not {"prompt", "client_id", "extra_data"} & json.loads(file.read_text(encoding="utf-8")).keys()

@@ -49,7 +49,7 @@ def sigmas(tiny):
 
 
 @pytest.fixture(scope="module")
-def comfy(tiny, sigmas, models):
+def comfyui(tiny, sigmas, models):
     """Return a function: ComfyUI's last latents of a sampler with some of our nodes."""
     inprocess.prepare_host(cpu=True)
     pack = inprocess.load_pack("custom_nodes_x_SteadyDiffTruth")
@@ -122,11 +122,11 @@ def distance(found, expected):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_latents_are_comfyuis(latents, comfy, on, sampler):
-    plain, apart = comfy(sampler, {}), {}
+def test_latents_are_comfyuis(latents, comfyui, on, sampler):
+    plain, apart = comfyui(sampler, {}), {}
     cases = {"nothing": {}, **{name: {name: values} for name, values in on.items()}, "all": on}
     for name, named in cases.items():
-        expected = comfy(sampler, named)
+        expected = comfyui(sampler, named)
         apart[name] = distance(latents(sampler, named), expected)
         assert not named or (expected - plain).abs().max() > 0.01 * plain.std()
     assert max(apart.values()) < CLOSE, apart
