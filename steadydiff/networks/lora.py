@@ -18,6 +18,7 @@ class Lora(nn.Module):
 
     def __init__(self, network: nn.Module, rank: int) -> None:
         super().__init__()
+        self.rank = rank
         self.names = [name for name, layer in network.named_modules() if _is_known(layer)]
         self.down, self.up = nn.ModuleDict(), nn.ModuleDict()
         for name in self.names:

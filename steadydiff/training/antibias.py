@@ -6,7 +6,6 @@ network, which sees only where that step arrived, how far it is from the same la
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..denoiser import Space, add_noise, derivative, per_sample
 from ..errors import SettingsError
 from ..methods.antibias_prompt import Target, exposure_bias, input_scale
 from ..networks.antibias_prompt import PromptNetwork
-from .loop import OnStep, Plan, fit
+from .loop import Identity, OnStep, Plan, fit
 from .losses import GROUP, LOSSES, snr_weight
 
 SNR_CAP = 5.0
@@ -185,9 +184,21 @@ def train_prompt(
     Raises:  SettingsError before the first step if the schedules have no steps, or `state` belongs to another
              network, recipe or set of schedules.
     """
-    identity = hashlib.sha256(repr((network.config, recipe, base.schedules)).encode()).hexdigest()
-    loss = PromptLoss(network, base, recipe)
+    config, loss = network.config, PromptLoss(network, base, recipe)
+    settings = {
+        "target": recipe.target, "loss": recipe.loss, "snr_cap": recipe.snr_cap, "batch_size": recipe.batch,
+        "steps sampled with": _listed({len(levels) - 1 for levels in base.schedules}),
+        "noise levels": "{:.4g} to {:.4g}".format(*loss.pairs.sigma_range), **vars(config),
+    }  # fmt: skip
+    identity = Identity.of((config, recipe, base.schedules), settings)
     return fit(network, loss, plan, state, identity=identity, on_step=on_step)
+
+
+def _listed(numbers: set[int]) -> str:
+    """As the command takes them: "8-50", or "10, 20"."""
+    least, most = min(numbers), max(numbers)
+    whole = len(numbers) > 1 and numbers == set(range(least, most + 1))
+    return f"{least}-{most}" if whole else ", ".join(map(str, sorted(numbers)))
 
 
 def karras_levels(steps: int, least: float, most: float, rho: float = 7.0) -> tuple[float, ...]:

@@ -7,16 +7,18 @@ one would have done. Several processes of `accelerate launch` train one network,
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import logging
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -65,21 +67,49 @@ class Plan:
         return self.lr * min(1.0, (step + 1) / self.warmup) * fall
 
 
+class Identity(NamedTuple):
+    """What is trained, and how: only a state of the same training is gone on with.
+
+    key:      tells trainings apart
+    settings: those of them that have a name for the user, to say what differs
+    """
+
+    key: str = ""
+    settings: Mapping[str, str] = MappingProxyType({})
+
+    @classmethod
+    def of(cls, whole: object, settings: Mapping[str, object]) -> Identity:
+        """whole: with a repr by which trainings can be told apart."""
+        key = hashlib.sha256(repr(whole).encode()).hexdigest()
+        return cls(key, {name: str(value) for name, value in settings.items()})
+
+    def beside(self, kept: Mapping[str, str]) -> str:
+        """What differs from the settings that a state of another key holds."""
+        if not kept:
+            return "an earlier version began it, and what it was begun with is not kept in it"
+        told = []
+        for name in {**kept, **self.settings}:
+            was, now = (f"was {kept[name]}" if name in kept else ""), self.settings.get(name)
+            if kept.get(name) != now:
+                told.append(f"{name} {was}{was and ', '}now {now}" if now else f"{name} {was}")
+        return "; ".join(told) or "those that have a name are the same; they differ in what the model is like"
+
+
 def fit(
     model: Net,
     loss: Loss,
     plan: Plan,
     state: Path,
     start: int = 0,
-    identity: str = "",
+    identity: Identity = Identity(),  # noqa: B008  # cannot be changed
     on_step: OnStep | None = None,
     until: int | None = None,
 ) -> Net:
     """Train `model` in place up to `plan.steps`, resuming from `state` if it exists; return its average.
 
     `until` stops at a step before the plan's last, for a later call to go on. Without a state, `start` says
-    how many steps the model already has behind it. `identity` names what is trained: a state of something
-    else is refused (SettingsError) and stays as it is.
+    how many steps the model already has behind it. `identity` tells what is trained: a state of
+    something else is refused (SettingsError) and stays as it is.
 
     Ctrl-C and SIGTERM save and end it. `state` (safetensors) holds weights, average, optimiser, step and
     losses; the log beside it one JSON line per 50 steps. Of several processes each takes a batch of its own,
@@ -193,7 +223,7 @@ def _report(state: Path, step: int, last: int, means: dict[str, float], seconds:
 def _save(
     state: Path,
     step: int,
-    identity: str,
+    identity: Identity,
     model: nn.Module,
     average: nn.Module,
     optimiser: torch.optim.Optimizer,
@@ -206,26 +236,33 @@ def _save(
     tensors["losses"] = torch.tensor(past)
     tensors = {k: v.contiguous() for k, v in tensors.items()}
     with whole_file(state) as draft:
-        save_file(tensors, draft, {"step": str(step), "identity": identity})
+        facts = {"step": str(step), "identity": identity.key, "settings": json.dumps(dict(identity.settings))}
+        save_file(tensors, draft, facts)
 
 
 def _load(
-    state: Path, identity: str, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
+    state: Path, identity: Identity, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
 ) -> tuple[int, list[float]]:
     """Fill in what a state holds; return its step and its losses."""
     try:
         with safe_open(state, "pt") as file:
             kept = file.metadata()
         tensors, step = load_file(state), int(kept["step"])
+        settings = dict(json.loads(kept.get("settings", "{}")))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{state.name} is damaged ({error}); move it away to start afresh") from None
-    if kept.get("identity", "") != identity:
+    if kept.get("identity", "") != identity.key:
         raise SettingsError(
-            f"{state.name} is the state of a training with other settings; give another name or folder, or "
-            f"go on with the settings it was begun with"
+            f"{state.name} is the state of a training with other settings ({identity.beside(settings)}); "
+            f"give another name or folder, or go on with the settings it was begun with"
         )
-    model.load_state_dict(_part(tensors, "model."))
-    average.load_state_dict(_part(tensors, "average."))
+    try:
+        model.load_state_dict(_part(tensors, "model."))
+        average.load_state_dict(_part(tensors, "average."))
+    except RuntimeError as error:
+        raise SettingsError(
+            f"{state.name} is the state of another network; give another name or folder, or move it away"
+        ) from error
     for key in ("step", "exp_avg", "exp_avg_sq"):
         for name, value in _part(tensors, f"adam.{key}.").items():
             weight = model.get_parameter(name)

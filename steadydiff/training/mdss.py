@@ -7,7 +7,6 @@ the state without error there, and the second head the error. The other samples 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ from ..methods.mdss import (
     training_levels,
 )
 from ..networks.xi_head import TwoHeads
-from .loop import OnStep, Plan, fit, steps_of
+from .loop import Identity, OnStep, Plan, fit, steps_of
 
 PLAN = Plan(steps=20_000, lr=1e-4, betas=(0.9, 0.999), weight_decay=0.0, ema=0.9999)
 """The thesis' AdamW and moving average, which the loop warms up. It trains 10,000 to 50,000 steps and finds
@@ -189,7 +188,11 @@ def train_mdss(
     """
     kind = base.name, recipe, loss.__name__, sorted(name for name, _ in model.named_parameters())
     sizes = [tuple(weight.shape) for weight in model.parameters()]
-    identity = hashlib.sha256(repr((kind, sizes)).encode()).hexdigest()
+    settings = {
+        "base": base.name, "variant": recipe.variant, "k": recipe.k, "batch_size": recipe.batch,
+        "second_head": model.xi is not None, "lora_rank": model.lora.rank if model.lora else 0,
+    }  # fmt: skip
+    identity = Identity.of((kind, sizes), settings)
     step = loss(model, base, recipe, plan.steps, lambda: steps_of(state) if state.exists() else 0)
     with model.attached():
         return fit(model, step, plan, state, identity=identity, on_step=on_step)

@@ -102,7 +102,7 @@ def test_what_makes_no_sense_is_refused(train, changes, sentence):
 
 def test_a_state_of_other_settings_is_refused_and_kept(train):
     train()
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(ValueError, match="other settings .channels was 4, now 8.;"):
         train(channels=8, steps=3)
     train(steps=3)
 

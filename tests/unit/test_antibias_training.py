@@ -181,3 +181,24 @@ def test_a_state_of_other_settings_is_refused_and_kept(tmp_path):
     with pytest.raises(SettingsError, match="state of a training with other settings"):
         trained(path, 2, Recipe(batch=3))
     assert path.read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    ("changed", "network", "steps", "sentence"),
+    [
+        ({"batch": 3}, TINY, (8, 10), "(batch_size was 2, now 3)"),
+        ({"loss": "l1", "snr_cap": 2.0}, TINY, (8, 10), "(loss was l2, now l1; snr_cap was 5.0, now 2.0)"),
+        ({}, replace(TINY, channels=8), (8, 10), "(channels was 4, now 8)"),
+        ({}, TINY, (8, 9, 10), "(steps sampled with was 8, 10, now 8-10)"),
+    ],
+    ids=str,
+)
+def test_the_refusal_of_a_state_says_which_settings_differ(tmp_path, changed, network, steps, sentence):
+    def train(recipe, config, steps):
+        base = replace(base_of(), schedules=tuple(karras_levels(n, 0.1, 10.0) for n in steps))
+        train_prompt(PromptNetwork(config), base, recipe, replace(PLAN, steps=1), tmp_path / "a.safetensors")
+
+    train(Recipe(batch=2), TINY, (8, 10))
+    with pytest.raises(SettingsError) as told:
+        train(replace(Recipe(batch=2), **changed), network, steps)
+    assert sentence in str(told.value)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from steadydiff.errors import SettingsError
 from steadydiff.training import loop
 
 
@@ -115,3 +117,31 @@ def test_the_average_of_a_model_has_its_batch_statistics(tmp_path):
 
     average = loop.fit(model, loss, loop.Plan(steps=5), tmp_path / "state.safetensors")
     assert torch.equal(average[0].running_mean, model[0].running_mean) and average[0].running_mean.min() > 0.5
+
+
+def _identified(path: Path, identity: loop.Identity, model: nn.Module | None = None) -> None:
+    model = model or _Line()
+    loss = lambda rng, seed: sum(w.square().sum() for w in model.parameters())  # noqa: E731
+    loop.fit(model, loss, loop.Plan(steps=1), path, identity=identity)
+
+
+def test_the_refusal_of_a_state_says_what_can_be_known(tmp_path):
+    """States of earlier versions hold no settings; and what has no name may differ as well."""
+    path, named = tmp_path / "state.safetensors", loop.Identity.of("b", {"batch_size": 8})
+    for kept, told in (
+        (loop.Identity("a"), "what it was begun with is not kept in it"),
+        (loop.Identity.of("a", {"batch_size": 8}), "in what the model is like"),
+        (loop.Identity.of("a", {"k": 4}), "(k was 4; batch_size now 8)"),
+    ):
+        path.unlink(missing_ok=True)
+        _identified(path, kept)
+        with pytest.raises(SettingsError, match=re.escape(told)):
+            _identified(path, named)
+    _identified(path, loop.Identity.of("a", {"renamed": 4}))  # settings are for sentences only
+
+
+def test_a_state_of_another_network_is_refused_in_a_sentence(tmp_path):
+    path = tmp_path / "state.safetensors"
+    _identified(path, loop.Identity())
+    with pytest.raises(SettingsError, match=r"state.safetensors is the state of another network"):
+        _identified(path, loop.Identity(), nn.Linear(2, 1))

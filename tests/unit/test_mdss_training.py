@@ -147,9 +147,14 @@ def test_a_state_of_another_recipe_is_refused_and_kept(tmp_path):
     path, plan = tmp_path / "state.safetensors", replace(PLAN, steps=1)
     train_mdss(TwoHeads(base_of().network), base_of(), Recipe(batch=2), plan, path)
     kept = path.read_bytes()
-    for changed, heads in (({"batch": 3}, {}), ({}, {"xi": False}), ({"k": 0}, {})):
+    for changed, heads, told in (
+        ({"batch": 3}, {}, "batch_size was 2, now 3"),
+        ({}, {"xi": False}, "second_head was True, now False"),
+        ({}, {"rank": 2}, "lora_rank was 0, now 2"),
+        ({"k": 0}, {}, "k was 4, now 0"),
+    ):
         base = base_of()
-        with pytest.raises(SettingsError, match="state of a training with other settings"):
+        with pytest.raises(SettingsError, match=f"state of a training with other settings .{told}.;"):
             train_mdss(TwoHeads(base.network, **heads), base, Recipe(**{"batch": 2} | changed), plan, path)
     assert path.read_bytes() == kept
 
