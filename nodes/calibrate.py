@@ -5,7 +5,7 @@ from comfy_api.latest import io
 
 from ..steadydiff.drift.calibration import TRIALS, as_method
 from ..steadydiff.drift.measurement import Measurement
-from ..steadydiff.hosts.comfy.drift import calibrate_model
+from ..steadydiff.hosts.comfy.drift import calibrate_model, check_calibration
 from ..steadydiff.inputs import kinds as inputs
 from ..steadydiff.plots import schedule_figure
 from ..steadydiff.schedules import Schedule
@@ -36,7 +36,8 @@ class SteadyDiffCalibrate(io.ComfyNode):
                     "sampler", tooltip="The sampler the schedule is for; not one of the CFG++ kind."
                 ),
                 schema.Measurement.Input(
-                    "measurement", tooltip="From Measure Drift; sigmas, cfg and seed are taken from it."
+                    "measurement", lazy=True,  # measuring takes minutes; see check_lazy_status
+                    tooltip="From Measure Drift; sigmas, cfg and seed are taken from it.",
                 ),
                 *schema.widgets(inputs.CALIBRATE),
             ],
@@ -48,6 +49,20 @@ class SteadyDiffCalibrate(io.ComfyNode):
                 ),
             ],
         )  # fmt: skip
+
+    @classmethod
+    def check_lazy_status(cls, model, positive, negative, sampler, measurement, method, count) -> list[str]:
+        """Ask for the measurement, once it is known that there is a use for it."""
+        if measurement is not None:
+            return []
+        most, latent = (
+            model.get_model_object("model_sampling").sigma_max,
+            model.get_model_object("latent_format"),
+        )
+        sigmas = torch.tensor([1.0, 0.5, 0.25, 0.0]) * float(most)  # any do to see how a sampler steps
+        setup = make_setup(model, positive, negative, sampler, sigmas, 1.0, calls=0)
+        check_calibration(setup, (latent.latent_channels, *[16] * latent.latent_dimensions))
+        return ["measurement"]
 
     @classmethod
     def execute(cls, model, positive, negative, sampler, measurement, method, count) -> io.NodeOutput:

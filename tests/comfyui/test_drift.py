@@ -256,6 +256,32 @@ def test_what_cannot_be_calibrated_is_refused(calls, measure, calibrate):
     assert not counted
 
 
+def test_what_cannot_be_calibrated_is_told_before_a_measurement_is_asked_for(
+    sampler, calls, measure, calibrate, pack, comfy, conds
+):
+    model, counted = calls
+    ends = conds["positive"], conds["negative"]
+    chosen = comfy.samplers.sampler_object(sampler)
+
+    def verdict(ask):
+        try:
+            return None if ask() else ""
+        except ValueError as error:
+            return str(error)
+
+    measurement = measure(model, count=2)[2]
+    counted.clear()
+    early = verdict(
+        lambda: (
+            pack["SteadyDiffCalibrate"].check_lazy_status(model, *ends, chosen, None, "norm", 2)
+            == ["measurement"]
+        )
+    )
+    assert not counted
+    assert early == verdict(lambda: calibrate(model, measurement, sampler, count=2))
+    assert pack["SteadyDiffCalibrate"].check_lazy_status(model, *ends, chosen, measurement, "norm", 2) == []
+
+
 def test_nan_from_the_model_is_a_sentence(model, measure):
     broken = model.clone()
     broken.set_model_sampler_post_cfg_function(lambda args: args["denoised"] * math.nan)

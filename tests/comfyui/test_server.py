@@ -219,3 +219,11 @@ def test_a_workflow_runs_and_its_columns_differ(file, client):
     }
     assert "baseline" in pictures and len(pictures) > 1
     assert len(set(pictures.values())) == len(pictures)
+
+
+def test_a_sampler_that_cannot_be_calibrated_is_refused_before_the_model_is_measured(client):
+    graph = json.loads((ROOT / "workflows" / "api" / "calibrate.json").read_text(encoding="utf-8"))
+    graph["sampler"]["inputs"]["sampler_name"], executed = "euler_cfg_pp", []
+    with pytest.raises(ComfyError, match=r"Calibrate.*not of the CFG\+\+ kind"):
+        client.run(graph, lambda kind, data: executed.append(data.get("node")))
+    assert "calibrate" in executed and "measure" not in executed

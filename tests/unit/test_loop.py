@@ -120,9 +120,12 @@ def test_the_average_of_a_model_has_its_batch_statistics(tmp_path):
 
 
 def _identified(path: Path, identity: loop.Identity, model: nn.Module | None = None) -> None:
-    model = model or _Line()
-    loss = lambda rng, seed: sum(w.square().sum() for w in model.parameters())  # noqa: E731
-    loop.fit(model, loss, loop.Plan(steps=1), path, identity=identity)
+    trained = model or _Line()
+
+    def loss(rng, seed):
+        return torch.cat([weight.flatten() for weight in trained.parameters()]).square().sum()
+
+    loop.fit(trained, loss, loop.Plan(steps=1), path, identity=identity)
 
 
 def test_the_refusal_of_a_state_says_what_can_be_known(tmp_path):

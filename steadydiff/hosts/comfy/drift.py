@@ -123,11 +123,7 @@ def calibrate_model(
     made_on, model = measurement.made_for.model, type(setup.model.model).__name__
     if made_on not in (None, model):
         raise SettingsError(f"the measurement was made on a {made_on}, this is a {model}; measure it")
-    if step_starts(setup, measurement.shape)[1]:
-        raise SettingsError(
-            "this sampler steps along the unconditional estimate as well, so that no single scale meets the "
-            "norms; calibrate with euler, or another that is not of the CFG++ kind"
-        )
+    check_calibration(setup, measurement.shape)
     if target == "variance" and not measurement.clean_spectrum:
         raise SettingsError("this measurement is of an earlier version and holds no spectrum; measure again")
     seeds = [measurement.seed + j for j in range(min(count, measurement.count))]
@@ -142,6 +138,18 @@ def calibrate_model(
 
     inside_run(setup, without_ours(setup), unit_noise(measurement.shape, seeds), seeds[0], work)
     return found[0]
+
+
+def check_calibration(setup: Setup, shape: Sequence[int]) -> None:
+    """Raise as `calibrate_model` does for a set-up that cannot be calibrated, whatever was measured.
+
+    shape: [C, *S] of one latent. No model call.
+    """
+    if step_starts(setup, shape)[1]:
+        raise SettingsError(
+            "this sampler steps along the unconditional estimate as well, so that no single scale meets the "
+            "norms; calibrate with euler, or another that is not of the CFG++ kind"
+        )
 
 
 def step_starts(setup: Setup, shape: Sequence[int]) -> tuple[tuple[int, ...], bool]:
