@@ -7,6 +7,7 @@ from pathlib import Path
 import folder_paths
 
 from ...steadydiff.errors import SettingsError
+from ...steadydiff.files.atomic import check_writable
 from ...steadydiff.files.checkpoints import is_file_name
 from ...steadydiff.tinyworld import files as tinyworld
 
@@ -35,9 +36,14 @@ class ModelFolder:
         return self.shipped().get(option) or Path(folder_paths.get_full_path_or_raise(self.name, option))
 
     def paths(self, name: str) -> tuple[Path, Path]:
-        """Where a training writes its file and its state; a name is one word of a file name, not a path."""
+        """Where a training writes its file and its state; a name is one word of a file name, not a path.
+
+        Raises:  SettingsError for another name, SteadyDiffError where the file could not be written.
+        """
         plain = name.strip().removesuffix(".safetensors")
         if not is_file_name(plain):
             raise SettingsError(f"name is that of a file, without folders; got {name!r}")
         folder, output = folder_paths.get_folder_paths(self.name)[0], folder_paths.get_output_directory()
-        return Path(folder) / f"{plain}.safetensors", Path(output) / self.name / f"{plain}.safetensors"
+        file = Path(folder) / f"{plain}.safetensors"
+        check_writable(file)  # before there is anything to lose
+        return file, Path(output) / self.name / f"{plain}.safetensors"

@@ -41,6 +41,27 @@ def whole_file(path: Path, by: str = "") -> Iterator[Path]:
         raise
 
 
+def check_writable(path: Path) -> None:
+    """Raise SteadyDiffError as `whole_file` does unless it could write here; leaves nothing behind."""
+    made = [folder for folder in path.parents if not folder.exists()]
+    try:
+        with whole_file(path) as draft:
+            draft.write_bytes(b" ")
+            if path.is_dir():
+                raise IsADirectoryError("it is a folder")
+            raise _Enough
+    except _Enough:
+        pass
+    finally:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+class _Enough(Exception):  # noqa: N818  # not an error: the way out before the draft takes its place
+    pass
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a text file whole or not at all, as `whole_file` does."""
     with whole_file(path) as draft:

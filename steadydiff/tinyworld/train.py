@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import SteadyDiffError
-from ..files.atomic import whole_file
+from ..files.atomic import check_writable, whole_file
 from ..training.loop import Plan, average, fit, steps_of
 from . import files
 from .autoencoder import Autoencoder
@@ -300,12 +300,16 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if args.threads:
         torch.set_num_threads(args.threads)
-    for stage in args.stages or STAGES:
-        options = {"shipped": True} if args.shipped and stage in files.VARIANTS else {}
-        try:
+    stages = args.stages or list(STAGES)
+    try:
+        for last, folder in {"export": files.FOLDER, "clip": files.CLIP_FOLDER}.items():
+            if last in stages:
+                check_writable(folder / "model.safetensors")
+        for stage in stages:
+            options = {"shipped": True} if args.shipped and stage in files.VARIANTS else {}
             STAGES[stage](args.work, **options)
-        except SteadyDiffError as error:
-            sys.exit(str(error))
+    except SteadyDiffError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, SettingsError, SteadyDiffError
-from ..files.atomic import whole_file
+from ..files.atomic import check_writable, whole_file
 from .distributed import team
 
 log = logging.getLogger("steadydiff")
@@ -120,6 +120,8 @@ def fit(
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=plan.lr, betas=plan.betas, weight_decay=plan.weight_decay
     )
+    if not together.rank:
+        check_writable(state)
     state.parent.mkdir(parents=True, exist_ok=True)
     step, past = _load(state, identity, model, average, optimiser) if state.exists() else (start, [])
     begun = step

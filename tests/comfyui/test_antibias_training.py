@@ -159,3 +159,10 @@ def test_lists_and_pictures_are_samples_too(given, pack, train, conds, host):
 def test_inputs_that_do_not_fit_are_refused(train, changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         train(lists=changes)
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_first_step(train, folders):
+    (folders / "models").write_text("")
+    with pytest.raises(Exception, match="made.safetensors cannot be written to"):
+        train()
+    assert not (folders / "output").exists()

@@ -48,3 +48,10 @@ def test_what_makes_no_sense_is_said_in_a_sentence(arguments, sentence, work, ca
     assert run(work, *arguments) == 1
     assert sentence in capsys.readouterr().err
     assert not (work / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_first_step(work, capsys):
+    (work / "out").write_text("")
+    assert run(work) == 1
+    assert "made.safetensors cannot be written to" in capsys.readouterr().err
+    assert not (work / "epsilon-made.safetensors").exists()

@@ -14,7 +14,7 @@ from steadydiff.arpo.log import load_log, save_log
 from steadydiff.arpo.phrases import Phrases
 from steadydiff.arpo.search import ARPO
 from steadydiff.errors import SteadyDiffError
-from steadydiff.files.atomic import whole_file, write_whole
+from steadydiff.files.atomic import check_writable, whole_file, write_whole
 from steadydiff.files.checkpoints import load_checkpoint, save_checkpoint
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork
 from steadydiff.networks.xi_head import TwoHeads
@@ -316,3 +316,15 @@ def test_a_bench_killed_in_a_cell_measures_only_what_is_missing(tmp_path, capfd)
     assert in_child(lambda: run(lambda key: die() if key == "c" else {"value": 1.0})) == (signal.SIGKILL, "")
     run(lambda key: measured.append(key) or {"value": 1.0})
     assert measured == ["c"]
+
+
+def test_that_a_file_can_be_written_is_known_beforehand_and_leaves_no_trace(tmp_path):
+    kept, file = tmp_path / "kept.safetensors", tmp_path / "file"
+    kept.write_text("kept")
+    file.write_text("")
+    check_writable(kept)
+    check_writable(tmp_path / "new" / "folder" / "made.safetensors")
+    for unwritable in (file / "made.safetensors", file / "new" / "made.safetensors", tmp_path):
+        with pytest.raises(SteadyDiffError, match="cannot be written to"):
+            check_writable(unwritable)
+    assert kept.read_text() == "kept" and sorted(tmp_path.iterdir()) == [file, kept]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from steadydiff.errors import SettingsError
+from steadydiff.errors import SettingsError, SteadyDiffError
 from steadydiff.training import loop
 
 
@@ -148,3 +148,14 @@ def test_a_state_of_another_network_is_refused_in_a_sentence(tmp_path):
     _identified(path, loop.Identity())
     with pytest.raises(SettingsError, match=r"state.safetensors is the state of another network"):
         _identified(path, loop.Identity(), nn.Linear(2, 1))
+
+
+def test_a_state_that_cannot_be_written_is_told_before_the_first_step(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SteadyDiffError, match=r"state.safetensors cannot be written to"):
+        loop.fit(
+            _Line(),
+            lambda *_: pytest.fail("a step"),
+            loop.Plan(steps=1),
+            tmp_path / "file" / "state.safetensors",
+        )

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from steadydiff.errors import SettingsError
-from steadydiff.tinyworld import reader, sampling, scenes, text, train
+from steadydiff.tinyworld import files, reader, sampling, scenes, text, train
 from steadydiff.tinyworld.autoencoder import Autoencoder
+from steadydiff.tinyworld.photos import train as photos
 from steadydiff.tinyworld.unet import UNet
 
 
@@ -192,3 +193,20 @@ def test_a_guided_call_shows_its_branches(variant):
         torch.testing.assert_close(single(x, sigma), cond, atol=1e-3, rtol=1e-3)
     assert single.branches is None
     torch.testing.assert_close(found, free + 3 * (cond - free), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("stage", "folder"), [("export", "FOLDER"), ("clip", "CLIP_FOLDER")])
+def test_a_folder_that_cannot_be_written_is_told_before_the_first_stage(stage, folder, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(files, folder, tmp_path / "file")
+    monkeypatch.setitem(train.STAGES, "reader", lambda work: pytest.fail("a stage"))
+    with pytest.raises(SystemExit, match="cannot be written to"):
+        train.main(["reader", stage, "--work", str(tmp_path)])
+
+
+def test_so_it_is_for_photos(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(photos.files, "FOLDER", tmp_path / "file")
+    monkeypatch.setattr(photos, "train", lambda *_: pytest.fail("a stage"))
+    with pytest.raises(SystemExit, match="cannot be written to"):
+        photos.main(["--data", str(tmp_path), "--work", str(tmp_path)])

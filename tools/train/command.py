@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 
 from steadydiff.errors import SettingsError, SteadyDiffError
+from steadydiff.files.atomic import check_writable
+from steadydiff.training.distributed import team
 from steadydiff.training.loop import Plan
 
 
@@ -49,6 +51,8 @@ def run_training(
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
+        if not team().rank:
+            check_writable(options.out)
         train(options, f"{parser.prog} {shlex.join(arguments)}")
     except SteadyDiffError as error:
         print(error, file=sys.stderr)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...errors import SteadyDiffError
+from ...files.atomic import check_writable
 from ...training.loop import Plan, average, fit, losses, steps_of
 from ..files import write_manifest
 from ..text import TextEncoder, tokenize
@@ -122,8 +123,11 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if args.threads:
         torch.set_num_threads(args.threads)
+    stages = args.stages or (*files.VARIANTS, "export")
     try:
-        for stage in args.stages or (*files.VARIANTS, "export"):
+        if "export" in stages or args.export_average:
+            check_writable(files.FOLDER / "model.safetensors")
+        for stage in stages:
             if stage in files.VARIANTS:
                 if args.data is None:
                     parser.error(
