@@ -19,6 +19,7 @@ from typing import Any
 
 from .denoiser import Space, check_space, signal_level
 from .errors import SettingsError
+from .model_names import PRODUCTS
 
 SCHEDULE_FORMAT = "steadydiff.schedule"
 SCHEDULE_VERSION = 1
@@ -228,9 +229,10 @@ class Schedule:
                 return first
         return None
 
-    def differences(self, **facts: Any) -> list[str]:
+    def differences(self, names: Mapping[str, str] | None = None, **facts: Any) -> list[str]:
         """Name what differs from what the schedule was made for, e.g. ["cfg 4.0, made for 7.0"].
 
+        names: what people call the values of facts, where it is something else
         facts: any of MadeFor's fields; what is None on either side never differs, and sigmas that are a part
                of those it was made for do not either.
         """
@@ -240,7 +242,8 @@ class Schedule:
             if value is None or meant is None or value == meant:
                 continue
             if name != "sigmas":
-                found.append(f"{name} {value}, made for {meant}")
+                now = (names or {}).get(name, value)
+                found.append(f"{name} {now}, made for {PRODUCTS.get(meant, meant)}")
             elif self._find(value[:-1]) is None:
                 found.append(_parted(value, meant))
         return found

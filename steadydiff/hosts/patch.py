@@ -14,6 +14,7 @@ from ..errors import HostError, SettingsError
 from ..files.mdss import Head
 from ..files.model_card import ModelCard
 from ..methods.method import Method
+from ..model_names import PRODUCTS
 from ..networks.xi_head import KNOWN, last_layer
 
 POST_CFG = "sampler_post_cfg_function"
@@ -85,8 +86,9 @@ def check_card(what: str, card: ModelCard, channels: int, found: dict[str, Any])
     }
     for fact, (name, need) in needed.items():
         if found[fact] is not None and need not in ("", found[fact]):
+            meant, now = (PRODUCTS.get(own, own) for own in (need, found[fact]))
             raise HostError(
-                f"{what} was trained for {name} {need}, and this model has {found[fact]}; load one made for "
+                f"{what} was trained for {name} {meant}, and this model has {now}; load one made for "
                 f"this model"
             )
 
@@ -104,9 +106,9 @@ def known_layer(network: nn.Module, model: str = "") -> nn.Module:
     return layer
 
 
-def fitting_layer(network: nn.Module, what: str, head: Head) -> nn.Module:
+def fitting_layer(network: nn.Module, what: str, head: Head, model: str = "") -> nn.Module:
     """Return a known last layer; HostError unless the head of `what` can read what it reads."""
-    layer = known_layer(network)
+    layer = known_layer(network, PRODUCTS.get(model, model))
     need, found = ([*weight.shape[1:]] for weight in (head.weight, layer.get_parameter("weight")))
     if need != found:
         raise HostError(

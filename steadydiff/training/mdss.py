@@ -30,6 +30,7 @@ from ..methods.mdss import (
     targets,
     training_levels,
 )
+from ..model_names import PRODUCTS
 from ..networks.xi_head import TwoHeads
 from .loop import Identity, OnStep, Plan, fit, steps_of
 
@@ -85,6 +86,7 @@ class Recipe:
 
     def check(self, name: str, space: Space, levels: int) -> None:
         """Raise SettingsError unless this can be taught to a model whose schedule has so many levels."""
+        name = PRODUCTS.get(name, name)
         if (self.variant == "flow") != (space == "flow"):
             fitting = "flow" if space == "flow" else "posterior or ddim"
             raise SettingsError(f"{name} takes the variant {fitting}; got {self.variant}")
@@ -189,8 +191,9 @@ def train_mdss(
     kind = base.name, recipe, loss.__name__, sorted(name for name, _ in model.named_parameters())
     sizes = [tuple(weight.shape) for weight in model.parameters()]
     settings = {
-        "base": base.name, "variant": recipe.variant, "k": recipe.k, "batch_size": recipe.batch,
-        "second_head": model.xi is not None, "lora_rank": model.lora.rank if model.lora else 0,
+        "base": PRODUCTS.get(base.name, base.name), "variant": recipe.variant, "k": recipe.k,
+        "batch_size": recipe.batch, "second_head": model.xi is not None,
+        "lora_rank": model.lora.rank if model.lora else 0,
     }  # fmt: skip
     identity = Identity.of((kind, sizes), settings)
     step = loss(model, base, recipe, plan.steps, lambda: steps_of(state) if state.exists() else 0)
@@ -210,7 +213,12 @@ def save_trained(
         tensors = {name: value.half() for name, value in model.lora.tensors().items()}
     else:
         tensors = checkpoint(model.network.state_dict())
-    facts = {"base": base.name, "space": base.space, "sigma_range": recipe.sigma_range(base), **facts}
+    facts = {
+        "base": PRODUCTS.get(base.name, base.name),
+        "space": base.space,
+        "sigma_range": recipe.sigma_range(base),
+        **facts,
+    }
     card = Card(form="lora" if model.lora else "checkpoint", variant=recipe.variant, k=recipe.k, **facts)
     head = Head(*(v.detach().cpu() for v in (model.xi.weight, model.xi.bias))) if model.xi else None
     save_mdss(path, {k: v.detach().cpu() for k, v in tensors.items()}, head, card)

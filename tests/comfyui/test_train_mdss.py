@@ -237,7 +237,7 @@ def test_models_that_cannot_be_trained_are_refused_by_name(families, node, finet
         finetune.schedule_of(families["AuraFlow"], node.HOST)
     network = families["SD15"].model.diffusion_model
     network.register_buffer("scaled_fp8", torch.zeros(()))  # as in files with 8 bits and scales
-    with pytest.raises(Exception, match="weights of this BaseModel are quantised or changed .* in 16 or 32"):
+    with pytest.raises(Exception, match="weights of this SD15 are quantised or changed .* in 16 or 32"):
         finetune.rebuilt(families["SD15"], torch.float32, torch.device("cpu"))
     del network.scaled_fp8
     model = families["SD15"].clone()

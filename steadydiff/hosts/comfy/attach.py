@@ -19,6 +19,7 @@ from torch import Tensor
 from ...denoiser import Run, Space
 from ...errors import HostError, SettingsError
 from ...methods.method import Method
+from ...model_names import name_of
 from ..patch import POST_CFG, Patch, count_calls, in_order, nest
 
 KEY = "steadydiff"
@@ -329,7 +330,8 @@ def _warn_of_differences(settings: Method, guider: Any, sampler: Any, run: Run) 
     cfg = None if hasattr(guider, "cfg1") else getattr(guider, "cfg", None)
     model = type(guider.model_patcher.model).__name__
     facts = {"sampler": sampler_name(sampler), "cfg": cfg, "sigmas": run.sigmas, "model": model}
-    for difference in settings.differences(**facts):
+    names = {"model": name_of(guider.model_patcher.model)}
+    for difference in settings.differences(**facts, names=names):
         logger.warning("SteadyDiff: %s: %s", settings.title, difference)
 
 

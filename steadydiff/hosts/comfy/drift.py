@@ -19,6 +19,7 @@ from ...drift.calibration import Calibration, calibrate, calibrate_variance
 from ...drift.measurement import Measurement, Recorder, check_reference, noise_for, refine, unit_noise
 from ...drift.stepping import step_calls
 from ...errors import HostError, SettingsError
+from ...model_names import PRODUCTS, name_of
 from ...schedules import MadeFor
 from ..patch import POST_CFG, Shown
 from .attach import ANTIBIAS_KEY, KEY, MDSS_KEY, ComfyHost, patches_of, sampler_name, sigma_data_of
@@ -122,7 +123,8 @@ def calibrate_model(
     """
     made_on, model = measurement.made_for.model, type(setup.model.model).__name__
     if made_on not in (None, model):
-        raise SettingsError(f"the measurement was made on a {made_on}, this is a {model}; measure it")
+        meant, now = PRODUCTS.get(made_on, made_on), name_of(setup.model.model)
+        raise SettingsError(f"the measurement was made on a {meant}, this is a {now}; measure it")
     check_calibration(setup, measurement.shape)
     if target == "variance" and not measurement.clean_spectrum:
         raise SettingsError("this measurement is of an earlier version and holds no spectrum; measure again")

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from ...denoiser import Space
 from ...errors import HostError, SettingsError
 from ...methods.mdss import Prediction
+from ...model_names import name_of
 from ...networks.xi_head import TwoHeads
 from ...training.mdss import Base
 from ..patch import known_layer
@@ -46,8 +47,7 @@ def schedule_of(model: Any, host: ComfyHost) -> Schedule:
 
     Raises:  HostError by name for a model that cannot be trained here.
     """
-    name, network = type(model.model).__name__, model.get_model_object("diffusion_model")
-    known_layer(network, name)
+    known_layer(model.get_model_object("diffusion_model"), name_of(model.model))
     if model.patches:
         raise HostError(
             "this model carries LoRAs or other changes of its weights; connect it as its loader gives it, or "
@@ -107,7 +107,7 @@ def rebuilt(model: Any, dtype: torch.dtype, device: torch.device) -> Any:
         network.load_state_dict(own.diffusion_model.state_dict())
     except (RuntimeError, TypeError) as error:
         raise HostError(
-            f"the weights of this {type(own).__name__} are quantised or changed by another node; load the "
+            f"the weights of this {name_of(own)} are quantised or changed by another node; load the "
             f"model in 16 or 32 bits ({str(error).splitlines()[0]})"
         ) from error
     fresh.model_sampling = _Bare(model.get_model_object("model_sampling"))

@@ -19,6 +19,7 @@ from ...denoiser import Run
 from ...errors import HostError, SettingsError
 from ...files.mdss import Card, Head
 from ...methods.mdss import BRANCHES, MDSS, Branches, XiModel
+from ...model_names import name_of
 from ...networks.xi_head import apply_head, last_layer, listening, patch_of, to_latent
 from ..patch import POST_CFG, fitting_layer, known_layer, window_sigmas
 from .attach import MDSS_KEY, ComfyHost
@@ -67,7 +68,7 @@ def attach_mdss(
         raise SettingsError("this model has MDSS already, and two would subtract twice; use one")
     what = f"the MDSS head of {loaded.name}"
     network = model.get_model_object("diffusion_model")
-    known_layer(network, type(model.model).__name__)
+    known_layer(network, name_of(model.model))
     channels = len(loaded.head.bias) // patch_of(network) ** 2
     check_fits(model, what, loaded.card, channels, host)
     fitting_layer(network, what, loaded.head)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...errors import HostError, SettingsError
 from ...files.antibias import Card
+from ...model_names import name_of
 from ...networks.antibias_prompt import PromptNetwork
 from ...networks.xi_head import patch_of
 from ...training.antibias import UNCONDITIONAL, Base, Recipe, StepPairs, train_prompt
@@ -37,7 +38,7 @@ def check_input(model: Any) -> None:
     known = (channels, channels * patch_of(network) ** 2)  # SD3 counts channels, Flux those of a patch
     if getattr(network, "in_channels", channels) not in known:
         raise HostError(
-            f"this {type(model.model).__name__} reads more than the noisy latent (an inpainting or editing "
+            f"this {name_of(model.model)} reads more than the noisy latent (an inpainting or editing "
             f"model); train on the model it was made from"
         )
 

@@ -150,7 +150,8 @@ class PatcherRoute:
             handle.remove()
 
     def second_output(self, what: str, head: Head, branches: str) -> Callable[[Tensor, Tensor], Tensor]:
-        self._layer = fitting_layer(self._objects.unet.model.diffusion_model, what, head)
+        network, family = self._objects.unet.model.diffusion_model, self.facts["family"]
+        self._layer = fitting_layer(network, what, head, family or "")
         self._head = head
         return lambda x, sigma: second_of(self._second, branches).to(x)
 
