@@ -73,7 +73,7 @@ def name_of(model: Any) -> str:
     """
     config, own = (type(part).__name__ for part in (getattr(model, "model_config", None), model))
     if config == "Lumina2":  # which is Z-Image too in hosts that have no class for it
-        width = getattr(model.model_config, "unet_config", {}).get("dim")
+        width = getattr(model.model_config, "unet_config", {}).get("dim", 0)
         return {2304: "Lumina Image 2.0", 3840: "Z-Image"}.get(width, PRODUCTS[config])
     known = PRODUCTS.get(config, config if config not in ("NoneType", "BASE") else own)
     return known.replace("_", " ")
