@@ -44,7 +44,7 @@ def load_lora(path: Path, card: Card, model):
     if model is None:
         raise SettingsError(f"{path.name} is a LoRA; connect to model the one it was trained on: {card.base}")
     channels = model.get_model_object("latent_format").latent_channels
-    check_fits(model, f"the MDSS LoRA {path.name}", card, channels, HOST)
+    check_fits(model, f"the MDSS LoRA {path.name}", card, channels)
     stored = comfy.utils.load_torch_file(str(path), safe_load=True)
     lora = {name: value for name, value in stored.items() if not name.startswith(XI_PREFIX)}
     patched, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)

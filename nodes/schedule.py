@@ -6,11 +6,11 @@ from comfy_api.latest import io
 
 from ..steadydiff import schedules
 from ..steadydiff.errors import SettingsError
+from ..steadydiff.hosts.patch import states_of
 from ..steadydiff.inputs import kinds as inputs
 from ..steadydiff.plots import schedule_figure
 from ..steadydiff.schedules import MadeFor, Schedule
 from .shared import schema
-from .shared.host import HOST
 from .shared.plot import image
 
 
@@ -121,5 +121,5 @@ def compute(mode: str, steps: int, sigmas: tuple[float, ...] | None, model, sett
         return Schedule(mode, schedules.dcw_schedule(sigmas, settings["dcw_lambda"]), made_for)
     if model is None:
         raise SettingsError("mode snr needs to know how much noise a sigma means; connect model")
-    space = HOST.space(model.get_model_object("model_sampling"))
+    space = states_of(model.get_model_object("model_sampling")).space
     return Schedule(mode, schedules.snr_schedule(sigmas, settings["tsr_k"], settings["tsr_sigma"], space))

@@ -164,7 +164,7 @@ def train(
     stored:  reads the model's own file, of whose tensors a checkpoint keeps all but the network's
     of_base: what the file's card shall say of the model
     """
-    schedule = schedule_of(model, HOST)
+    schedule = schedule_of(model)
     recipe = wanted.recipe(schedule.space)
     recipe.check(name, schedule.space, len(schedule.sigmas))
     chosen = samples()

@@ -6,6 +6,8 @@ Adapters (`hosts/`) bring a host's model to this shape; methods (`methods/`) wra
 One equation covers both spaces, with alpha = 1 in space "ve" and alpha = 1 - sigma in space "flow":
 
     x = alpha * x0 + sigma * eps
+
+eps is Gaussian noise of standard deviation 1, but for the flow models that a `Run` names a louder one for.
 """
 
 from __future__ import annotations
@@ -57,12 +59,14 @@ class Run:
     sigmas: noise levels in the order the sampler visits them, the final one (usually 0) included
     seed:   seed of the run's noise; None = not known
     step_calls: numbers, from 0, of the model calls that start a step; None = not asked for
+    noise:  standard deviation of the noise in its states; noise of our own is multiplied by it
     """
 
     space: Space
     sigmas: tuple[float, ...]
     seed: int | None = None
     step_calls: tuple[int, ...] | None = None
+    noise: float = 1.0
 
     def __post_init__(self) -> None:
         check_space(self.space)

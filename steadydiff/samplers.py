@@ -13,8 +13,12 @@ from .denoiser import Denoise, Run, Space, check_space, derivative, per_sample, 
 from .metrics.deltas import one_step
 
 
-def gaussian_denoiser(mean: float = 0.0, std: float = 1.0, space: Space = "ve") -> Denoise:
+def gaussian_denoiser(
+    mean: float = 0.0, std: float = 1.0, space: Space = "ve", noise: float = 1.0
+) -> Denoise:
     """Return the ideal denoiser for data distributed as N(mean, std²), element by element.
+
+    noise: standard deviation of the noise in its states
 
     Shapes:  the denoiser takes x [B, C, *S] and sigma [B] and keeps x's shape and dtype.
     Source:  conditional mean of a Gaussian, E[x0 | x] with x = alpha * x0 + sigma * eps.
@@ -24,7 +28,7 @@ def gaussian_denoiser(mean: float = 0.0, std: float = 1.0, space: Space = "ve") 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         level = per_sample(sigma.to(x.dtype), x)
         alpha = signal_level(level, space)
-        gain = alpha * std**2 / (alpha**2 * std**2 + level**2)
+        gain = alpha * std**2 / (alpha**2 * std**2 + (level * noise) ** 2)
         return mean + gain * (x - alpha * mean)
 
     return denoise
@@ -98,4 +102,4 @@ def generate(denoise: Denoise, run: Run, shape: tuple[int, ...], methods: Iterab
         denoise = method.wrap(denoise, run)
     seeded = torch.Generator().manual_seed(run.seed or 0)
     noise = torch.randn(shape, generator=seeded)
-    return sample_euler(denoise, noise * run.sigmas[0], run.sigmas)
+    return sample_euler(denoise, noise * (run.noise * run.sigmas[0]), run.sigmas)

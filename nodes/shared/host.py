@@ -3,7 +3,7 @@
 from inspect import signature
 
 import comfy.sample
-from comfy import model_management, model_patcher, model_sampling, samplers
+from comfy import model_management, model_patcher, samplers
 from comfy.patcher_extension import WrappersMP
 
 from ...steadydiff.hosts.comfy.attach import ComfyHost
@@ -11,16 +11,6 @@ from ...steadydiff.hosts.comfy.attach import ComfyHost
 HOST = ComfyHost(
     outer_sample=WrappersMP.OUTER_SAMPLE,
     predict_noise=WrappersMP.PREDICT_NOISE,
-    # V_PREDICTION, EDM and X0 are kinds of EPS. V_PREDICTION_DDPM (CogVideoX) is not: it takes the sampler's
-    # state for sqrt(abar) * x0 + sqrt(1 - abar) * eps while noising it as x0 + sigma * eps.
-    ve=(model_sampling.EPS, model_sampling.COSMOS_RFLOW),
-    flow=(model_sampling.CONST,),
-    # These start from a picture instead of noise; not every supported version has them.
-    neither=tuple(
-        getattr(model_sampling, name)
-        for name in ("IMG_TO_IMG", "IMG_TO_IMG_FLOW")
-        if hasattr(model_sampling, name)
-    ),
     in_training=lambda: bool(getattr(model_management, "in_training", False)),
     check_interrupted=model_management.throw_exception_if_processing_interrupted,
     sampler_sample=WrappersMP.SAMPLER_SAMPLE,

@@ -108,7 +108,10 @@ def calibrate_variance(
     """
     walk, size = _Walk(sampler, denoise, x, run, on_call), x[0].numel()
     sizes = ring_sizes(tuple(x.shape[1:]))
-    goals = [float(signal_level(sigma, run.space)) ** 2 * clean + sigma**2 for sigma in run.sigmas[:-1]]
+    goals = [
+        float(signal_level(sigma, run.space)) ** 2 * clean + (sigma * run.noise) ** 2
+        for sigma in run.sigmas[:-1]
+    ]
     scales, states = [], [spectrum(x)]
     for goal in goals[1:]:
         scale = _nearest(walk, goal, sizes)

@@ -147,9 +147,9 @@ class GapRecorder:
         wide = estimate.float()
         loss = over = under = wide.new_zeros(())
         for signed in (noise, -noise):
-            at = add_noise(wide, signed, sigma.to(wide), self.run.space)
+            at = add_noise(wide, self.run.noise * signed, sigma.to(wide), self.run.space)
             again = self._model(at.to(estimate.dtype), sigma).float()
-            loss = loss + residual_loss(wide, again, sigma, self.run.space).sum() / 2
+            loss = loss + residual_loss(wide, again, sigma, self.run.space).sum() / 2 / self.run.noise**2
             branches = getattr(self._model, "branches", None)
             if branches is not None and branches[1] is not None:
                 parts = optimal_weight(wide, *(branch.float() for branch in branches))

@@ -199,7 +199,8 @@ class Recorder:
             def hear(x: Tensor, denoised: Tensor, step: int = step) -> None:
                 self._training.add(step, self._norms(x, denoised, step))
 
-            self._listening(hear, denoise, add_noise(clean, noise, at, self.run.space), at)
+            x = add_noise(clean, self.run.noise * noise, at, self.run.space)
+            self._listening(hear, denoise, x, at)
 
     @property
     def sampling_rms(self) -> tuple[float, ...]:
@@ -220,10 +221,10 @@ class Recorder:
         self, seed: int, reference: str, label: str = "", made_for: MadeFor | None = None
     ) -> Measurement:
         """Return what was gathered as a `Measurement`."""
-        space, clean_variance = self.run.space, float(self._clean.variance.mean())
+        run, clean_variance = self.run, float(self._clean.variance.mean())
         return Measurement(
-            space=space,
-            sigmas=self.run.sigmas,
+            space=run.space,
+            sigmas=run.sigmas,
             count=check_count(self._states[-1].count),
             shape=tuple(self._states[-1].mean.shape),
             seed=seed,
@@ -233,10 +234,12 @@ class Recorder:
             sampling_rms=self.sampling_rms,
             training_rms=self.training_rms,
             state_variance=self.state_variance,
-            expected_variance=tuple(marginal_variance(clean_variance, s, space) for s in self.run.sigmas),
+            expected_variance=tuple(
+                marginal_variance(clean_variance, s, run.space, run.noise) for s in run.sigmas
+            ),
             clean_spectrum=tuple(map(tuple, self._clean_spectrum.mean.tolist())),
             label=label,
-            made_for=made_for or MadeFor(sigmas=self.run.sigmas),
+            made_for=made_for or MadeFor(sigmas=run.sigmas),
         )
 
     def _norms(self, x: Tensor, denoised: Tensor, step: int) -> Tensor:

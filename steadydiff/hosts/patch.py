@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
-from ..denoiser import Denoise, Run
+from ..denoiser import Denoise, Run, Space
 from ..errors import HostError, SettingsError
 from ..files.mdss import Head
 from ..files.model_card import ModelCard
@@ -52,6 +53,47 @@ def window_sigmas(model_sampling: Any, start: float, end: float) -> tuple[float,
     # Some samplers ask above the model's largest sigma, so the whole run has no upper bound.
     high = math.inf if start <= 0 else float(model_sampling.percent_to_sigma(start))
     return high, 0.0 if end >= 1 else float(model_sampling.percent_to_sigma(end))
+
+
+class States(NamedTuple):
+    """How a model builds its states: alpha * x0 + sigma * noise * eps, with unit eps."""
+
+    space: Space
+    noise: float = 1.0
+
+
+def states_of(levels: Any) -> States:
+    """Return how a model builds its states, found by trying; HostError if it does so in a way we do not know.
+
+    levels: the host's model_sampling or predictor; its class and name do not count. A flow model's network is
+            shown its states as they are, any other's is shown them scaled.
+    """
+    one, zero, tried = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), torch.tensor([0.25, 0.75])
+    found = []
+    for sigma in tried:
+        level = sigma.view(1)
+        seen = levels.calculate_input(level, one.clone())
+        if hasattr(levels, "noise_scaling"):
+            mixed = [
+                levels.noise_scaling(level.view_as(one), n.clone(), x0.clone())
+                for n, x0 in ((zero, one), (one, zero), (zero, zero))
+            ]
+        else:  # Forge Classic's models cannot mix; none of them is a flow model
+            mixed = [one, one * sigma, zero]
+        found.append(torch.cat([part.flatten() for part in (seen, *mixed)]))
+    seen, signal, noise, rest = torch.stack(found).T
+    flow = torch.equal(seen, torch.ones(2))
+    factors = noise / tried
+    known = factors[0] > 0 and torch.isclose(*factors, rtol=1e-4) and not rest.any()
+    if flow and known and torch.allclose(signal, 1 - tried):
+        return States("flow", round(float(factors[0]), 6))
+    if not flow and known and torch.equal(signal, torch.ones(2)) and torch.allclose(noise, tried):
+        return States("ve")
+    kinds = ", ".join(kind.__name__ for kind in type(levels).__mro__[:3])
+    raise HostError(
+        f"this model mixes noise and picture in a way SteadyDiff does not know ({kinds}), so its noise "
+        f"cannot be scaled; disconnect the SteadyDiff node for this model, or switch SteadyDiff off"
+    )
 
 
 def in_order(methods: Sequence[Method]) -> list[Method]:

@@ -73,7 +73,8 @@ def residual_loss(denoised: Tensor, again: Tensor, sigma: Tensor | float, space:
     Shapes:  denoised, again [B, C, *S]; sigma a number or [B]; result [B].
     Source:  the same, equation 12, at x'. Summed over the steps it is the accumulated error of figure 2.
 
-    A perfect model has one, too: what is in the noise it cannot tell from signal.
+    A perfect model has one, too: what is in the noise it cannot tell from signal. In units of unit noise; for
+    louder noise divide by its variance.
     """
     check_same_shape(denoised, again)
     ratio = signal_level(sigma, space) / _at_least(sigma, TINY**0.25)
@@ -280,6 +281,10 @@ class _Corrected:
         """Return the corrected clean estimate, in at least float32."""
         raise NotImplementedError
 
+    def _drawn(self, like: Tensor, iteration: int) -> Tensor:
+        """Noise of this call, as loud as that of the run's states."""
+        return self.run.noise * self._noise.draw(like, self.calls, iteration)
+
 
 class _Renoised(_Corrected):
     asks = draws = True
@@ -292,7 +297,7 @@ class _Renoised(_Corrected):
         for iteration in range(own.iterations):
             answers = self._ask_again(x, denoised, sigma, iteration)
             estimate, again = denoised, sum(answers[1:], answers[0]) / len(answers)
-            loss = residual_loss(estimate, again, sigma, self.run.space)
+            loss = residual_loss(estimate, again, sigma, self.run.space) / self.run.noise**2
             believed = strength * (loss / MAX_ERROR**2).clamp(min=1).rsqrt()
             denoised = _chosen(going, carry_error(estimate, again, believed), estimate)
             if own.threshold == 0 or iteration + 1 == own.iterations:
@@ -307,7 +312,7 @@ class _Renoised(_Corrected):
 
     def _ask_again(self, x: Tensor, denoised: Tensor, sigma: Tensor, iteration: int) -> list[Tensor]:
         """The model's clean estimates at the noised one: one, or two of opposite noise."""
-        noise, answers = self._noise.draw(denoised, self.calls, iteration), []
+        noise, answers = self._drawn(denoised, iteration), []
         for signed in (noise, -noise) if self.settings.antithetic else (noise,):
             at = add_noise(denoised, signed, sigma.to(denoised), self.run.space)
             answers.append(_wide(self._denoise(at.to(x.dtype), sigma)))
@@ -332,7 +337,8 @@ class _Normed(_Corrected):
             if branches is None:  # this call had no branches, so it is the conditional one itself
                 return denoised
             target = _noise_rms(wide, _wide(branches[0]), level, self.run.space)
-        factor = norm_factor(rms, target, own.strength, own.iterations, own.threshold)
+        threshold = own.threshold * self.run.noise**2
+        factor = norm_factor(rms, target, own.strength, own.iterations, threshold)
         return scale_epsilon(wide, denoised, 1 / factor.clamp(min=TINY), sigma=level, space=self.run.space)
 
 
@@ -353,7 +359,7 @@ class _Literal(_Predicted):
 
     def moved(self, eps: Tensor) -> Tensor:
         for iteration in range(self.settings.iterations):
-            eps = torch.lerp(eps, self._noise.draw(eps, self.calls, iteration), self.settings.strength)
+            eps = torch.lerp(eps, self._drawn(eps, iteration), self.settings.strength)
         return eps
 
 

@@ -65,9 +65,9 @@ def marginal_error(states: RunningMoments, clean: RunningMoments, sigma: float, 
     return float(states.variance.mean()) - marginal_variance(float(clean.variance.mean()), sigma, space)
 
 
-def marginal_variance(clean_variance: float, sigma: float, space: Space = "ve") -> float:
-    """Variance that noised clean samples have: alpha² Var(x0) + sigma²."""
-    return float(signal_level(sigma, space)) ** 2 * clean_variance + sigma**2
+def marginal_variance(clean_variance: float, sigma: float, space: Space = "ve", noise: float = 1.0) -> float:
+    """Variance that noised clean samples have: alpha² Var(x0) + sigma² noise² for noise of that deviation."""
+    return float(signal_level(sigma, space)) ** 2 * clean_variance + (sigma * noise) ** 2
 
 
 def one_step(

@@ -39,6 +39,7 @@ class Base:
     draw:       (n, random numbers) -> clean latents [n, C, *S] in the sampler's units, and conditioning for
                 them, of UNCONDITIONAL of them without a caption
     denoise:    (x, sigma [n], conditioning) -> clean estimate, without guidance
+    noise:      standard deviation of the noise in its states
     """
 
     space: Space
@@ -46,6 +47,7 @@ class Base:
     draw: Callable[[int, torch.Generator], tuple[Tensor, Any]]
     denoise: Callable[[Tensor, Tensor, Any], Tensor]
     sigma_data: float = 1.0
+    noise: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class PromptLoss:
         del seed
         base, recipe, device = self.base, self.recipe, self._device
         x0, conditioning = base.draw(recipe.batch, rng)
-        noise = torch.randn(x0.shape, generator=rng, dtype=x0.dtype).to(device)
+        noise = base.noise * torch.randn(x0.shape, generator=rng, dtype=x0.dtype).to(device)
         drawn = self.pairs.draw(recipe.batch // recipe.group, rng)
         sigma, sigma_next = (level.repeat_interleave(recipe.group).to(device) for level in drawn)
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
@@ -157,7 +159,8 @@ class PromptLoss:
             prompt = self.network(seen).to(bias.dtype)
         if recipe.target == "residual":
             prompt = prompt * per_sample(1 - sigma_next / sigma, prompt)
-        weight = snr_weight(sigma_next, base.space, recipe.snr_cap)
+        power = base.noise**2
+        weight = snr_weight(sigma_next, base.space, recipe.snr_cap * power) / power
         loss = (weight * LOSSES[recipe.loss](prompt, bias)).mean()
         return {"loss": loss, "explained": explained(prompt.detach(), bias, weight)}
 

@@ -54,6 +54,7 @@ class Base:
                 [n, ...], dropped at the rate at which the model was trained without
     ask:        (model, state in the network's input scaling, place in sigmas [n], conditioning) -> what the
                 model answers
+    noise:      standard deviation of the noise in its states
     """
 
     name: str
@@ -63,6 +64,7 @@ class Base:
     sigmas: Tensor
     draw: Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
     ask: Callable[[TwoHeads, Tensor, Tensor, Tensor], Any]
+    noise: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class MdssLoss:
         self._step = self._step + 1 if self._step >= 0 else self._done()
         n, device, most = self.recipe.batch, self._device, len(self.base.sigmas)
         x0, conditioning = self.base.draw(n, rng)
-        eps = torch.randn(x0.shape, generator=rng, dtype=x0.dtype)
+        eps = self.base.noise * torch.randn(x0.shape, generator=rng, dtype=x0.dtype)
         errs = torch.rand(n, generator=rng) < self.ratio()
         u = (torch.arange(n) + torch.rand(n, generator=rng)) / n  # every batch sees every noise level
         at = (u * torch.where(errs, most - self.recipe.k - 1, most)).long()

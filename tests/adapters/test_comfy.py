@@ -10,7 +10,7 @@ import torch
 from steadydiff.denoiser import Run
 from steadydiff.errors import HostError, SettingsError
 from steadydiff.hosts.comfy.attach import KEY, ComfyHost, attach, cfg_of, sampler_name
-from steadydiff.hosts.patch import POST_CFG, Patch
+from steadydiff.hosts.patch import POST_CFG, Patch, states_of
 from steadydiff.methods.diffier import DiffIER
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.samplers import gaussian_denoiser, sample_euler
@@ -23,23 +23,50 @@ class VE:
     def percent_to_sigma(self, percent):
         return 10.0 * (1 - percent)
 
+    def calculate_input(self, sigma, x):
+        return x / (sigma**2 + 1) ** 0.5
+
+    def noise_scaling(self, sigma, noise, latent, max_denoise=False):
+        return latent + sigma * noise
+
 
 class Flow(VE):
-    pass
+    noise_scale = 1.0
+
+    def calculate_input(self, sigma, x):
+        return x
+
+    def noise_scaling(self, sigma, noise, latent, max_denoise=False):
+        return (1 - sigma) * latent + sigma * self.noise_scale * noise
 
 
 class Backwards(Flow):
-    pass
+    """As kinds that start from a picture instead of noise."""
+
+    def noise_scaling(self, sigma, noise, latent, max_denoise=False):
+        return latent
 
 
-class Unknown:
-    pass
+class Unknown(VE):
+    """As CogVideoX's: noised in one way, shown in another."""
+
+    def calculate_input(self, sigma, x):
+        return x
+
+
+class Bent(Flow):
+    """Its noise is not in proportion to the level."""
+
+    def noise_scaling(self, sigma, noise, latent, max_denoise=False):
+        return (1 - sigma) * latent + sigma**2 * noise
+
+
+class Loud(Flow):
+    noise_scale = 8.0
 
 
 training = SimpleNamespace(now=False)
-HOST = ComfyHost(
-    "outer", "predict", ve=(VE,), flow=(Flow,), neither=(Backwards,), in_training=lambda: training.now
-)
+HOST = ComfyHost("outer", "predict", in_training=lambda: training.now)
 
 
 @dataclass
@@ -215,9 +242,10 @@ def test_reversed_percentages_are_refused():
 
 
 def test_sampling_classes():
-    assert HOST.space(Flow()) == "flow"
-    assert HOST.space(VE()) == "ve"
-    for kind in (Unknown, Backwards):
+    assert states_of(Flow()) == ("flow", 1.0)
+    assert states_of(VE()) == ("ve", 1.0)
+    assert states_of(Loud()) == ("flow", 8.0)
+    for kind in (Unknown, Backwards, Bent):
         with pytest.raises(HostError, match=f"does not know \\({kind.__name__}"):
             patched(Patcher(kind()))
 

@@ -19,15 +19,19 @@ class VE:
     def percent_to_sigma(self, percent):
         return 10.0 * (1 - percent)
 
+    def calculate_input(self, sigma, x):
+        return x / (sigma**2 + 1) ** 0.5
+
+    def noise_scaling(self, sigma, noise, latent, max_denoise=False):
+        return latent + sigma * noise
+
 
 class SD15:
     latent_channels = 4
 
 
 training = SimpleNamespace(now=False)
-HOST = ComfyHost(
-    "outer", "predict", ve=(VE,), flow=(), in_training=lambda: training.now, sampler_sample="sampler"
-)
+HOST = ComfyHost("outer", "predict", in_training=lambda: training.now, sampler_sample="sampler")
 
 
 class Patcher:

@@ -14,9 +14,8 @@ import torch
 from steadydiff.denoiser import Guided, Run
 from steadydiff.errors import HostError, SettingsError
 from steadydiff.files.mdss import Head
-from steadydiff.hosts.patch import POST_CFG, Patch
+from steadydiff.hosts.patch import POST_CFG, Patch, states_of
 from steadydiff.hosts.webui.attach import WebuiHost, attach, detach
-from steadydiff.hosts.webui.patcher import space_of
 from steadydiff.hosts.webui.run import Units, run_sigmas, timestep_sigma
 from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel
 from steadydiff.methods.diffier import DiffIER
@@ -630,9 +629,9 @@ def test_spaces_are_found_by_trying():
         def noise_scaling(self, sigma, noise, latent, max_denoise=False):
             return noise * sigma + latent
 
-    assert (space_of(Predictor()), space_of(Flow())) == ("ve", "flow")
+    assert (states_of(Predictor()).space, states_of(Flow()).space) == ("ve", "flow")
     with pytest.raises(HostError, match="Odd"):
-        space_of(Odd())
+        states_of(Odd())
 
 
 def test_a_schedule_for_other_settings_is_warned_of():

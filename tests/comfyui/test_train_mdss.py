@@ -84,7 +84,7 @@ def base_of(node, finetune, samples_of):
         fresh = finetune.rebuilt(model, torch.float32, torch.device("cpu"))
         if checkpointing:
             finetune.checkpoint_blocks(fresh.diffusion_model)
-        schedule = finetune.schedule_of(model, node.HOST)
+        schedule = finetune.schedule_of(model)
         return finetune.finetune_base(
             model, "small", schedule, samples_of(model), node.HOST, node.prepare, fresh
         )
@@ -222,19 +222,19 @@ def test_tokens_of_reference_pictures_are_left_out(families):
 def test_what_a_network_answers_is_known_or_refused_by_name(kind, answer, models, node, finetune):
     model = models[kind]
     if answer.islower():
-        assert finetune.schedule_of(model, node.HOST).prediction == answer
+        assert finetune.schedule_of(model).prediction == answer
         return
     with pytest.raises(
         Exception, match=f"predict noise, v or a flow's velocity; this one is of the kind {answer}"
     ):
-        finetune.schedule_of(model, node.HOST)
+        finetune.schedule_of(model)
 
 
 def test_models_that_cannot_be_trained_are_refused_by_name(families, node, finetune, samples_of):
     with pytest.raises(
         Exception, match="does not know the last layer of a AuraFlow; it knows UNets as in SD1"
     ):
-        finetune.schedule_of(families["AuraFlow"], node.HOST)
+        finetune.schedule_of(families["AuraFlow"])
     network = families["SD15"].model.diffusion_model
     network.register_buffer("scaled_fp8", torch.zeros(()))  # as in files with 8 bits and scales
     with pytest.raises(Exception, match="weights of this SD15 are quantised or changed .* in 16 or 32"):
@@ -243,7 +243,7 @@ def test_models_that_cannot_be_trained_are_refused_by_name(families, node, finet
     model = families["SD15"].clone()
     model.patches = {"diffusion_model.out.2.weight": []}
     with pytest.raises(Exception, match="this model carries LoRAs"):
-        finetune.schedule_of(model, node.HOST)
+        finetune.schedule_of(model)
     wanted = node.Wanted("flow", 4, 2, True, 0, False)
     for change, sentence in (
         ({}, "small takes the variant posterior or ddim"),

@@ -17,10 +17,10 @@ from typing import Any
 from torch import Tensor
 
 from ...denoiser import Run, Space
-from ...errors import HostError, SettingsError
+from ...errors import SettingsError
 from ...methods.method import Method
 from ...model_names import name_of
-from ..patch import POST_CFG, Patch, count_calls, in_order, nest
+from ..patch import POST_CFG, Patch, count_calls, in_order, nest, states_of
 
 KEY = "steadydiff"
 """Under this name our wrappers hang on a model, and the session on a run's model options."""
@@ -40,9 +40,6 @@ class ComfyHost:
 
     outer_sample:  the host's name for wrappers around a whole run
     predict_noise: its name for wrappers around one guided model call
-    ve:            classes of model_sampling with x = x0 + sigma * eps
-    flow:          those with x = (1 - sigma) * x0 + sigma * eps
-    neither:       those that descend from one of the above and yet build x in their own way
     in_training:   whether the host is training right now
     check_interrupted: raises if the user cancelled
     sampler_sample: its name for wrappers around a sampler
@@ -52,27 +49,17 @@ class ComfyHost:
 
     outer_sample: str
     predict_noise: str
-    ve: tuple[type, ...]
-    flow: tuple[type, ...]
-    neither: tuple[type, ...] = ()
     in_training: Callable[[], bool] = lambda: False
     check_interrupted: Callable[[], None] = lambda: None
     sampler_sample: str = "sampler_sample"
     apply_model: str = "apply_model"
     area_and_mult: Callable[[dict, Tensor, Tensor], Any] = lambda prompt, x, sigma: None
 
-    def space(self, model_sampling: Any) -> Space:
-        """Return how a model builds its states; HostError if it does so in a way we do not know."""
-        if not isinstance(model_sampling, self.neither):
-            if isinstance(model_sampling, self.flow):
-                return "flow"
-            if isinstance(model_sampling, self.ve):
-                return "ve"
-        kinds = ", ".join(kind.__name__ for kind in type(model_sampling).__mro__[:3])
-        raise HostError(
-            f"this model mixes noise and picture in a way SteadyDiff does not know ({kinds}), so its noise "
-            f"cannot be scaled; disconnect the SteadyDiff node for this model"
-        )
+
+def run_of(model_sampling: Any, sigmas: Tensor, seed: int | None = None) -> Run:
+    """Return the facts of a run over these levels; HostError for a model whose states we do not know."""
+    states = states_of(model_sampling)
+    return Run(states.space, tuple(sigmas.tolist()), seed, states.noise)
 
 
 def sigma_data_of(model_sampling: Any, space: Space) -> float:
@@ -86,7 +73,7 @@ def attach(model: Any, patch: Patch, host: ComfyHost) -> Any:
     Raises:  HostError or SettingsError if the method cannot work on this model. A node further down may still
              change the model's kind, so the run checks again.
     """
-    patch.settings.check(host.space(model.get_model_object("model_sampling")))
+    patch.settings.check(states_of(model.get_model_object("model_sampling")).space)
     attachment = Attachment((*patches_of(model, host), patch), host)
     if (
         patch.settings.single
@@ -162,7 +149,7 @@ class Attachment:
     def _open(self, guider: Any, sampler: Any, sigmas: Tensor, seed: int | None) -> Session:
         model = guider.model_patcher
         model_sampling = model.get_model_object("model_sampling")
-        run = Run(self.host.space(model_sampling), tuple(sigmas.tolist()), seed)
+        run = run_of(model_sampling, sigmas, seed)
         session = Session([patch.resolve(model_sampling) for patch in self.patches], run, self.host)
         for settings in session.methods:
             _warn_of_differences(settings, guider, sampler, run)

@@ -22,7 +22,16 @@ from ...errors import HostError, SettingsError
 from ...model_names import PRODUCTS, name_of
 from ...schedules import MadeFor
 from ..patch import POST_CFG, Shown
-from .attach import ANTIBIAS_KEY, KEY, MDSS_KEY, ComfyHost, patches_of, sampler_name, sigma_data_of
+from .attach import (
+    ANTIBIAS_KEY,
+    KEY,
+    MDSS_KEY,
+    ComfyHost,
+    patches_of,
+    run_of,
+    sampler_name,
+    sigma_data_of,
+)
 
 
 @dataclass(frozen=True)
@@ -58,11 +67,11 @@ class Setup:
     @property
     def run(self) -> Run:
         """The run's facts; HostError for a model whose states we do not know."""
-        return Run(self.space, tuple(self.sigmas.tolist()))
+        return run_of(self.model.get_model_object("model_sampling"), self.sigmas)
 
     @property
     def space(self) -> Space:
-        return self.host.space(self.model.get_model_object("model_sampling"))
+        return self.run.space
 
     @property
     def sigma_data(self) -> float:

@@ -20,7 +20,7 @@ from ...methods.mdss import Prediction
 from ...model_names import name_of
 from ...networks.xi_head import TwoHeads
 from ...training.mdss import Base
-from ..patch import known_layer
+from ..patch import known_layer, states_of
 from .attach import ComfyHost
 from .train import Samples, check_input
 
@@ -35,14 +35,16 @@ Prepare = Callable[[Any, Any, Tensor], list[dict]]
 
 
 class Schedule(NamedTuple):
-    """How a model was trained: its states, what its network answers, and its noise levels, least first."""
+    """How a model was trained: its states and the deviation of their noise, what its network answers, and
+    its noise levels, least first."""
 
     space: Space
     prediction: Prediction
     sigmas: Tensor
+    noise: float = 1.0
 
 
-def schedule_of(model: Any, host: ComfyHost) -> Schedule:
+def schedule_of(model: Any) -> Schedule:
     """Return how a model was trained.
 
     Raises:  HostError by name for a model that cannot be trained here.
@@ -55,8 +57,9 @@ def schedule_of(model: Any, host: ComfyHost) -> Schedule:
         )
     check_input(model)
     model_sampling = model.get_model_object("model_sampling")
-    space = host.space(model_sampling)
-    return Schedule(space, prediction_of(model_sampling, space), training_sigmas(model_sampling))
+    space, noise = states_of(model_sampling)
+    prediction = prediction_of(model_sampling, space)
+    return Schedule(space, prediction, training_sigmas(model_sampling), noise)
 
 
 def prediction_of(model_sampling: Any, space: Space) -> Prediction:
@@ -183,4 +186,5 @@ def finetune_base(
             conds = {key: cond.concat([]) for key, cond in part.conditioning.items()}
         return trained(x, sigma, ask=partial(fresh.apply_model, transformer_options={}, **conds))
 
-    return Base(name, fresh.diffusion_model, *schedule, draw, ask)
+    space, prediction, sigmas, noise = schedule
+    return Base(name, fresh.diffusion_model, space, prediction, sigmas, draw, ask, noise)

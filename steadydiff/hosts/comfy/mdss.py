@@ -15,14 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...denoiser import Run
 from ...errors import HostError, SettingsError
 from ...files.mdss import Card, Head
 from ...methods.mdss import BRANCHES, MDSS, Branches, XiModel
 from ...model_names import name_of
 from ...networks.xi_head import apply_head, last_layer, listening, patch_of, to_latent
 from ..patch import POST_CFG, fitting_layer, known_layer, window_sigmas
-from .attach import MDSS_KEY, ComfyHost
+from .attach import MDSS_KEY, ComfyHost, run_of
 from .drift import added_functions
 from .state import check_fits, check_sampler, check_window, rectify_states, replace_function
 
@@ -70,7 +69,7 @@ def attach_mdss(
     network = model.get_model_object("diffusion_model")
     known_layer(network, name_of(model.model))
     channels = len(loaded.head.bias) // patch_of(network) ** 2
-    check_fits(model, what, loaded.card, channels, host)
+    check_fits(model, what, loaded.card, channels)
     fitting_layer(network, what, loaded.head)
     method = MDSS(
         XiModel(_unknown, loaded.card.space, loaded.card.sigma_data, loaded.card.sigma_range), strength
@@ -105,7 +104,7 @@ class MdssAttachment:
         method = replace(self.method, sigma_high=high, sigma_low=low)
         if not (self.host.in_training() or method.is_off or len(sigmas) < 2):
             sampler = executor.class_obj
-            run = Run(self.host.space(model_sampling), tuple(sigmas.tolist()))
+            run = run_of(model_sampling, sigmas)
             check_sampler(sampler, method.title)
             if noise.shape[1] != self.channels:
                 raise HostError(

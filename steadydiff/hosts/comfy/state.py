@@ -24,8 +24,8 @@ from ...files.antibias import Card
 from ...files.model_card import ModelCard
 from ...methods.antibias_prompt import AntiBiasPrompt, Calls
 from ...methods.mdss import MDSS
-from ..patch import Shown, check_card, window_sigmas
-from .attach import ANTIBIAS_KEY, ComfyHost, sampler_name, sigma_data_of
+from ..patch import Shown, check_card, states_of, window_sigmas
+from .attach import ANTIBIAS_KEY, ComfyHost, run_of, sampler_name, sigma_data_of
 from .drift import added_functions, show_branches
 
 # These scale the state into a new tensor before they ask.
@@ -75,7 +75,7 @@ def attach_prompt(
             "this model has an anti-bias prompt already, and two would correct twice; use one"
         )
     channels = prompt.patcher.model.config.latent_channels
-    check_fits(model, f"the anti-bias model {prompt.name}", prompt.card, channels, host)
+    check_fits(model, f"the anti-bias model {prompt.name}", prompt.card, channels)
     method = AntiBiasPrompt(prompt.card.model(prompt.patcher.model), strength, calls)
     attachment = StateAttachment(method, window, prompt, host)
     clone = model.clone()
@@ -93,11 +93,11 @@ def check_window(window: tuple[float, float]) -> None:
         )
 
 
-def check_fits(model: Any, what: str, card: ModelCard, channels: int, host: ComfyHost) -> None:
+def check_fits(model: Any, what: str, card: ModelCard, channels: int) -> None:
     """Raise HostError unless the model is of the kind that `what` was trained on."""
     model_sampling = model.get_model_object("model_sampling")
     latent_format = model.get_model_object("latent_format")
-    space = host.space(model_sampling)
+    space = states_of(model_sampling).space
     found = {
         "space": space,
         "latent_format": type(latent_format).__name__,
@@ -124,7 +124,7 @@ class StateAttachment:
         high, low = window_sigmas(model_sampling, *self.window)
         method = replace(self.method, sigma_high=high, sigma_low=low)
         if not (self.host.in_training() or method.is_off or len(sigmas) < 2):
-            run = Run(self.host.space(model_sampling), tuple(sigmas.tolist()))
+            run = run_of(model_sampling, sigmas)
             check_sampler(sampler, method.title)
             self._check_latents(noise)
             [patcher] = model.get_additional_models_with_key(ANTIBIAS_KEY)  # the clone's own

@@ -155,7 +155,8 @@ def train_on_model(
     def work(inner: Inner, x: Tensor) -> None:
         # The host runs nodes in inference mode, whose tensors training must not touch.
         with torch.inference_mode(False), torch.enable_grad():
-            base = Base(setup.space, schedules, _draw(setup, samples), _denoise(inner), setup.sigma_data)
+            draw, run = _draw(setup, samples), setup.run
+            base = Base(run.space, schedules, draw, _denoise(inner), setup.sigma_data, run.noise)
             network.to(x.device)
             trained.append(train_prompt(network, base, recipe, plan, state, on_step))
 

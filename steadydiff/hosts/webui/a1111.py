@@ -33,6 +33,7 @@ class A1111Route:
         self.model, self.levels = model, self
         sd_model = self._sd_model
         self.space: Space = "flow" if getattr(sd_model, "is_sd3", False) else "ve"
+        self.noise = 1.0
         known = [names for mark, names in FAMILIES.items() if getattr(sd_model, mark, False)]
         family, latents = known[0] if known else (None, None)
         self.facts: dict[str, Any] = {"family": family, "latent_format": latents, "sigma_data": 1.0}

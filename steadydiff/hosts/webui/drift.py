@@ -71,7 +71,7 @@ def calibrate_run(start: Start, order: Order) -> tuple[Schedule, Measurement, Te
     run, x = start.run, start.x
     seeds = range(order.seed, order.seed + len(x))
     noise = unit_noise(x.shape[1:], seeds).to(x)
-    first = add_noise(torch.zeros_like(x), noise, run.sigmas[0], run.space)
+    first = add_noise(torch.zeros_like(x), run.noise * noise, run.sigmas[0], run.space)
     ask = _asking(start)
     recorder = Recorder(run, start.step_calls())
     heard = recorder.around(ask)

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...denoiser import Space
 from ...errors import HostError
 from ...files.mdss import Head
 from ...networks.xi_head import apply_head, listening
-from ..patch import POST_CFG, fitting_layer
+from ..patch import POST_CFG, fitting_layer, states_of
 from .run import Asked, full_precision
 from .session import Answer, Session, second_of, unheard
 
@@ -32,7 +31,9 @@ class PatcherRoute:
         self.model, self._sample = model, sampling_function
         unet = self._objects.unet.model
         self.levels: Any = unet.predictor if hasattr(unet, "predictor") else unet.model_sampling
-        self.space: Space = space_of(self.levels)
+        states = states_of(self.levels)
+        self.space: Space = states.space
+        self.noise = states.noise
         config = getattr(unet, "model_config", None) or getattr(self._sd_model, "model_config", None)
         latents = getattr(unet, "latent_format", None) or getattr(config, "latent_format", None)
         self.facts: dict[str, Any] = {
@@ -212,21 +213,3 @@ def _answer(cfg: float, denoised: Tensor, args: dict) -> Answer:
     # At cfg 1 the negative prompt is not asked; some hosts then show zeros in its place.
     uncond = None if args.get("uncond") is None or cfg == 1 else args["uncond_denoised"]
     return Answer(cfg, denoised, args["cond_denoised"], uncond)
-
-
-def space_of(levels: Any) -> Space:
-    """Return how a model builds its states; HostError if it does so in a way we do not know.
-
-    Found by trying: a flow model's network is shown its states unscaled, and its states are a mixture.
-    """
-    one, half = torch.ones(1, 1, 1, 1), torch.tensor([0.5])
-    unscaled = bool(levels.calculate_input(half, one) == 1)
-    mixed = unscaled  # Forge Classic's models cannot mix; none of them is a flow model
-    if hasattr(levels, "noise_scaling"):
-        mixed = bool(levels.noise_scaling(half.view_as(one), torch.zeros_like(one), one) == 0.5)
-    if unscaled != mixed:
-        raise HostError(
-            f"this model mixes noise and picture in a way SteadyDiff does not know "
-            f"({type(levels).__name__}), so its noise cannot be scaled; switch SteadyDiff off for it"
-        )
-    return "flow" if unscaled else "ve"

@@ -29,13 +29,15 @@ Asked = Callable[[], Tensor]
 class Route(Protocol):
     """How one family of hosts is hooked.
 
-    space:  how the model builds its states
+    space:  how the model builds its states, and
+    noise:  the standard deviation of the noise in them
     levels: has `percent_to_sigma`: a share of the run, 0 its beginning -> the noise level there
     facts:  what `check_card` compares, None where the host does not know
     shows_noise: whether the denoiser keeps the negative prompt's noise, for DDIM CFG++ to step along
     """
 
     space: Space
+    noise: float
     levels: Any
     facts: dict[str, Any]
     shows_noise: bool
@@ -140,7 +142,9 @@ class Start:
         """Raises: HostError for a sampler that does not tell its noise levels."""
         alphas = route.alphas_cumprod().float() if kwargs.get("timesteps") is not None else None
         sigmas = run_sigmas(function, kwargs, model.steps, alphas)
-        return cls(function, model, x, kwargs, route, Units(alphas), Run(route.space, sigmas))
+        return cls(
+            function, model, x, kwargs, route, Units(alphas), Run(route.space, sigmas, noise=route.noise)
+        )
 
     @property
     def sampler(self) -> str:
