@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...denoiser import Space
 from ...errors import HostError
 from ...files.mdss import Head
 from ...networks.xi_head import apply_head, listening
