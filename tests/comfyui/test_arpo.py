@@ -1,5 +1,7 @@
 """ARPO's nodes in a real ComfyUI: the tiny world finds the prompts of its own drawings, offline."""
 
+import copy
+import inspect
 import json
 import sys
 from functools import cache
@@ -217,3 +219,18 @@ def test_the_hosts_clip_is_refused_without_its_projection_and_used_with_it(execu
     vision.model.visual_projection = torch.nn.Identity()
     with pytest.raises(Exception, match="CLIP_VISION has no projection"):
         execute("SteadyDiffCLIPScorer", model="connected", clip=clip, clip_vision=vision)
+
+
+def test_an_empty_latent_is_drawn_in_the_models_size(execute, inputs):
+    fix = load("comfy.sample").fix_empty_latent_channels
+    if "downscale_ratio_spacial" not in inspect.signature(fix).parameters:
+        pytest.skip("this host's empty latents do not say it")
+    model = inputs["model"].clone()
+    coarse = copy.copy(model.get_model_object("latent_format"))
+    coarse.spacial_downscale_ratio = 16
+    model.add_object_patch("latent_format", coarse)
+    empty = {"samples": torch.zeros(1, 4, 16, 16), "downscale_ratio_spacial": 8}
+    image = execute("SteadyDiffARPO", **(inputs | {"model": model, "latent_image": empty, "iterations": 1}))[
+        1
+    ]
+    assert image.shape == (1, 64, 64, 3)

@@ -1,5 +1,8 @@
 """An empty latent says what one of its samples stands for; our samplers draw the size that core's draw."""
 
+import inspect
+import sys
+
 import pytest
 import torch
 
@@ -49,3 +52,18 @@ def test_so_do_our_nodes(name, pack, host, coarse, conds, empty, sigmas_of):
         **(defaults_of(node) | more),
     )  # fmt: skip
     assert set(seen) == {torch.Size([8, 8])}
+
+
+def test_an_empty_video_has_the_frames_that_core_would_draw(comfy, pack, models):
+    fix = load("comfy.sample").fix_empty_latent_channels
+    if "downscale_ratio_temporal" not in inspect.signature(fix).parameters:
+        pytest.skip("this host's empty latents do not say it")
+
+    class Video(type(models["epsilon"].model.latent_format)):
+        latent_dimensions, temporal_downscale_ratio = 3, 8
+
+    model = models["epsilon"].clone()
+    model.add_object_patch("latent_format", Video())
+    empty = {"samples": torch.zeros(1, 4, 6, 4, 4), "downscale_ratio_temporal": 4}
+    fitted = sys.modules[pack["SteadyDiffMeasure"].__module__].fitted_latent(model, empty)
+    assert fitted.shape == fix(model, empty["samples"], None, 4).shape == (1, 4, 3, 4, 4)
