@@ -51,8 +51,8 @@ SPACE_SETTINGS: tuple[SpaceSetting, ...] = get_args(SpaceSetting)
 # The correction adds (1 - 1/λ)·sigma/alpha units of noise to the clean estimate. Where a state is all but
 # noise that is tens of units, which one step to a moderate sigma cannot take back. Above this ratio of sigma
 # to alpha it is left out. 4000 lies between the noisiest step of a zero-terminal-SNR schedule (4518 in
-# ComfyUI) and its neighbour (2254 of 1000 levels), above other models' ranges (Stable Video Diffusion: 700),
-# and is sigma 0.99975 in flow.
+# ComfyUI) and its neighbour (2254 of 1000 levels), above most models' ranges (Stable Video Diffusion: 700)
+# but not that of cosine betas (20,291), and is sigma 0.99975 in flow.
 MAX_NOISE_RATIO = 4000.0
 
 
