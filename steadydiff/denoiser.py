@@ -58,15 +58,15 @@ class Run:
     space:  how the run's states are built
     sigmas: noise levels in the order the sampler visits them, the final one (usually 0) included
     seed:   seed of the run's noise; None = not known
-    step_calls: numbers, from 0, of the model calls that start a step; None = not asked for
     noise:  standard deviation of the noise in its states; noise of our own is multiplied by it
+    step_calls: numbers, from 0, of the model calls that start a step; None = not asked for
     """
 
     space: Space
     sigmas: tuple[float, ...]
     seed: int | None = None
-    step_calls: tuple[int, ...] | None = None
     noise: float = 1.0
+    step_calls: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         check_space(self.space)
