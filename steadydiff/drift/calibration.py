@@ -18,7 +18,7 @@ from ..methods.epsilon_scaling import scale_epsilon
 from ..metrics.norms import predicted_norm
 from ..metrics.spectrum import ring_sizes, spectrum
 from ..schedules import linear_schedule
-from .stepping import Question, Sampler, next_question, step_calls
+from .stepping import Question, Remember, Sampler, next_question, nothing, step_calls
 
 LEAST, MOST = 0.8, 1.25
 """No λ outside is tried: what needs more is not cured by a scale."""
@@ -57,6 +57,7 @@ def calibrate(
     run: Run,
     wanted: Sequence[float],
     on_call: Callable[[], None] = lambda: None,
+    remember: Remember = nothing,
 ) -> Calibration:
     """Choose each λ so that at the next step the predicted noise is as large as `wanted` there.
 
@@ -69,6 +70,7 @@ def calibrate(
     x:       first states [B, C, *S]; 8 to 16 samples of unit energy, see `unit_noise`
     wanted:  root mean squared norm of the predicted noise at each step, on noised clean samples
     on_call: called after every model call, for progress
+    remember: what is kept beside the model; each trial of a step meets what the step before has left
 
     Cost:    at most TRIALS sampling runs of the batch. Memory: one clean estimate per model call.
     Raises:  SettingsError for a sampler that cannot be stepped or repeated; SteadyDiffError for NaN from the
@@ -78,7 +80,7 @@ def calibrate(
     """
     if len(wanted) != run.steps:
         raise SettingsError(f"a norm for each of {run.steps} steps is wanted; got {len(wanted)}")
-    walk = _Walk(sampler, denoise, x, run, on_call)
+    walk = _Walk(sampler, denoise, x, run, on_call, remember)
     scales, reached, pace = [], [walk.size], 1.0
     for goal in wanted[1:]:
         scale, pace = _solve(walk, goal, scales[-1] if scales else 1.0, pace)
@@ -94,6 +96,7 @@ def calibrate_variance(
     run: Run,
     clean: Tensor,
     on_call: Callable[[], None] = lambda: None,
+    remember: Remember = nothing,
 ) -> Calibration:
     """Choose each λ so that the state it leads to varies as noised clean samples do.
 
@@ -106,7 +109,7 @@ def calibrate_variance(
     Cost:    one sampling run; with solvers of several stages one more call for each stage after the first.
     Source:  ours. Var(x) = alpha² Var(x0) + sigma² holds for every perfect sampler, see `metrics/deltas`.
     """
-    walk, size = _Walk(sampler, denoise, x, run, on_call), x[0].numel()
+    walk, size = _Walk(sampler, denoise, x, run, on_call, remember), x[0].numel()
     sizes = ring_sizes(tuple(x.shape[1:]))
     goals = [
         float(signal_level(sigma, run.space)) ** 2 * clean + (sigma * run.noise) ** 2
@@ -214,20 +217,30 @@ class _Trial:
     question: Question
     answer: Tensor
     size: float
+    restore: Callable[[], None]
 
 
 class _Walk:
     """A run in progress: the answers given so far, and the model's raw answer to the present question."""
 
-    def __init__(self, sampler: Sampler, denoise: Denoise, x: Tensor, run: Run, on_call: Callable[[], None]):
+    def __init__(
+        self,
+        sampler: Sampler,
+        denoise: Denoise,
+        x: Tensor,
+        run: Run,
+        on_call: Callable[[], None],
+        remember: Remember,
+    ) -> None:
         self._sampler, self._denoise, self._x, self._run = sampler, denoise, x, run
+        self._remember = remember
         self._starts, self._step, self.calls, self._on_call = step_calls(sampler, x, run), 0, 0, on_call
         self._given: list[Tensor] = []
         question = self._next([])
         for _ in range(self._starts[0]):  # what a sampler asks before its first step
             self._given.append(self._ask(question))
             question = self._next([])
-        self._question, self._raw = question, self._ask(question)
+        self._question, self._raw, self._restore = question, self._ask(question), remember()
         self.size = self._size(question, self._raw, 0)
 
     def attempt(self, scale: float) -> _Trial:
@@ -235,10 +248,12 @@ class _Walk:
         raw = self.stages(scale)
         question = self.lead(raw, scale)
         answer = self._ask(question)
-        return _Trial(scale, raw, question, answer, self._size(question, answer, self._step + 1))
+        size = self._size(question, answer, self._step + 1)
+        return _Trial(scale, raw, question, answer, size, self._remember())
 
     def stages(self, scale: float) -> tuple[Tensor, ...]:
         """The raw answers within the present step; the model is asked for those after the first."""
+        self._restore()
         raw = (self._raw,)
         for _ in range(self._starts[self._step + 1] - self._starts[self._step] - 1):
             raw = (*raw, self._ask(self.lead(raw, scale)))
@@ -269,6 +284,7 @@ class _Walk:
             self._given.append(self._scaled(question, raw, trial.scale))
             question = self._next([])
         self._step, self._question, self._raw, self.size = self._step + 1, question, trial.answer, trial.size
+        self._restore = trial.restore
 
     def _next(self, more: Sequence[Tensor]) -> Question:
         found = next_question(self._sampler, self._x, self._run.sigmas, [*self._given, *more])

@@ -22,7 +22,7 @@ from ..metrics.norms import NormCurve, norm_quotient, predicted_norm
 from ..metrics.running import RunningMoments, check_count
 from ..metrics.spectrum import ring_count, spectrum
 from ..schedules import MadeFor, parsed
-from .stepping import Sampler
+from .stepping import Remember, Sampler, nothing
 
 MEASUREMENT_FORMAT = "steadydiff.measurement"
 MEASUREMENT_VERSION = 1
@@ -163,20 +163,24 @@ class Recorder:
         self._sampling, self._training = NormCurve(run.steps), NormCurve(run.steps)
         self._states = [RunningMoments() for _ in run.sigmas]
         self._clean, self._clean_spectrum = RunningMoments(), RunningMoments()
+        self._kept: list[Callable[[], None]] = []  # before each of the sampler's steps, and at the end
 
     def around(self, denoise: Denoise) -> Denoise:
         """Return a denoiser that is listened to."""
         return _Heard(denoise, self)
 
-    def sample(self, sampler: Sampler, denoise: Denoise, x: Tensor) -> Tensor:
+    def sample(self, sampler: Sampler, denoise: Denoise, x: Tensor, remember: Remember = nothing) -> Tensor:
         """Sample a batch from its first states [B, C, *S] and return the final ones."""
-        calls = 0
+        calls, self._kept = 0, []
 
         def question(x: Tensor, sigma: Tensor) -> Tensor:
             nonlocal calls
             step = self._starts.get(calls)
             calls += 1
-            return denoise(x, sigma) if step is None else self._listening(hear(step), denoise, x, sigma)
+            if step is None:
+                return denoise(x, sigma)
+            self._kept.append(remember())
+            return self._listening(hear(step), denoise, x, sigma)
 
         def hear(step: int) -> Callable[[Tensor, Tensor], None]:
             def heard(x: Tensor, denoised: Tensor) -> None:
@@ -187,10 +191,14 @@ class Recorder:
 
         final = sampler(question, x, self.run.sigmas)
         self._states[-1].add(_finite(final, "the sampler's result"))
+        self._kept.append(remember())
         return final
 
     def train(self, denoise: Denoise, clean: Tensor, noise: Tensor) -> None:
-        """Show the model a batch of clean samples [B, C, *S], noised to each sigma of the run."""
+        """Show the model a batch of clean samples [B, C, *S], noised to each sigma of the run.
+
+        What is kept beside the model is, at each, what the sampled batch met there.
+        """
         self._clean.add(_finite(clean, "a clean sample"))
         self._clean_spectrum.add(torch.stack([spectrum(sample[None]) for sample in clean]))
         for step, sigma in enumerate(self.run.sigmas[:-1]):
@@ -199,8 +207,12 @@ class Recorder:
             def hear(x: Tensor, denoised: Tensor, step: int = step) -> None:
                 self._training.add(step, self._norms(x, denoised, step))
 
+            if self._kept:
+                self._kept[step]()
             x = add_noise(clean, self.run.noise * noise, at, self.run.space)
             self._listening(hear, denoise, x, at)
+        if self._kept:
+            self._kept[-1]()
 
     @property
     def sampling_rms(self) -> tuple[float, ...]:

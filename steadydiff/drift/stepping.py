@@ -21,6 +21,15 @@ from ..errors import SettingsError
 Sampler = Callable[[Denoise, Tensor, tuple[float, ...]], Tensor]
 """(denoise, first state [B, C, *S], sigmas) -> final state: one whole run, however it is made."""
 
+Remember = Callable[[], Callable[[], None]]
+"""Notes what is kept beside a model from call to call, and returns what puts it back, as often as wanted."""
+
+
+def nothing() -> Callable[[], None]:
+    """`Remember` where nothing is kept."""
+    return lambda: None
+
+
 # A sampler computes the sigma it asks at in its own way; hosts move a flow run's first one off 1 a little.
 SAME_SIGMA = 1e-3
 

@@ -25,6 +25,7 @@ class Method(Protocol):
     wants_branches: whether it looks at the branches of guidance, see `denoiser.Guided`
     wants_steps:    whether it must know which model calls start a step, see `Run.step_calls`
     is_off:         whether it changes nothing: `wrap` then returns the denoiser itself
+    extra_calls:    model calls it makes at an active step beyond the sampler's own; at most
     """
 
     title: ClassVar[str]
@@ -39,6 +40,9 @@ class Method(Protocol):
     def wants_steps(self) -> bool: ...
     @property
     def is_off(self) -> bool: ...
+
+    @property
+    def extra_calls(self) -> int: ...
 
     def check(self, space: Space) -> None:
         """Raise SettingsError where the model is of a kind these settings cannot work on."""
@@ -89,8 +93,8 @@ class Editor(Protocol):
 
 
 class Defaults:
-    """What most methods answer: they correct a prediction, may stand twice, and look at no branch, at no
-    start of a step and at no run in particular."""
+    """What most methods answer: they correct a prediction, may stand twice, look at no branch, at no start
+    of a step and at no run in particular, and make no model calls of their own."""
 
     acts_on: ClassVar[Literal["answer", "state"]] = "answer"
     single: ClassVar[bool] = False
@@ -105,6 +109,11 @@ class Defaults:
     def wants_steps(self) -> bool:
         """Whether the run must tell which model calls start a step."""
         return False
+
+    @property
+    def extra_calls(self) -> int:
+        """Model calls at an active step beyond the sampler's own."""
+        return 0
 
     def differences(self, **facts: Any) -> list[str]:
         """Return no sentences: it was made for no run in particular."""

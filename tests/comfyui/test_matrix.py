@@ -10,6 +10,7 @@ from tools.launch.inprocess import host_path
 ROWS = list(matrix.pairwise()) if host_path() else []
 PAIRS = list(combinations(matrix.METHODS, 2))
 PATCHED = list(product(matrix.METHODS, matrix.PATCHES))
+PARTNERED = list(product(matrix.METHODS, matrix.PARTNERS))
 # Whose state a sampler does not share; whose second output a part of the frames would have.
 DECLINED = {("Anti-Bias Prompt", "uni_pc"), ("MDSS", "uni_pc"), ("Anti-Bias Prompt", "uni_pc_bh2")}
 DECLINED |= {("MDSS", "uni_pc_bh2"), ("MDSS", "Context Windows")}
@@ -55,6 +56,13 @@ def test_a_method_beside_a_patch_of_the_hosts(both):
     i = PATCHED.index(both)
     kind, sampler = matrix.KINDS[i % 4], matrix.SOME_SAMPLERS[i % 5]
     assert said(matrix.check_patch(*both, kind, sampler)) == expected(*both)
+
+
+@pytest.mark.parametrize("both", PARTNERED, ids=" with ".join)
+def test_a_method_beside_a_patch_that_keeps_a_memory(both):
+    i = PARTNERED.index(both)
+    for sampler in matrix.SOME_SAMPLERS if both[0] == "DiffIER" else matrix.SOME_SAMPLERS[i::5]:
+        assert matrix.check_partner(*both, matrix.KINDS[i % 4], sampler) == ""
 
 
 def test_a_method_that_is_not_off_is_seen(monkeypatch):

@@ -20,6 +20,7 @@ from ...denoiser import Run, Space
 from ...errors import SettingsError
 from ...methods.method import Method
 from ...model_names import name_of
+from ..kept import Kept, as_kept
 from ..patch import POST_CFG, Patch, count_calls, in_order, nest, states_of
 
 KEY = "steadydiff"
@@ -163,7 +164,7 @@ class Session:
         self.methods = in_order(methods)
         self.run, self.calls = run, 0
         wanted = any(method.wants_branches for method in methods)
-        self._model = GuidedModel(host, wanted)
+        self._model = GuidedModel(host, wanted, any(method.extra_calls for method in methods))
         self._branch: Any = None
         self._call: Any = None
         self._denoise = nest(self._model, self.methods, run)
@@ -219,15 +220,18 @@ class Session:
 class GuidedModel:
     """The host's guided model as the methods know denoisers.
 
-    The first call after `begin` is the sampler's own; further ones are a method's, see `inner_options`.
+    The first call after `begin` is the sampler's own; further ones are a method's, see `inner_options`, and
+    other packs' functions know nothing of them, see `kept.py`.
 
+    asks_again: whether there are further ones
     branches: if wanted, the conditional and the unconditional clean estimate of the latest call, None where
               the host showed none; the second is None where only the first was asked for
     cfg:      the guider's weight now, the larger of two
     """
 
-    def __init__(self, host: ComfyHost, wants_branches: bool) -> None:
+    def __init__(self, host: ComfyHost, wants_branches: bool, asks_again: bool) -> None:
         self._host, self._noted, self._extra = host, [self._note] if wants_branches else [], 0
+        self._asks_again, self._before = asks_again, Kept()
         self._call: Any = ()
         self.given: Any = None
         self.branches: Any = None
@@ -239,13 +243,21 @@ class GuidedModel:
         self.cfg = cfg_of(executor.class_obj)
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        executor, options, seed, patched = self._call
-        if not self._own:
-            self._host.check_interrupted()
+        executor, options, _, patched = self._call
+        if self._own:
+            self._own = False
+            if self._asks_again:
+                self._before = Kept(options, executor.class_obj.model_options, copied=2 * x.numel())
+            return self._ask(x, sigma, options)
+        self._host.check_interrupted()
+        self._extra += 1
+        with as_kept(self._before):
             options = inner_options(options, patched)
-            x = self._with_given(x, sigma, options)
-            self._extra += 1
-        self._own, self.branches = False, None
+            return self._ask(self._with_given(x, sigma, options), sigma, options)
+
+    def _ask(self, x: Tensor, sigma: Tensor, options: dict) -> Tensor:
+        executor, _, seed, _ = self._call
+        self.branches = None
         if self._noted:
             options = {**options, POST_CFG: [*options.get(POST_CFG, ()), *self._noted]}
         return executor(x, sigma, options, seed)
@@ -268,7 +280,7 @@ class GuidedModel:
 
     def close(self) -> int:
         """Let go of the host's objects; return how many calls were a method's."""
-        self._call, self.given, self.branches, self._noted = (), None, None, []
+        self._call, self._before, self.given, self.branches, self._noted = (), Kept(), None, None, []
         return self._extra
 
 

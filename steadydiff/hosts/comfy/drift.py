@@ -17,10 +17,11 @@ from torch import Tensor
 from ...denoiser import Denoise, Run, Space
 from ...drift.calibration import Calibration, calibrate, calibrate_variance
 from ...drift.measurement import Measurement, Recorder, check_reference, noise_for, refine, unit_noise
-from ...drift.stepping import step_calls
+from ...drift.stepping import Remember, step_calls
 from ...errors import HostError, SettingsError
 from ...model_names import PRODUCTS, name_of
 from ...schedules import MadeFor
+from ..kept import Kept
 from ..patch import POST_CFG, Shown
 from .attach import (
     ANTIBIAS_KEY,
@@ -142,10 +143,13 @@ def calibrate_model(
 
     def work(inner: Inner, x: Tensor) -> None:
         if target == "norm":
-            found.append(calibrate(inner.sample, inner.ask, x, setup.run, measurement.training_rms))
+            norms = measurement.training_rms
+            found.append(calibrate(inner.sample, inner.ask, x, setup.run, norms, remember=inner.remember(x)))
             return
         clean = torch.tensor(measurement.clean_spectrum, dtype=torch.float64)
-        found.append(calibrate_variance(inner.sample, inner.ask, x, setup.run, clean))
+        found.append(
+            calibrate_variance(inner.sample, inner.ask, x, setup.run, clean, remember=inner.remember(x))
+        )
 
     inside_run(setup, without_ours(setup), unit_noise(measurement.shape, seeds), seeds[0], work)
     return found[0]
@@ -224,7 +228,7 @@ def _measure_batch(setup: Setup, recorder: Recorder, seeds: Sequence[int], clean
     inner_clean = setup.model.model.process_latent_in(clean)
 
     def work(inner: Inner, x: Tensor) -> None:
-        recorder.sample(inner.sample, inner.ask, x)
+        recorder.sample(inner.sample, inner.ask, x, inner.remember(x))
         recorder.train(inner.ask_plainly, inner_clean.to(x), noise_for(inner_clean, seeds).to(x))
 
     inside_run(setup, listened, unit_noise(clean.shape[1:], seeds), seeds[0], work)
@@ -274,6 +278,10 @@ class Inner:
         denoised = self._model(x, sigma.to(x), **self._more)
         self._setup.on_call(denoised)
         return denoised
+
+    def remember(self, x: Tensor) -> Remember:
+        """Return what notes what other packs' functions keep from call to call, of states of this size."""
+        return lambda: Kept(self._extra.get("model_options"), copied=2 * x.numel()).restore
 
     def ask_plainly(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Ask as `ask` does, with a state that is no sampler's and that nothing may rectify."""

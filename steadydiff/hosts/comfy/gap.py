@@ -39,7 +39,7 @@ def _measure(
     setup: Setup, recorder: GapRecorder, shape: Sequence[int], seeds: Sequence[int], batch: int
 ) -> Gap:
     for at in range(0, len(seeds), batch):
-        part, model = seeds[at : at + batch], GuidedModel(setup.host, wants_branches=True)
+        part, model = seeds[at : at + batch], GuidedModel(setup.host, wants_branches=True, asks_again=True)
 
         def work(inner: Inner, x: Tensor) -> None:
             recorder.sample(inner.sample, inner.ask, x)

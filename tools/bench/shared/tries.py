@@ -1,7 +1,8 @@
 """Every method beside every sampler, kind of model and way to run it, each tried on a tiny model in ComfyUI.
 
-`check` tries one method, `check_pair` two, `check_patch` one with a patch of the host's own. Each returns ""
-if all is as it should be, REFUSED and the sentence if the method declines, or else what is wrong.
+`check` tries one method, `check_pair` two, `check_patch` one with a patch of the host's own, `check_partner`
+one with a patch that keeps a memory from call to call. Each returns "" if all is as it should be, REFUSED and
+the sentence if the method declines, or else what is wrong.
 """
 
 import atexit
@@ -278,6 +279,81 @@ def check_patch(method: str, patch: str, kind: str, sampler: str) -> str:
     )
 
 
+# --- a method and a patch that keeps a memory --------------------------------------------------------------
+
+MOMENTUM = -0.75
+
+
+def apg_of_momentum(model):
+    """The host's own, of eta 1."""
+    return load("comfy_extras.nodes_apg").APG.execute(model, 1.0, 0.0, MOMENTUM)[0]
+
+
+def apg_by_hand(model):
+    """The same, by a memory of the sampler's own calls: those that are seen outside all other nodes."""
+    own, level = False, 0.0
+    average: Tensor | None = None
+    before: Tensor | None = None
+
+    def see(executor, x, timestep, model_options, seed):
+        nonlocal own
+        own = True
+        return executor(x, timestep, model_options, seed)
+
+    def guide(args):
+        nonlocal own, level, average, before
+        cond, uncond = args["conds_out"]
+        guidance, sigma = cond - uncond, float(args["sigma"][0])
+        if own:
+            before = None if sigma > level else average
+        moved = guidance if before is None else MOMENTUM * before + guidance
+        if own:
+            own, level, average = False, sigma, moved
+        return [uncond + moved + guidance / args["cond_scale"], uncond]
+
+    clone = model.clone()
+    clone.add_wrapper_with_key("predict_noise", "by hand", see)
+    clone.set_model_sampler_pre_cfg_function(guide)
+    return clone
+
+
+Put = Callable[[Any], Any]
+"""(model) -> a clone with a patch."""
+
+PARTNERS: dict[str, tuple[Put, Put]] = {  # name -> the host's, and the same by hand
+    f"APG of momentum {MOMENTUM}": (apg_of_momentum, apg_by_hand),
+}
+
+
+def check_partner(method: str, partner: str, kind: str, sampler: str) -> str:
+    """Off changes no bit; on leads where it leads beside a partner that minds the sampler's own calls alone.
+
+    Their distance is at most 1e-3 of the result's spread.
+    """
+    model, (host_s, by_hand) = model_of(kind), PARTNERS[partner]
+    run: dict[str, Any] = {"sampler": sampler, "steps": 8, "cfg": 4.0}
+    patched, minding = host_s(model), by_hand(model)
+    alone = sample(patched, **run)
+    if _are_far(alone, sample(minding, **run)):
+        return "the partner by hand is another"
+    if not torch.equal(sample(put(method, patched, on=False), **run), alone):
+        return "off changes the picture"
+    wanted = sample(put(method, minding), **run)
+    for both in (put(method, patched), host_s(put(method, model))):
+        found = sample(both, **run)
+        if torch.equal(found, alone):
+            return "no different from the partner alone"
+        if _are_far(found, wanted):
+            return "calls that are no steps of the sampler's move the partner"
+        if not torch.equal(sample(both, **run), found):
+            return "a second run differs"
+    return "" if torch.equal(sample(patched, **run), alone) else "leaves something behind"
+
+
+def _are_far(found: Tensor, wanted: Tensor) -> bool:
+    return not bool((found - wanted).abs().max() <= 1e-3 * wanted.std())
+
+
 for kept in (model_of, _antibias, _control):  # the host's patchers end badly after its modules
     atexit.register(kept.cache_clear)
 
@@ -300,4 +376,7 @@ def groups() -> dict[str, tuple[Trial, list[str]]]:
         found[f"{first} and {second}, {kind}"] = partial(check_pair, first, second, kind), [*SOME_SAMPLERS]
     for method, patch, kind in product(METHODS, PATCHES, KINDS):
         found[f"{method} with {patch}, {kind}"] = partial(check_patch, method, patch, kind), [*SOME_SAMPLERS]
+    for method, partner, kind in product(METHODS, PARTNERS, KINDS):
+        trial = partial(check_partner, method, partner, kind)
+        found[f"{method} with {partner}, {kind}"] = trial, [*SOME_SAMPLERS]
     return found
