@@ -68,17 +68,22 @@ def exposure_bias_vp(x0: Tensor, denoised: Tensor, abar: Tensor | float, abar_ne
 
 
 def step_fraction(sigma: Tensor, sigmas: tuple[float, ...]) -> Tensor:
-    """Return 1 - sigma / above, where `above` is the run's next level above sigma; 0 at the highest.
+    """Return 1 - sigma / before, where `before` is the run's level before sigma; 0 at its first.
 
-    Whether a state is a step's result or an inner stage's, it came from the level above, so the fraction of
-    the way down is known without knowing the sampler.
+    Whether a state is a step's result or an inner stage's, it came from that level, so the fraction of the
+    way is known without knowing the sampler. In a run that rises (an inverted one) it is the level below, and
+    the fraction negative, as the step's error is; at -1 it ends: no network has seen a longer step.
 
     Shapes:  sigma, result [B]; on sigma's device.
     """
     levels = torch.tensor(sorted({*sigmas}), dtype=torch.float32, device=sigma.device)
-    at = torch.searchsorted(levels, sigma.float() * (1 + SAME_SIGMA), right=True)
-    above = levels[at.clamp(max=len(levels) - 1)]
-    return (1 - sigma / above).clamp(min=0)
+    if sigmas[-1] <= sigmas[0]:
+        at = torch.searchsorted(levels, sigma.float() * (1 + SAME_SIGMA), right=True)
+        before = levels[at.clamp(max=len(levels) - 1)]
+        return (1 - sigma / before).clamp(min=0)
+    at = torch.searchsorted(levels, sigma.float() * (1 - SAME_SIGMA))
+    before = levels[(at - 1).clamp(min=0)]
+    return torch.where(at > 0, (1 - sigma / before).clamp(-1, 0), 0.0).to(sigma.dtype)
 
 
 def rectify(

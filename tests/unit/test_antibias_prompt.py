@@ -78,6 +78,12 @@ def test_the_fraction_of_a_step_is_read_from_the_level_above():
     torch.testing.assert_close(found, torch.tensor([0.0, 0.6, 0.6, 0.5, 0.75, 0.0]))
 
 
+def test_the_fraction_of_a_rising_step_is_negative_and_read_from_the_level_below():
+    sigma = torch.tensor([0.01, 0.05, 4.0, 4.0 * (1 - 1e-6), 5.0, 10.0])
+    found = step_fraction(sigma, (0.01, 3.2, 4.0, 5.0))
+    torch.testing.assert_close(found, torch.tensor([0.0, -1.0, -0.25, -0.25, -0.25, -1.0]))
+
+
 def states(settings, run=RUN, denoise=None):
     """The states at which the model is asked, in a run that starts at 0."""
     asked = []

@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ...denoiser import Denoise, Run
-from ...drift.stepping import step_calls
+from ...drift.stepping import SAME_SIGMA, step_calls
 from ...errors import HostError, SettingsError
 from ...files.antibias import Card
 from ...files.model_card import ModelCard
@@ -167,39 +168,44 @@ def rectify_states(
 ) -> Callable:
     """Return a sampler function that samples as `function` does, from rectified states.
 
-    ask: how the model is asked; None = as the sampler does
+    ask: how the model is asked; None = as the sampler does, and the state's level is then the sampler's own
+         also where a node between it and us tells the model another
     """
 
     @functools.wraps(function)
     def sample(model, x, sigmas, extra_args=None, callback=None, disable=None, **options):
-        more, states = {}, _States(function.__name__, method.title)
+        more, states, progress = {}, _States(function.__name__, method.title), _Progress(run.sigmas)
         rectified: Any = None
+        told: Any = None
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            return ask(model, x, sigma, more, rectified) if ask else model(x, sigma, **more)
+            return ask(model, x, sigma, more, rectified) if ask else model(x, told, **more)
 
         def answer(x: Tensor, sigma: Tensor, own: dict) -> Tensor:
+            nonlocal told
             more.clear()
             more.update(own)
             states.asked_with(x)
-            return rectified(x, sigma)
+            told = sigma
+            return rectified(x, sigma if ask else progress.level(sigma))
 
         def watch(step: dict) -> None:
             states.shown(step.get("x"))
+            progress.shown(step)
             if callback is not None:
                 callback(step)
 
         def alone(denoise, x, sigmas):
             """The sampler on any denoiser, for finding which calls start a step."""
-            levels = torch.tensor(sigmas, dtype=torch.float32, device=x.device)
+            levels, progress = torch.tensor(sigmas, dtype=torch.float32, device=x.device), _Progress(sigmas)
 
             def shown(x: Tensor, sigma: Tensor, own: dict) -> Tensor:
-                denoised = denoise(x, sigma)
+                denoised = denoise(x, progress.level(sigma))
                 show_branches(added_functions(own, extra_args or {}), denoised, x, sigma)
                 return denoised
 
             stand_in = Shown(model, shown)
-            return function(stand_in, x, levels, dict(extra_args or {}), None, True, **options)
+            return function(stand_in, x, levels, dict(extra_args or {}), progress.shown, True, **options)
 
         known = run
         if method.wants_steps:
@@ -251,6 +257,59 @@ class _States:
         known = x is None or x is self._first or any(x is asked for asked in self._asked)
         self._due = None if known else x
         self._asked.clear()
+
+
+class _Progress:
+    """Where a run is, by the steps that its sampler shows, each right after the call that begins it.
+
+    Some nodes (Detail Daemon, Lying Sigma) stand between a sampler and its model and tell the model another
+    noise level than the state's.
+    """
+
+    def __init__(self, sigmas: Sequence[float]) -> None:
+        self._sigmas = sigmas
+        self._asked: list[float] = []  # since a step was shown
+        self._step: (
+            int | None
+        ) = -1  # the one last shown, -1 before the first; None if it is none of the run's
+        self._lied = self._churned = False
+
+    def level(self, asked: Tensor) -> Tensor:
+        """Return the state's level: the one asked at, or the run's next where that is not the sampler's own.
+
+        A sampler asks at a level of the run, or between the two of its step, or above by its own noise.
+
+        Shapes:  asked, result [B].
+        """
+        level, is_first = float(asked.max()), self._step == -1 and not self._asked
+        self._asked.append(level)
+        if self._step is None or (self._step == -1 and not is_first):
+            return asked
+        due = self._sigmas[self._step + 1]
+        if not due or _is_same(level, due) or (not is_first and self._is_own(level)):
+            return asked
+        return torch.full_like(asked, due)
+
+    def _is_own(self, level: float) -> bool:
+        """Whether a level that is not the next may be one of the sampler's."""
+        low, high = sorted(self._sigmas[self._step : self._step + 2])
+        known = any(_is_same(level, one) for one in self._sigmas)
+        return not self._lied and (known or self._churned or low <= level <= high)
+
+    def shown(self, step: dict) -> None:
+        """Note a step that the sampler shows: its number, its level, and what its own noise makes of that."""
+        at, level = step.get("i"), step.get("sigma")
+        known = at is not None and level is not None and at + 1 < len(self._sigmas)
+        self._step = at if known and _is_same(float(level), self._sigmas[at]) else None
+        if self._step is not None:
+            own = float(step.get("sigma_hat", level))
+            self._churned = not _is_same(own, float(level))
+            self._lied = not any(_is_same(asked, own) for asked in self._asked)
+        self._asked.clear()
+
+
+def _is_same(level: float, other: float) -> bool:
+    return math.isclose(level, other, rel_tol=SAME_SIGMA)
 
 
 def unreachable(name: str, title: str) -> HostError:
