@@ -286,24 +286,24 @@ class _Progress:
         if self._step is None or (self._step == -1 and not is_first):
             return asked
         due = self._sigmas[self._step + 1]
-        if not due or _is_same(level, due) or (not is_first and self._is_own(level)):
+        if not due or _is_same(level, due) or (not is_first and self._is_own(level, self._step)):
             return asked
         return torch.full_like(asked, due)
 
-    def _is_own(self, level: float) -> bool:
+    def _is_own(self, level: float, step: int) -> bool:
         """Whether a level that is not the next may be one of the sampler's."""
-        low, high = sorted(self._sigmas[self._step : self._step + 2])
+        low, high = sorted(self._sigmas[step : step + 2])
         known = any(_is_same(level, one) for one in self._sigmas)
         return not self._lied and (known or self._churned or low <= level <= high)
 
     def shown(self, step: dict) -> None:
         """Note a step that the sampler shows: its number, its level, and what its own noise makes of that."""
-        at, level = step.get("i"), step.get("sigma")
-        known = at is not None and level is not None and at + 1 < len(self._sigmas)
-        self._step = at if known and _is_same(float(level), self._sigmas[at]) else None
-        if self._step is not None:
+        at, level = int(step.get("i", 0)), float(step.get("sigma", math.nan))
+        known = at + 1 < len(self._sigmas) and _is_same(level, self._sigmas[at])
+        self._step = at if known else None
+        if known:
             own = float(step.get("sigma_hat", level))
-            self._churned = not _is_same(own, float(level))
+            self._churned = not _is_same(own, level)
             self._lied = not any(_is_same(asked, own) for asked in self._asked)
         self._asked.clear()
 
