@@ -54,7 +54,8 @@ class SteadyDiffSchedule(io.ComfyNode):
                     "sigmas", optional=True,
                     tooltip="The noise levels of the whole run, e.g. from BasicScheduler, set as the "
                     "sampler is. They decide the length, and are remembered: a run over a part of them "
-                    "(split sigmas, img2img, start_at_step) then finds its own part of the schedule.",
+                    "(split sigmas, img2img, start_at_step) then finds its own part of the schedule, and "
+                    "one with other levels or another number of steps reads its scales off in between.",
                 ),
                 io.Model.Input(
                     "model", optional=True,

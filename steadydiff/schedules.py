@@ -11,6 +11,7 @@ import json
 import math
 import re
 import sys
+from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
@@ -179,7 +180,7 @@ class Schedule:
 
     mode:     one of SCHEDULE_MODES
     values:   one λ per step, the noisiest first
-    made_for: what it was made for; where the sigmas are known, a run over a part of them finds its own part
+    made_for: what it was made for; where the sigmas are known, a run over others reads its λs off by level
     """
 
     mode: str
@@ -200,24 +201,28 @@ class Schedule:
                 f"final one included; got {len(sigmas)}"
             )
 
-    def resolve(self, sigmas: Sequence[float]) -> tuple[float, ...]:
+    def resolve(self, sigmas: Sequence[float], space: Space = "ve") -> tuple[float, ...]:
         """Return the λs of a run over `sigmas`, noisiest first: its own part of the schedule.
 
-        A run whose steps start at a contiguous part of `made_for.sigmas` takes that part; its final sigma is
-        not compared, as a host may replace it by 0. Any other run takes the values one by one and must be as
-        long; `differences` then names the sigmas.
+        A run whose steps start at a contiguous part of `made_for.sigmas` takes that part, bit for bit; its
+        final sigma is not compared, as a host may replace it by 0. Any other run reads its λs off at its own
+        levels, linear in `log_ratio` between those of the schedule and constant outside; `differences` then
+        names the sigmas. A schedule that does not know its levels is taken one by one.
 
-        Raises:  SettingsError if the run has another number of steps.
+        Raises:  SettingsError if the levels are not known and the run has another number of steps.
         """
         steps = max(len(sigmas) - 1, 0)
         first = self._find(sigmas[:-1])
         if first is not None:
             return self.values[first : first + steps]
+        if self.made_for.sigmas:
+            own = reversed([*zip(self.made_for.sigmas, self.values, strict=False)])
+            known = sorted({log_ratio(sigma, space): value for sigma, value in own}.items())
+            return tuple(_between(log_ratio(sigma, space), known) for sigma in sigmas[:-1])
         if steps == len(self.values):
             return self.values
-        other = " and other sigmas than it was made for" if self.made_for.sigmas else ""
         raise SettingsError(
-            f"the schedule has {len(self.values)} steps, the run has {steps}{other}; make the schedule for "
+            f"the schedule has {len(self.values)} steps, the run has {steps}; make the schedule for "
             f"{steps} steps, or run {len(self.values)}"
         )
 
@@ -234,7 +239,8 @@ class Schedule:
 
         names: what people call the values of facts, where it is something else
         facts: any of MadeFor's fields; what is None on either side never differs, and sigmas that are a part
-               of those it was made for do not either.
+               of those it was made for do not either. Told as well: where the schedule's levels end before
+               the run's.
         """
         found = []
         for name, value in facts.items():
@@ -245,7 +251,7 @@ class Schedule:
                 now = (names or {}).get(name, value)
                 found.append(f"{name} {now}, made for {PRODUCTS.get(meant, meant)}")
             elif self._find(value[:-1]) is None:
-                found.append(_parted(value, meant))
+                found.append(_parted(value, meant) + _uncovered(value, meant))
         return found
 
     def to_json(self) -> str:
@@ -332,6 +338,31 @@ def check_positive(name: str, value: Any) -> None:
         raise SettingsError(f"{name} is a finite number above 0; got {value!r}")
 
 
+def log_ratio(sigma: float, space: Space) -> float:
+    """Return log(sigma / alpha), along which λ is interpolated: log sigma in "ve".
+
+    In "flow" it is log(sigma / (1 - sigma)), infinite in pure noise: sigma itself is no ratio there.
+    """
+    alpha = float(signal_level(sigma, space))
+    if not sigma:
+        return -math.inf
+    return math.log(sigma / alpha) if alpha > 0 else math.inf
+
+
+def _between(at: float, known: Sequence[tuple[float, float]]) -> float:
+    """Return the value at a level, of pairs in the order of their levels: linear between two neighbours.
+
+    What stands at an infinite level is valid there only; outside the nearest value holds.
+    """
+    after = bisect([level for level, _ in known], at)
+    (low, value), (high, other) = known[max(after - 1, 0)], known[min(after, len(known) - 1)]
+    if at <= low or high == math.inf:
+        return value
+    if low == -math.inf:
+        return other
+    return value + (other - value) * ((at - low) / (high - low) if high > low else 0.0)
+
+
 def _snr(sigma: float, space: Space) -> float:
     return (float(signal_level(sigma, space)) / sigma) ** 2 if sigma else math.inf
 
@@ -348,6 +379,16 @@ def _parted(sigmas: Sequence[float], meant: Sequence[float]) -> str:
     pairs = enumerate(zip(sigmas, meant, strict=True), 1)
     step, (a, b) = next((step, (a, b)) for step, (a, b) in pairs if not _same_sigma(a, b))
     return f"sigmas of step {step} {a:.7g}, made for {b:.7g}, between the same ends"
+
+
+def _uncovered(sigmas: Sequence[float], meant: Sequence[float]) -> str:
+    """Say where steps start outside a schedule's own levels, if some do."""
+    starts, own = sorted(sigmas, reverse=True)[:-1], sorted(meant, reverse=True)[:-1]
+    beyond = [f"above {own[0]:.4g}"] if starts[0] > own[0] and not _same_sigma(starts[0], own[0]) else []
+    beyond += (
+        [f"below {own[-1]:.4g}"] if starts[-1] < own[-1] and not _same_sigma(starts[-1], own[-1]) else []
+    )
+    return f"; {' and '.join(beyond)} it knows no scale and its nearest holds" if beyond else ""
 
 
 def _same_sigma(a: float, b: float) -> bool:

@@ -205,7 +205,7 @@ class EpsilonScaling(Windowed, Defaults):
         if not run.steps:
             return ()
         if self.schedule is not None:
-            return self.schedule.resolve(_descending(run))
+            return self.schedule.resolve(_descending(run), run.space)
         return linear_schedule(run.steps, self.slope, self.scale)
 
     def effective_scales(self, run: Run) -> tuple[float, ...]:

@@ -262,6 +262,15 @@ def test_misfits_are_refused_before_the_first_call():
         guider.sample()
 
 
+def test_a_run_over_other_levels_reads_its_scales_off():
+    """A schedule of another number of steps acts as one that was made for this run."""
+    known = Schedule("table", (1.3, 1.2, 1.1, 1.0), MadeFor(sigmas=(20.0, 5.0, 1.25, 0.3125, 0.0)))
+    sigmas = (10.0, 2.5, 0.0)
+    found = Guider(patched(schedule=known)).sample(torch.tensor(sigmas))
+    own = Schedule("table", (1.25, 1.15), MadeFor(sigmas=sigmas))
+    torch.testing.assert_close(found, Guider(patched(schedule=own)).sample(torch.tensor(sigmas)))
+
+
 def test_differences_are_told_once_a_run(caplog):
     made_for = MadeFor(sampler="dpmpp_2m", cfg=7.0)
     guider = Guider(patched(schedule=Schedule("table", (1.1, 1.2, 1.0), made_for)))

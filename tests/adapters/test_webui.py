@@ -6,6 +6,7 @@ Over 400 lines, half of them the stand-ins, which nothing else uses.
 import copy
 import functools
 import inspect
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -640,6 +641,22 @@ def test_a_schedule_for_other_settings_is_warned_of():
     made = Schedule("table", (1.01,) * 4, MadeFor(sampler="heun", cfg=CFG))
     _, report = sample(A1111(), [lambda start: Patch(EpsilonScaling(schedule=made))])
     assert report.warnings == ["the schedule does not fit this run: sampler euler, made for heun"]
+
+
+def test_a_schedule_for_other_levels_is_read_off_and_says_where_it_ends():
+    from steadydiff.schedules import MadeFor, Schedule
+
+    def scaled(values, sigmas):
+        made = Schedule("table", values, MadeFor(sigmas=sigmas))
+        return sample(A1111(), [lambda start: Patch(EpsilonScaling(schedule=made))])
+
+    levels = SIGMAS.tolist()
+    result, report = scaled((1.1, 1.0), (levels[0], levels[3], 0.0))
+    logs = [math.log(sigma / levels[3]) / math.log(levels[0] / levels[3]) for sigma in levels[:4]]
+    expected, quiet = scaled([1 + 0.1 * share for share in logs], levels)
+    torch.testing.assert_close(result, expected)
+    assert quiet.warnings == [] and "made for" in report.warnings[0] and "nearest" not in report.warnings[0]
+    assert "below" in scaled((1.1, 1.0), (levels[0], levels[2], 0.0))[1].warnings[0]
 
 
 def test_a_part_that_ends_before_it_begins_is_reported():

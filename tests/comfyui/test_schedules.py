@@ -97,3 +97,22 @@ def test_a_schedule_for_this_run_does_not_warn(model, patched, schedule, sample,
     made["made_for"] |= {"sampler": "uni_pc", "cfg": 3.0}
     sample(patched(model, schedule=made), "uni_pc", sigmas=sigmas_of(model, 5)[2:])
     assert warnings_of(caplog) == []
+
+
+def test_half_a_run_of_as_many_steps_finds_its_scales_by_level(
+    model, patched, schedule, sigmas_of, scales_in_effect
+):
+    """KSampler's denoise .5: as many steps as the schedule has, over the lower levels."""
+    own = sigmas_of(model, 5)
+    values = [1.05, 1.04, 1.03, 1.02, 1.01]
+    made = json.loads(schedule(mode="uniform", sigmas=own, model=model)) | {"mode": "table", "values": values}
+    half = sigmas_of(model, 10)[-6:]
+    found = scales_in_effect(model, {"schedule": json.dumps(made)}, sigmas=half)
+    at_own = [
+        scale
+        for sigma, scale in sorted(found.items())
+        for one in own.tolist()
+        if abs(sigma - one) < 1e-3 * one
+    ]
+    assert at_own == pytest.approx([1.01, 1.02, 1.03][: len(at_own)], abs=2e-4) and len(at_own) >= 2
+    assert all(1.0099 < scale < 1.0351 for scale in found.values())

@@ -160,15 +160,56 @@ def test_parts_are_found_in_float32_and_with_the_final_sigma_replaced():
     assert schedule.resolve((*VE[1:4], 0.0)) == schedule.values[1:4]
 
 
-def test_another_run_of_the_same_length_is_taken_step_by_step_and_named():
+def line(sigma, space="ve"):
+    """A λ that is a straight line along the logarithm of the noise-to-signal ratio."""
+    return 1 + 0.01 * math.log(sigma / (1 - sigma if space == "flow" else 1))
+
+
+@pytest.mark.parametrize("space", SPACES)
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_a_run_over_other_levels_reads_its_scales_off(space, data):
+    """Whatever its number of steps: exact where λ is a line, constant outside the levels that are known."""
+    own = [sigma for sigma in SIGMAS[space] if 0 < sigma and (space == "ve" or sigma < 1)]
+    schedule = made(tuple(line(sigma, space) for sigma in own), sigmas=(*own, 0.0))
+    levels = st.lists(st.floats(0.01, 0.99 if space == "flow" else 20.0), min_size=1, max_size=9, unique=True)
+    starts = sorted(data.draw(levels), reverse=True)
+    expected = [line(min(max(sigma, own[-1]), own[0]), space) for sigma in starts]
+    assert schedule.resolve((*starts, 0.0), space) == pytest.approx(expected, abs=1e-6)
+
+
+def test_half_a_run_of_the_same_number_of_steps_is_not_laid_over_by_index():
+    """KSampler, 6 steps at denoise .5: the lower half of 12 steps, between the levels the schedule knows."""
+    half, schedule = (2.0, 1.0, 0.5, 0.2, 0.1, 0.05, 0.0), made(sigmas=VE)
+    found = schedule.resolve(half)
+    share = math.log(2.0) / math.log(3.0)
+    assert found[:2] == pytest.approx((1.0 + 0.1 * share, 1.0))  # by index 1.3 and 1.2
+
+
+def test_what_holds_in_pure_noise_is_not_mixed_into_flows_other_levels():
+    """λ at sigma 1 has no effect on eps, and is 1 after a calibration for want of one."""
+    schedule = made((1.0, 1.04, 1.02), sigmas=(1.0, 0.9, 0.5, 0.0))
+    assert schedule.resolve((1.0, 0.97, 0.9, 0.5, 0.3, 0.0), "flow") == (1.0, 1.04, 1.04, 1.02, 1.02)
+    assert schedule.resolve((14.6, 0.9, 0.0), "flow") == (1.0, 1.04)  # a schedule of another kind of model
+
+
+def test_schedules_that_climb_or_repeat_levels_are_read_by_level():
+    schedule = made((0.9, 1.0, 1.1, 1.1), sigmas=(0.0, 1.0, 4.0, 4.0, 9.0))
+    assert schedule.resolve((5.0, 4.0, 2.0, 0.0, 0.0)) == pytest.approx((1.1, 1.1, 1.05, 0.9))
+
+
+def test_another_run_is_named_and_so_is_what_its_levels_leave_open():
     schedule, other = made(sigmas=VE), tuple(2 * sigma for sigma in VE)
-    assert schedule.resolve(other) == schedule.values
     assert schedule.differences(sigmas=VE[2:]) == []
+    known = "sigmas 29.2 to 0 in 6 steps, made for 14.6 to 0 in 6 steps"
     assert schedule.differences(sigmas=other) == [
-        "sigmas 29.2 to 0 in 6 steps, made for 14.6 to 0 in 6 steps"
+        f"{known}; above 14.6 it knows no scale and its nearest holds"
     ]
-    with pytest.raises(SettingsError, match="the run has 2 and other sigmas"):
-        schedule.resolve((9.0, 0.7, 0.0))
+    [found] = schedule.differences(sigmas=(20.0, 0.01, 0.0))
+    assert found.endswith("; above 14.6 and below 0.03 it knows no scale and its nearest holds")
+    assert schedule.differences(sigmas=(9.0, 0.7, 0.0)) == [
+        "sigmas 9 to 0 in 2 steps, made for 14.6 to 0 in 6 steps"
+    ]
 
 
 def test_levels_between_equal_ends_are_named_where_they_part():

@@ -25,7 +25,8 @@ INPUTS = (
     *inputs.SCHEDULE,
     File(
         "schedule_file", SCHEDULES,
-        "file: a schedule of models/steadydiff_schedules, made for this sampler, number of steps and cfg.",
+        "file: a schedule of models/steadydiff_schedules, made for this sampler and cfg. One that was "
+        "calibrated serves other numbers of steps too; its scales are then read off by noise level.",
     ),
 )  # fmt: skip
 
