@@ -3,7 +3,7 @@
 import torch
 from comfy_api.latest import io
 
-from ..steadydiff.drift.calibration import TRIALS, as_method
+from ..steadydiff.drift.calibration import TRIALS, as_method, remarks, steady
 from ..steadydiff.drift.measurement import Measurement
 from ..steadydiff.hosts.comfy.drift import calibrate_model, check_calibration
 from ..steadydiff.inputs import kinds as inputs
@@ -47,6 +47,9 @@ class SteadyDiffCalibrate(io.ComfyNode):
                 io.String.Output(
                     display_name="json", tooltip="The schedule as text: keep, share, paste into Schedule."
                 ),
+                io.String.Output(
+                    display_name="report", tooltip="How far the scales are to be trusted, in sentences."
+                ),
             ],
         )  # fmt: skip
 
@@ -72,8 +75,9 @@ class SteadyDiffCalibrate(io.ComfyNode):
         calls = TRIALS * measured.run.steps
         setup = make_setup(model, positive, negative, sampler, sigmas, 1.0 if cfg is None else cfg, calls)
         target = "variance" if method == "variance" else "norm"
-        found = calibrate_model(setup, measured, count, target)
-        made = Schedule(*as_method(method, found.scales), setup.made_for)
+        found, taken, drawn = calibrate_model(setup, measured, count, target)
+        scales = steady(found.scales, found.errors, measured.sigmas, setup.space)
+        made = Schedule(*as_method(method, scales), setup.made_for)
         plot = image(schedule_figure, made)
         text = made.to_json()
-        return io.NodeOutput(text, plot, text)
+        return io.NodeOutput(text, plot, text, "\n".join(remarks(found, taken, drawn)))

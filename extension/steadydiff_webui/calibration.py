@@ -50,6 +50,7 @@ class Found:
 
     schedule: Schedule | None = None
     measurement: Measurement | None = None
+    said: Sequence[str] = ()
     error: Exception | None = None
 
 
@@ -72,8 +73,8 @@ class _Calibrating(scripts.Script):
         except Exception as error:  # the host would go on without us
             self._found.error = error
 
-    def _keep(self, schedule: Schedule, measurement: Measurement) -> None:
-        self._found.schedule, self._found.measurement = schedule, measurement
+    def _keep(self, schedule: Schedule, measurement: Measurement, said: list[str]) -> None:
+        self._found.schedule, self._found.measurement, self._found.said = schedule, measurement, said
 
 
 def calibrate(settings: dict[str, Any], method: str, count: int, refine: int, seed: int = 0) -> Found:
@@ -164,4 +165,5 @@ def clicked(*values: Any) -> list:
     curve, drift = picture(schedule_figure, found.schedule), picture(drift_figure, found.measurement)
     instead = ", in the place of another" if file in known else ""
     said = f"Kept as {html.escape(file)}{instead}, and chosen above: {len(found.schedule.values)} scales."
+    said = " ".join([said, *map(html.escape, found.said)])
     return [True, gr.update(value="file"), chosen, curve, drift, f"<p>{said}</p>"]

@@ -1,7 +1,7 @@
 """Finding λ from a measurement, step by step: what one λ did is seen before the next is chosen.
 
-`calibrate` lets the predicted noise be as large as in training, `calibrate_variance` the states; `fit_linear`
-lays the paper's k·t + b through what they found. It knows no host.
+`calibrate` lets the predicted noise be as large as in training, `calibrate_variance` the states; `steady`
+takes chance out of what they found, and `fit_linear` lays the paper's k·t + b through it. It knows no host.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from ..denoiser import Denoise, Run, signal_level
+from ..denoiser import Denoise, Run, Space, signal_level
 from ..errors import SettingsError, SteadyDiffError
 from ..methods.epsilon_scaling import scale_epsilon
 from ..metrics.norms import predicted_norm
 from ..metrics.spectrum import ring_sizes, spectrum
-from ..schedules import linear_schedule
-from .stepping import Question, Remember, Sampler, next_question, nothing, step_calls
+from ..schedules import linear_schedule, log_ratio
+from .stepping import Question, Remember, Sampler, even_noise, next_question, nothing, step_calls
 
 LEAST, MOST = 0.8, 1.25
 """No λ outside is tried: what needs more is not cured by a scale."""
@@ -29,6 +30,10 @@ METHODS = ("norm", "linear", "uniform", "variance")
 TRIALS = 3
 """At most so many values of λ per step, which bounds the cost to so many sampling runs."""
 
+LEAST_DRAWN = 32
+"""So many samples at least are wanted where the sampler draws noise."""
+
+REACH = 2.0  # change of log(sigma / alpha) over which λ - 1 is taken to fall to 1/e of its correlation
 CLOSE = 1e-5  # relative difference of norms that counts as met
 NUDGE = 1e-3  # by which λ is moved to see where the sampler's arithmetic takes the next state
 LONGEST = 0.1  # change of λ from one trial to the next
@@ -42,12 +47,20 @@ class Calibration:
     reached: root mean squared norm of the predicted noise, or of the state, at each step of the corrected run
     wanted:  what it should be, from the measurement
     calls:   model calls spent, each of the whole batch
+    errors:  standard error of each λ over the choice of samples; 0 where λ has no effect, and where it is
+             not known: for one sample, and by `calibrate_variance`
     """
 
     scales: tuple[float, ...]
     reached: tuple[float, ...]
     wanted: tuple[float, ...]
     calls: int
+    errors: tuple[float, ...]
+
+    @property
+    def at_bounds(self) -> tuple[int, ...]:
+        """Which steps, counted from 1, ended at the least or the largest λ that is tried."""
+        return tuple(step for step, scale in enumerate(self.scales, 1) if scale in (LEAST, MOST))
 
 
 def calibrate(
@@ -55,7 +68,7 @@ def calibrate(
     denoise: Denoise,
     x: Tensor,
     run: Run,
-    wanted: Sequence[float],
+    wanted: Sequence[float] | Tensor,
     on_call: Callable[[], None] = lambda: None,
     remember: Remember = nothing,
 ) -> Calibration:
@@ -68,7 +81,8 @@ def calibrate(
     sampler: any that can be taken step by step and repeats itself under one seed
     denoise: the uncorrected model
     x:       first states [B, C, *S]; 8 to 16 samples of unit energy, see `unit_noise`
-    wanted:  root mean squared norm of the predicted noise at each step, on noised clean samples
+    wanted:  norm of the predicted noise on noised clean samples: the root mean square at each step, or the
+             same samples' own [B, steps], which tells what is chance
     on_call: called after every model call, for progress
     remember: what is kept beside the model; each trial of a step meets what the step before has left
 
@@ -78,15 +92,24 @@ def calibrate(
     Source:  the aim is Ning et al., 2023, arXiv 2308.15321, figure 5: after scaling, the norms in sampling
              meet those in training. They search for λ by sample quality; the step-by-step solution is ours.
     """
-    if len(wanted) != run.steps:
-        raise SettingsError(f"a norm for each of {run.steps} steps is wanted; got {len(wanted)}")
+    goals = torch.as_tensor(wanted, dtype=torch.float64).square()
+    if goals.shape[-1] != run.steps:
+        raise SettingsError(f"a norm for each of {run.steps} steps is wanted; got {goals.shape[-1]}")
+    goals = goals.expand(len(x), -1).T  # [steps, B]
+    means = goals.mean(1)
     walk = _Walk(sampler, denoise, x, run, on_call, remember)
-    scales, reached, pace = [], [walk.size], 1.0
-    for goal in wanted[1:]:
-        scale, pace = _solve(walk, goal, scales[-1] if scales else 1.0, pace)
+    scales, errors, reached, pace = [], [], [walk.size], 1.0
+    before = walk.energy / means[0] - goals[0] / means[0]
+    for goal, mean in zip(goals[1:], means[1:], strict=True):
+        scale, pace, rate = _solve(walk, float(mean.sqrt()), scales[-1] if scales else 1.0, pace)
+        after = (walk.energy - goal) / mean
         scales.append(scale)
+        errors.append(innovation_error(before, after) / (2 * abs(rate)) if rate else 0.0)
         reached.append(walk.size)
-    return Calibration((*scales, 1.0), tuple(reached), tuple(wanted), walk.calls)
+        before = after
+    return Calibration(
+        (*scales, 1.0), tuple(reached), tuple(means.sqrt().tolist()), walk.calls, (*errors, 0.0)
+    )
 
 
 def calibrate_variance(
@@ -123,19 +146,114 @@ def calibrate_variance(
         scales.append(scale)
         states.append(spectrum(trial.question.x))
     norms = [[math.sqrt(size * _energy(s, sizes)) for s in spectra] for spectra in (states, goals)]
-    return Calibration((*scales, 1.0), tuple(norms[0]), tuple(norms[1]), walk.calls)
+    unknown = (0.0,) * run.steps
+    return Calibration((*scales, 1.0), tuple(norms[0]), tuple(norms[1]), walk.calls, unknown)
+
+
+def innovation_error(before: Tensor, after: Tensor) -> float:
+    """Return the standard error of the mean of `after` as far as it does not follow from `before`.
+
+    What a sample is off at one step it is still off at the next, as far as the sampler keeps its state; λ has
+    met that already. The share that is kept, from 0 to 1, is the regression of the one on the other.
+
+    Shapes:  before, after [B], values of the same samples. 0 for one sample, which tells nothing of chance.
+    """
+    if len(after) < 2:
+        return 0.0
+    before, after = before - before.mean(), after - after.mean()
+    power = before.square().sum()
+    kept = ((before * after).sum() / power).clamp(0, 1) if power else 0.0
+    new = after - kept * before
+    return float((new.square().sum() / (len(new) - 1) / len(new)).sqrt())
+
+
+def steady(
+    scales: Sequence[float], errors: Sequence[float], sigmas: Sequence[float], space: Space = "ve"
+) -> tuple[float, ...]:
+    """Take chance out of λ: smooth λ - 1 along log(sigma / alpha), and shrink it by its standard error.
+
+    The result is the mean of a Gaussian process given the λs: λ - 1 is 0 on average, of one variance at all
+    steps (estimated as what the standard errors leave of the λs' own), and correlated between two levels as
+    exp(-distance / REACH). Without errors the λs stay as they are; where all is chance they become 1. Steps
+    with λ = 1 and no error are those at which none was sought: they stay 1 and tell nothing of others.
+
+    Units:   errors as in `Calibration`; sigmas include the final one.
+    Source:  ours. Shrinking one value by its error is James and Stein, 1961, in the form of Efron and Morris,
+             1975, for unequal variances; the correlation is Ornstein and Uhlenbeck's.
+    """
+    pairs = enumerate(zip(scales, errors, strict=True))
+    found = [step for step, (scale, error) in pairs if scale != 1 or error]
+    if not any(errors):
+        return tuple(scales)
+    off = torch.tensor([scales[step] - 1 for step in found], dtype=torch.float64)
+    chance = torch.tensor([errors[step] for step in found], dtype=torch.float64).square()
+    at = torch.tensor([log_ratio(sigmas[step], space) for step in found], dtype=torch.float64)
+    spread = real_variance(off, chance)
+    at = at.clamp(-1e3, 1e3)  # pure noise is far from all else
+    likely = spread * (-(at[:, None] - at).abs() / REACH).exp()
+    kept = off - chance * torch.linalg.solve(likely + chance.diag(), off) if spread else 0 * off
+    steadied = dict(zip(found, (1 + kept).tolist(), strict=True))
+    return tuple(steadied.get(step, scale) for step, scale in enumerate(scales))
+
+
+def real_variance(values: Tensor, chance: Tensor) -> float:
+    """Return the mean square of the true values behind these, each known up to its own variance.
+
+    Shapes:  values, chance [N]; a value of no chance counts most.
+    Source:  Efron and Morris, 1975: the mean of values² - chance, weighed by 1 / (result + chance), for which
+             it is solved; 0 if chance alone explains the values.
+    """
+    found = float(values.square().mean())
+    for _ in range(50):
+        weight = 1 / (found + chance)
+        if not weight.isfinite().all():
+            break
+        found = max(float((weight * (values.square() - chance)).sum() / weight.sum()), 0.0)
+    return found
+
+
+def samples_wanted(count: int, drawn: bool) -> int:
+    """Return how many samples to calibrate on, where a user asked for `count`; drawn: as `draws_noise`."""
+    return max(count, LEAST_DRAWN) if drawn else count
+
+
+def remarks(found: Calibration, count: int, drawn: bool) -> list[str]:
+    """Say in sentences how far a calibration on `count` samples is to be trusted."""
+    said = [f"Found on {count} samples with {found.calls} rounds of model calls."]
+    sought = [error for error, scale in zip(found.errors, found.scales, strict=True) if error or scale != 1]
+    if any(sought):
+        mean = sum(sought) / len(sought)
+        said.append(
+            f"Standard error of a step's scale: {mean:.2g} on average, {max(sought):.2g} at most; the scales "
+            f"are smoothed and shrunk by it."
+        )
+    if found.at_bounds:
+        steps = ", ".join(map(str, found.at_bounds))
+        said.append(
+            f"At a bound ({LEAST:g} or {MOST:g}): step {steps}. No scale cures what is wrong there; take "
+            f"more steps or another solver."
+        )
+    if drawn and count < LEAST_DRAWN:
+        said.append(
+            f"This sampler draws noise: {LEAST_DRAWN} samples are wanted, {count} were measured; measure "
+            f"more."
+        )
+    return said
 
 
 def fit_linear(scales: Sequence[float], slope: bool = True) -> tuple[float, float]:
     """Least-squares k and b of λ = k·t + b, t = 0 at the last step; without `slope` k is 0 and b the mean.
 
-    The last step's own λ is not fitted: `calibrate` leaves it at 1 for want of a step after it.
+    The last quarter of the steps is not fitted, but at least the last step, which `calibrate` leaves at 1 for
+    want of a step after it.
     Raises:  SettingsError for fewer than two steps.
-    Source:  Ning et al., 2023, arXiv 2308.15321, equation 22, with t as in the authors' code.
+    Source:  Ning et al., 2023, arXiv 2308.15321, equation 22, with t as in the authors' code. At 20 steps the
+             paper fits t in (5, T), counted from 1: it leaves out a quarter, where norms leave the line.
     """
     if len(scales) < 2:
         raise SettingsError(f"a line is fitted to at least 2 steps; got {len(scales)}")
-    points = [(len(scales) - 1 - i, scale) for i, scale in enumerate(scales[:-1])]
+    fitted = scales[: len(scales) - max(len(scales) // 4, 1)]
+    points = [(len(scales) - 1 - i, scale) for i, scale in enumerate(fitted)]
     mean_t = sum(t for t, _ in points) / len(points)
     mean = sum(scale for _, scale in points) / len(points)
     spread = sum((t - mean_t) ** 2 for t, _ in points)
@@ -152,8 +270,8 @@ def as_method(method: str, scales: tuple[float, ...]) -> tuple[str, tuple[float,
     return method, linear_schedule(len(scales), *fit_linear(scales, slope=method == "linear"))
 
 
-def _solve(walk: _Walk, goal: float, scale: float, pace: float) -> tuple[float, float]:
-    """Take one step so that the norm after it meets the goal; return λ and how fast norms really move.
+def _solve(walk: _Walk, goal: float, scale: float, pace: float) -> tuple[float, float, float]:
+    """Take one step so that the norm after it meets the goal; return λ, pace, and change of log norm per λ.
 
     pace: measured change of log norm over the change that the arithmetic alone predicts, from step to step
     """
@@ -161,7 +279,7 @@ def _solve(walk: _Walk, goal: float, scale: float, pace: float) -> tuple[float, 
     expected = walk.effect(trial)
     if not expected:  # λ is left out here
         walk.take(walk.attempt(1.0) if scale != 1 else trial)
-        return 1.0, pace
+        return 1.0, pace, 0.0
     for _ in range(TRIALS - 1):
         miss = math.log(trial.size / goal)
         change = -miss / (pace * expected)
@@ -175,7 +293,7 @@ def _solve(walk: _Walk, goal: float, scale: float, pace: float) -> tuple[float, 
             break
         trial = better
     walk.take(trial)
-    return trial.scale, pace
+    return trial.scale, pace, pace * expected
 
 
 def _nearest(walk: _Walk, goal: Tensor, sizes: Tensor) -> float:
@@ -216,8 +334,13 @@ class _Trial:
     raw: tuple[Tensor, ...]
     question: Question
     answer: Tensor
-    size: float
+    energy: Tensor
     restore: Callable[[], None]
+
+    @property
+    def size(self) -> float:
+        """Root mean squared norm of the predicted noise."""
+        return float(self.energy.mean().sqrt())
 
 
 class _Walk:
@@ -241,15 +364,20 @@ class _Walk:
             self._given.append(self._ask(question))
             question = self._next([])
         self._question, self._raw, self._restore = question, self._ask(question), remember()
-        self.size = self._size(question, self._raw, 0)
+        self.energy = self._energy(question, self._raw, 0)
+
+    @property
+    def size(self) -> float:
+        """Root mean squared norm of the noise that is predicted at present."""
+        return float(self.energy.mean().sqrt())
 
     def attempt(self, scale: float) -> _Trial:
         """Take the present step with one λ and ask the model where it leads."""
         raw = self.stages(scale)
         question = self.lead(raw, scale)
         answer = self._ask(question)
-        size = self._size(question, answer, self._step + 1)
-        return _Trial(scale, raw, question, answer, size, self._remember())
+        energy = self._energy(question, answer, self._step + 1)
+        return _Trial(scale, raw, question, answer, energy, self._remember())
 
     def stages(self, scale: float) -> tuple[Tensor, ...]:
         """The raw answers within the present step; the model is asked for those after the first."""
@@ -283,11 +411,12 @@ class _Walk:
         for raw in trial.raw:
             self._given.append(self._scaled(question, raw, trial.scale))
             question = self._next([])
-        self._step, self._question, self._raw, self.size = self._step + 1, question, trial.answer, trial.size
-        self._restore = trial.restore
+        self._step, self._question, self._raw = self._step + 1, question, trial.answer
+        self.energy, self._restore = trial.energy, trial.restore
 
     def _next(self, more: Sequence[Tensor]) -> Question:
-        found = next_question(self._sampler, self._x, self._run.sigmas, [*self._given, *more])
+        with even_noise(self._x):
+            found = next_question(self._sampler, self._x, self._run.sigmas, [*self._given, *more])
         if not isinstance(found, Question):
             raise SettingsError("this sampler does not ask the same questions each time; choose e.g. euler")
         return found
@@ -302,13 +431,13 @@ class _Walk:
         x, sigma = question
         return scale_epsilon(x, raw, scale, sigma=sigma.to(x), space=self._run.space)
 
-    def _size(self, question: Question, answer: Tensor, step: int) -> float:
+    def _energy(self, question: Question, answer: Tensor, step: int) -> Tensor:
+        """Squared norm of the predicted noise, sample by sample."""
         sigma = self._run.sigmas[step]
-        norms = predicted_norm(question.x, answer, sigma, self._run.space)
-        size = float(norms.square().mean().sqrt())
-        if not (math.isfinite(size) and size > 0):
+        energy = predicted_norm(question.x, answer, sigma, self._run.space).square()
+        if not (energy.isfinite().all() and energy.sum() > 0):
             raise SteadyDiffError(
                 f"the model's answer at step {step + 1}, sigma {sigma:.4g}, holds NaN or infinity, or no "
                 f"noise at all; nothing was calibrated"
             )
-        return size
+        return energy.cpu()

@@ -34,6 +34,8 @@ CURVES = (
     "state_variance",
     "expected_variance",
 )
+MOST_KEPT = 256
+"""Of so many samples a measurement holds the norms one by one."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ class Measurement:
     training_rms:  as training_norm, likewise
     state_variance:    variance of the sampler's states, mean over elements, the final one included, and
     expected_variance: of noised clean samples, alpha² Var(x0) + sigma²
-    clean_spectrum:    `spectrum` of the clean samples, [C][R]; empty in measurements of earlier versions
+    clean_spectrum:    `spectrum` of the clean samples, [C][R], and
+    training_norms:    the norms behind training_norm, [N][steps], of the first MOST_KEPT samples; both empty
+                       in measurements of earlier versions
     label:         what corrected the model, in words; "" = nothing of ours
     made_for:      sampler, cfg and model it was measured with
     """
@@ -68,6 +72,7 @@ class Measurement:
     state_variance: tuple[float, ...]
     expected_variance: tuple[float, ...]
     clean_spectrum: tuple[tuple[float, ...], ...] = ()
+    training_norms: tuple[tuple[float, ...], ...] = ()
     label: str = ""
     made_for: MadeFor = field(default_factory=MadeFor)
 
@@ -87,16 +92,16 @@ class Measurement:
                     f"got {len(values)}"
                 )
             object.__setattr__(self, name, values)
-        self._check_spectrum()
+        self._check_rows("clean_spectrum", self.shape[0], ring_count(self.shape))
+        self._check_rows("training_norms", min(self.count, MOST_KEPT), len(self.sigmas) - 1)
 
-    def _check_spectrum(self) -> None:
-        rings = ring_count(self.shape)
-        rows = tuple(tuple(float(value) for value in row) for row in self.clean_spectrum)
-        if rows and len(rows) != self.shape[0] or any(len(row) != rings for row in rows):
-            raise SettingsError(f"clean_spectrum of this shape has {self.shape[0]} rows of {rings} values")
+    def _check_rows(self, name: str, count: int, length: int) -> None:
+        rows = tuple(tuple(float(value) for value in row) for row in getattr(self, name))
+        if rows and len(rows) != count or any(len(row) != length for row in rows):
+            raise SettingsError(f"{name} of this measurement has {count} rows of {length} values")
         if not all(math.isfinite(value) and value >= 0 for row in rows for value in row):
-            raise SettingsError("clean_spectrum holds finite values, none negative")
-        object.__setattr__(self, "clean_spectrum", rows)
+            raise SettingsError(f"{name} holds finite values, none negative")
+        object.__setattr__(self, name, rows)
 
     @property
     def run(self) -> Run:
@@ -164,6 +169,7 @@ class Recorder:
         self._states = [RunningMoments() for _ in run.sigmas]
         self._clean, self._clean_spectrum = RunningMoments(), RunningMoments()
         self._kept: list[Callable[[], None]] = []  # before each of the sampler's steps, and at the end
+        self._norms_of_each: list[list[float]] = [[] for _ in range(run.steps)]
 
     def around(self, denoise: Denoise) -> Denoise:
         """Return a denoiser that is listened to."""
@@ -205,7 +211,10 @@ class Recorder:
             at = torch.full((len(clean),), sigma, dtype=torch.float32, device=clean.device)
 
             def hear(x: Tensor, denoised: Tensor, step: int = step) -> None:
-                self._training.add(step, self._norms(x, denoised, step))
+                norms = self._norms(x, denoised, step)
+                self._training.add(step, norms)
+                kept = self._norms_of_each[step]
+                kept += norms[: MOST_KEPT - len(kept)].tolist()
 
             if self._kept:
                 self._kept[step]()
@@ -223,6 +232,11 @@ class Recorder:
     def training_rms(self) -> tuple[float, ...]:
         """The same on noised clean samples."""
         return self._training.rms
+
+    @property
+    def training_norms(self) -> tuple[tuple[float, ...], ...]:
+        """The norms on noised clean samples, [N][steps], of the first MOST_KEPT samples."""
+        return tuple(zip(*self._norms_of_each, strict=True))
 
     @property
     def state_variance(self) -> tuple[float, ...]:
@@ -250,6 +264,7 @@ class Recorder:
                 marginal_variance(clean_variance, s, run.space, run.noise) for s in run.sigmas
             ),
             clean_spectrum=tuple(map(tuple, self._clean_spectrum.mean.tolist())),
+            training_norms=self.training_norms,
             label=label,
             made_for=made_for or MadeFor(sigmas=run.sigmas),
         )

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ..denoiser import Denoise, Run, per_sample, signal_level
 from ..errors import SettingsError
@@ -53,9 +54,7 @@ def step_calls(sampler: Sampler, x: Tensor, run: Run) -> tuple[int, ...]:
 
     def note(x: Tensor, sigma: Tensor) -> Tensor:
         asked.append(float(sigma.flatten()[0]))
-        level = per_sample(sigma.to(x), x)
-        alpha = signal_level(level, run.space)
-        return alpha * x / (alpha**2 + level**2)  # exact for data of N(0, 1)
+        return _closed_form(x, sigma, run)
 
     if not run.steps or not all(a > b for a, b in zip(run.sigmas, run.sigmas[1:], strict=False)):
         raise SettingsError("sigmas fall from step to step, and there is at least one step; check sigmas")
@@ -69,6 +68,18 @@ def step_calls(sampler: Sampler, x: Tensor, run: Run) -> tuple[int, ...]:
             "step; choose one that does, e.g. euler"
         )
     return tuple(begins)
+
+
+def draws_noise(sampler: Sampler, x: Tensor, run: Run) -> bool:
+    """Return whether noise that a sampler draws enters its states; found without the network.
+
+    Some draw it and multiply it by 0: what counts is whether the run ends elsewhere without it.
+    """
+    ends = []
+    for share in (1.0, 0.0):
+        with same_luck(x), _Drawn(x[:1], lambda noise, share=share: share * noise):
+            ends.append(sampler(lambda x, sigma: _closed_form(x, sigma, run), x[:1].clone(), run.sigmas))
+    return not torch.equal(*ends)
 
 
 def next_question(
@@ -104,6 +115,37 @@ def same_luck(x: Tensor) -> Iterator[None]:
             with torch.cuda.device(x.device):
                 torch.cuda.manual_seed(0)
         yield
+
+
+class _Drawn(TorchFunctionMode):
+    """While it is open, Gaussian noise drawn in the shape of a state [B, C, *S], or of one of its samples,
+    passes through a function. A context of torch's own, which ends with the block."""
+
+    def __init__(self, x: Tensor, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._shapes, self._change = (x.shape, x.shape[1:]), change
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        drawn = func in (torch.randn, torch.randn_like, torch.normal) and found.shape in self._shapes
+        return self._change(found) if drawn else found
+
+
+def _closed_form(x: Tensor, sigma: Tensor, run: Run) -> Tensor:
+    """The clean estimate that is exact for data of N(0, 1)."""
+    level = per_sample(sigma.to(x), x)
+    alpha = signal_level(level, run.space)
+    return alpha * x / (alpha**2 + level**2)
+
+
+def even_noise(x: Tensor) -> AbstractContextManager[Any]:
+    """Let all noise that code draws for states like x [B, C, *S] have exactly its expected energy.
+
+    By chance alone the norms of a few small samples jump by more from step to step than they drift. Of a
+    Brownian motion drawn in pieces only the pieces are even.
+    """
+    places = tuple(range(1 - x.ndim, 0))
+    return _Drawn(x, lambda noise: noise / noise.square().mean(places, keepdim=True).sqrt())
 
 
 class _Asked(Exception):  # noqa: N818  # not an error: the way out of a sampler

@@ -330,14 +330,15 @@ CALIBRATE = (
     Choice(
         "method", "norm", METHODS,
         "norm: a scale of its own for every step, which follows the model closest. "
-        "linear, uniform: the straight line, or the one number, nearest to that; smoother, and "
-        "forgiving with few samples. variance: a scale for every step that keeps the variance of "
-        "noised clean pictures, coarse and fine; for flow models, and to be compared with norm. "
-        "Take 64 samples or more.",
+        "linear, uniform: the straight line, or the one number, nearest to that in the first "
+        "three quarters of the steps; smoother. variance: a scale for every step that keeps the "
+        "variance of noised clean pictures, coarse and fine; for flow models, and to be compared "
+        "with norm. Take 64 samples or more.",
     ),
     Whole(
         "count", 8, 1, 256,
         "How many samples, at most as many as were measured; all at a time. More make "
-        "the scales steadier and take more time and memory.",
+        "the scales steadier and take more time and memory. Where the sampler draws noise, 32 "
+        "are taken at least.",
     ),
 )  # fmt: skip

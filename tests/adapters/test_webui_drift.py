@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from steadydiff.denoiser import Run
-from steadydiff.drift.calibration import calibrate, fit_linear
+from steadydiff.drift.calibration import calibrate, fit_linear, steady
 from steadydiff.drift.measurement import Recorder, noise_for, refine, unit_noise
 from steadydiff.drift.stepping import step_calls
 from steadydiff.errors import HostError, SettingsError
@@ -41,11 +41,12 @@ class Denoiser(torch.nn.Module):
         sd_model = SimpleNamespace(alphas_cumprod=torch.linspace(0.99, 0.01, 1000))
         self.inner_model = SimpleNamespace(inner_model=sd_model)
         self.steps, self.total_steps, self.step = RUN.steps, 2 * RUN.steps, 0
-        self.p, self.asked_at = SimpleNamespace(rng=Rng()), []
+        self.p, self.asked_at, self.asked = SimpleNamespace(rng=Rng()), [], []
 
     def forward(self, x, sigma, cond_scale):
         assert cond_scale == 3.0
         self.asked_at.append((float(sigma[0]), self.step))
+        self.asked.append(len(x))
         self.step += 1
         return drifting(x, sigma)
 
@@ -61,7 +62,8 @@ def run(method, function=euler, **levels):
     x = torch.zeros((2, 2, 4, 4), dtype=torch.float64)
     clean = sampler.func(model, x, extra_args={"cond_scale": 3.0}, callback=None, disable=False, **levels)
     assert sampler.func is function and vars(model.p.rng) == {}
-    return clean, *found[0], model
+    schedule, measurement, said = found[0]
+    return clean, schedule, measurement, said, model
 
 
 def by_the_core():
@@ -72,12 +74,13 @@ def by_the_core():
     heard = recorder.around(drifting)
     recorder.sample(sample_euler, heard, first)
     recorder.train(heard, clean, noise_for(clean, (SEED, SEED + 1)))
-    return clean, calibrate(sample_euler, drifting, first, RUN, recorder.training_rms).scales
+    found = calibrate(sample_euler, drifting, first, RUN, torch.tensor(recorder.training_norms))
+    return clean, steady(found.scales, found.errors, SIGMAS)
 
 
 @pytest.mark.parametrize("method", ("norm", "linear"))
 def test_the_schedule_is_the_cores(method):
-    clean, schedule, measurement, _ = run(method, sigmas=torch.tensor(SIGMAS))
+    clean, schedule, measurement, *_ = run(method, sigmas=torch.tensor(SIGMAS))
     expected_clean, scales = by_the_core()
     torch.testing.assert_close(clean, expected_clean, rtol=1e-6, atol=1e-6)
     if method == "linear":
@@ -156,3 +159,11 @@ def test_samplers_without_levels_of_their_own_are_refused():
 
     with pytest.raises(SettingsError, match="sampler ddim"):
         run("norm", ddim, timesteps=torch.tensor([1, 400, 800]))
+
+
+def test_a_sampler_that_draws_noise_gets_32_samples_in_batches_of_the_run():
+    clean, _, measurement, said, model = run("norm", lcm, sigmas=torch.tensor(SIGMAS))
+    assert clean.shape == (2, 2, 4, 4) and measurement.count == 32
+    assert model.asked and set(model.asked) == {2}
+    assert said[0].startswith("Found on 32 samples")
+    assert run("norm", sigmas=torch.tensor(SIGMAS))[2].count == 2

@@ -152,12 +152,12 @@ STEPS = 8
 
 
 @pytest.fixture
-def corrections(comfy, patched, sample):
+def corrections(host, patched, sample):
     """Sample while a node tells the model another level; returns what was added at each call, in units of
     what the network is shown, with a network that answers 1 everywhere."""
 
     def corrections(model, name, sigmas, lie, **widgets):
-        own, added = comfy.samplers.sampler_object(name), []
+        own, added = host.samplers.sampler_object(name), []
 
         def lying(model, x, sigmas, extra_args=None, callback=None, disable=None, **options):
             def told(x, sigma, **more):
@@ -172,7 +172,7 @@ def corrections(comfy, patched, sample):
 
         sample(
             patched(model, Network(torch.ones_like), target="residual", **widgets),
-            comfy.samplers.KSAMPLER(lying),
+            host.samplers.KSAMPLER(lying),
             sigmas=sigmas,
         )
         return added
@@ -180,9 +180,9 @@ def corrections(comfy, patched, sample):
     return corrections
 
 
-def wanted(model, comfy, sigmas):
+def wanted(model, host, sigmas):
     """The step's fraction at each level but the last, from its formula, times the scale of the state."""
-    flow = isinstance(model.get_model_object("model_sampling"), comfy.sampling.CONST)
+    flow = isinstance(model.get_model_object("model_sampling"), host.sampling.CONST)
     pairs = list(zip(sigmas.tolist(), sigmas.tolist()[1:], strict=False))[:-1]
     scales = [1.0 if flow else (after**2 + 1) ** 0.5 for _, after in pairs]
     fractions = [max(1 - after / before, -1) for before, after in pairs]
@@ -201,24 +201,24 @@ LIES = {
 @pytest.mark.parametrize("lie", LIES)
 @pytest.mark.parametrize("calls", ["every", "step starts"])
 def test_the_steps_are_the_samplers_whatever_level_a_node_tells_the_model(
-    lie, calls, model, comfy, corrections, sigmas_of
+    lie, calls, model, host, corrections, sigmas_of
 ):
     """As Detail Daemon and Lying Sigma do."""
     sigmas = sigmas_of(model, STEPS)
     for name in ("euler", "dpmpp_2m"):
         found = corrections(model, name, sigmas, LIES[lie], calls=calls)
-        assert found == pytest.approx(wanted(model, comfy, sigmas), abs=1e-4)
+        assert found == pytest.approx(wanted(model, host, sigmas), abs=1e-4)
     found = corrections(model, "heun", sigmas, LIES[lie])
-    assert found[0::2] == pytest.approx(wanted(model, comfy, sigmas), abs=1e-4)
-    assert found[1::2] == pytest.approx(wanted(model, comfy, sigmas)[1:], abs=1e-4)
+    assert found[0::2] == pytest.approx(wanted(model, host, sigmas), abs=1e-4)
+    assert found[1::2] == pytest.approx(wanted(model, host, sigmas)[1:], abs=1e-4)
 
 
 @pytest.mark.parametrize("lie", ["none", "lower"])
-def test_the_steps_of_an_inverted_run_are_its_own(lie, model, comfy, corrections, sigmas_of):
+def test_the_steps_of_an_inverted_run_are_its_own(lie, model, host, corrections, sigmas_of):
     """Core's FlipSigmas, as for unsampling: a state came from the level below, and the step's sign turns."""
-    [sigmas] = comfy.custom_sampler.FlipSigmas.execute(sigmas_of(model, STEPS)).args
+    [sigmas] = host.custom_sampler.FlipSigmas.execute(sigmas_of(model, STEPS)).args
     found = corrections(model, "euler", sigmas, LIES[lie])
-    assert found == pytest.approx(wanted(model, comfy, sigmas), abs=1e-4)
+    assert found == pytest.approx(wanted(model, host, sigmas), abs=1e-4)
 
 
 def test_models_it_was_not_trained_for_are_refused(models, patched, bump):

@@ -38,12 +38,15 @@ def measure(pack, host, conds, sigmas_of):
 
 @pytest.fixture
 def calibrate(pack, host, conds):
-    """Run the calibrating node; returns its three outputs."""
+    """Run the calibrating node; returns its outputs, the last of them apart where `report` is wanted."""
 
-    def calibrate(model, measurement, sampler="euler", method="norm", count=3):
+    def calibrate(model, measurement, sampler="euler", method="norm", count=3, report=False):
         chosen = host.samplers.sampler_object(sampler)
         ends = conds["positive"], conds["negative"]
-        return pack["SteadyDiffCalibrate"].execute(model, *ends, chosen, measurement, method, count).args
+        *made, said = (
+            pack["SteadyDiffCalibrate"].execute(model, *ends, chosen, measurement, method, count).args
+        )
+        return said if report else made
 
     return calibrate
 
@@ -170,6 +173,33 @@ def test_calibration_costs_at_most_three_runs(calls, measure, calibrate, name):
     assert schedule.made_for.sampler == name and all(0.8 <= value <= 1.25 for value in schedule.values)
 
 
+def test_a_sampler_that_draws_noise_is_calibrated_on_32_samples(calls, measure, calibrate):
+    """As many at a time as were asked for; where fewer were measured, it is said."""
+    model, counted = calls
+    measurement = measure(model, count=40, steps=3)[2]
+    counted.clear()
+    said = calibrate(model, measurement, "euler_ancestral", count=16, report=True)
+    sizes = {len(timestep) for timestep in counted}  # cond and uncond together
+    assert said.startswith("Found on 32 samples") and "Standard error" in said and sizes == {32}
+    assert calibrate(model, measurement, "euler", count=16, report=True).startswith("Found on 16 samples")
+    few = calibrate(model, measure(model, count=6, steps=3)[2], "euler_ancestral", report=True)
+    assert few.startswith("Found on 6 samples") and "32 samples are wanted, 6 were measured" in few
+
+
+def test_what_is_wanted_is_of_the_samples_that_are_run(model, measure, calibrate):
+    """Norms of samples that are not among the first three change nothing."""
+    found = measure(model, count=6, steps=4)[2]
+    other = json.loads(found)
+    other["training_norms"][3:] = [[2 * norm for norm in row] for row in other["training_norms"][3:]]
+    other["curves"]["training_rms"] = [2 * norm for norm in other["curves"]["training_rms"]]
+    assert calibrate(model, json.dumps(other))[0] == calibrate(model, found)[0]
+    other["training_norms"][0][2] *= 1.1
+    assert calibrate(model, json.dumps(other))[0] != calibrate(model, found)[0]
+    earlier = json.loads(found)
+    del earlier["training_norms"]
+    assert Schedule.from_json(calibrate(model, json.dumps(earlier))[0]).values[-1] == 1
+
+
 def test_the_states_are_brought_to_the_spectrum_of_clean_pictures(calls, measure, calibrate, patched):
     """One run suffices, and the corrected states' variance is nearer to what it should be."""
     model, counted = calls
@@ -257,11 +287,11 @@ def test_what_cannot_be_calibrated_is_refused(calls, measure, calibrate):
 
 
 def test_what_cannot_be_calibrated_is_told_before_a_measurement_is_asked_for(
-    sampler, calls, measure, calibrate, pack, comfy, conds
+    sampler, calls, measure, calibrate, pack, host, conds
 ):
     model, counted = calls
     ends = conds["positive"], conds["negative"]
-    chosen = comfy.samplers.sampler_object(sampler)
+    chosen = host.samplers.sampler_object(sampler)
 
     def verdict(ask):
         try:

@@ -54,7 +54,7 @@ def test_so_do_our_nodes(name, pack, host, coarse, conds, empty, sigmas_of):
     assert set(seen) == {torch.Size([8, 8])}
 
 
-def test_an_empty_video_has_the_frames_that_core_would_draw(comfy, pack, models):
+def test_an_empty_video_has_the_frames_that_core_would_draw(host, pack, models):
     fix = load("comfy.sample").fix_empty_latent_channels
     if "downscale_ratio_temporal" not in inspect.signature(fix).parameters:
         pytest.skip("this host's empty latents do not say it")

@@ -17,7 +17,7 @@ def model_of(config, base="BaseModel", **unet):
     return type(base, (), {"model_config": config})()
 
 
-def test_every_model_of_the_host_has_a_name_in_words(comfy):
+def test_every_model_of_the_host_has_a_name_in_words(host):
     names = {
         config.__name__: name_of(model_of(config.__name__))
         for config in load("comfy.supported_models").models
@@ -27,7 +27,7 @@ def test_every_model_of_the_host_has_a_name_in_words(comfy):
     assert names["SD15"] == "SD15" and names["Flux"] == "Flux"
 
 
-def test_every_product_is_of_a_class_that_the_host_has(comfy):
+def test_every_product_is_of_a_class_that_the_host_has(host):
     known = set(vars(load("comfy.supported_models"))) | set(vars(load("comfy.model_base")))
     assert set(PRODUCTS) - known == set()
 
@@ -49,7 +49,7 @@ def test_what_distinguishes_products_of_one_class_is_looked_at(model, name):
     assert name_of(model) == name
 
 
-def test_refusals_name_the_product(comfy, pack, models, conds, monkeypatch):
+def test_refusals_name_the_product(host, pack, models, conds, monkeypatch):
     model = models["flow"].clone()
     monkeypatch.setattr(model.model, "model_config", model_of("ZImage").model_config)
     network = model.get_model_object("diffusion_model")

@@ -50,20 +50,20 @@ def exact(models):
 
 
 @pytest.fixture
-def kinds(comfy):
+def kinds(host):
     """The host's kinds of states."""
     return load("comfy.model_sampling")
 
 
 @pytest.fixture
-def ask(pack, comfy, conds, sigmas_of):
+def ask(pack, host, conds, sigmas_of):
     """Run one of our nodes on a model; returns its outputs."""
 
     def ask(name, model, **widgets):
         node = pack[f"SteadyDiff{name}"]
         given = {
             "positive": conds["positive"], "negative": conds["negative"], "cfg": 1.0, "count": 8,
-            "batch_size": 8, "sampler": comfy.samplers.sampler_object("euler"),
+            "batch_size": 8, "sampler": host.samplers.sampler_object("euler"),
             "latent_image": {"samples": torch.zeros(1, 4, WIDE, WIDE)}, "sigmas": sigmas_of(model, STEPS),
         }  # fmt: skip
         return node.execute(model=model, **(defaults_of(node) | given | widgets)).args
@@ -71,7 +71,7 @@ def ask(pack, comfy, conds, sigmas_of):
     return ask
 
 
-def test_an_exact_model_does_not_drift_and_needs_no_scaling(pack, comfy, conds, exact, ask):
+def test_an_exact_model_does_not_drift_and_needs_no_scaling(pack, host, conds, exact, ask):
     found = []
     for scale in (1.0, LOUD):
         model, _ = exact(scale)
@@ -80,7 +80,7 @@ def test_an_exact_model_does_not_drift_and_needs_no_scaling(pack, comfy, conds, 
         assert measured.variance_error == pytest.approx([0.0] * (STEPS + 1), abs=0.25)
         found += [measured.quotient, measured.variance_error]
         for method in ("norm", "variance"):
-            node, sampler = pack["SteadyDiffCalibrate"], comfy.samplers.sampler_object("euler")
+            node, sampler = pack["SteadyDiffCalibrate"], host.samplers.sampler_object("euler")
             ends = conds["positive"], conds["negative"]
             made = node.execute(model, *ends, sampler, measured.to_json(), method, 8).args[0]
             found.append(Schedule.from_json(made).values)
@@ -90,16 +90,16 @@ def test_an_exact_model_does_not_drift_and_needs_no_scaling(pack, comfy, conds, 
         assert loud == pytest.approx(plain, abs=2e-3)
 
 
-def test_diffier_shows_the_model_states_as_loud_as_the_samplers(pack, comfy, conds, exact, sigmas_of):
+def test_diffier_shows_the_model_states_as_loud_as_the_samplers(pack, host, conds, exact, sigmas_of):
     finals, node = [], pack["SteadyDiffDiffIER"]
     for scale in (1.0, LOUD):
         model, asked = exact(scale)
         settings = defaults_of(node) | {"start_percent": 0.0, "iterations": 3}
-        guider = comfy.samplers.CFGGuider(node.execute(model=model, **settings)[0])
+        guider = host.samplers.CFGGuider(node.execute(model=model, **settings)[0])
         guider.set_conds(conds["positive"], conds["negative"])
         guider.set_cfg(1.0)
         noise = torch.randn(1, 4, WIDE, WIDE, generator=torch.Generator().manual_seed(0))
-        euler, sigmas = comfy.samplers.sampler_object("euler"), sigmas_of(model, STEPS)
+        euler, sigmas = host.samplers.sampler_object("euler"), sigmas_of(model, STEPS)
         finals.append(guider.sample(noise, 0 * noise, euler, sigmas, seed=1, disable_pbar=True))
         asked_again = [stds for stds in asked.values() if len(stds) > 1]
         assert len(asked_again) > STEPS / 2

@@ -61,11 +61,11 @@ def tired(model, sigmas_of):
 
 
 @pytest.fixture
-def asked(pack, comfy, conds, sigmas_of, model):
+def asked(pack, host, conds, sigmas_of, model):
     """Run one of the measuring nodes; returns its outputs."""
 
     def asked(node, patched, sigmas=True, **widgets):
-        inputs = {"model": patched, "sampler": comfy.samplers.sampler_object("euler"), **widgets}
+        inputs = {"model": patched, "sampler": host.samplers.sampler_object("euler"), **widgets}
         inputs |= {name: conds[name] for name in ("positive", "negative")}
         if sigmas:
             inputs |= {

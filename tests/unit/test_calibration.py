@@ -6,12 +6,26 @@ import pytest
 import torch
 
 from steadydiff.denoiser import Run, denoised_from_eps, derivative, eps_from_denoised
-from steadydiff.drift.calibration import TRIALS, calibrate, calibrate_variance, fit_linear
+from steadydiff.drift.calibration import (
+    LEAST,
+    MOST,
+    REACH,
+    TRIALS,
+    Calibration,
+    calibrate,
+    calibrate_variance,
+    fit_linear,
+    innovation_error,
+    real_variance,
+    remarks,
+    samples_wanted,
+    steady,
+)
 from steadydiff.drift.measurement import Recorder, noise_for, unit_noise
 from steadydiff.errors import SettingsError, SteadyDiffError
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.metrics.spectrum import spectrum
-from steadydiff.samplers import gaussian_denoiser, sample_euler
+from steadydiff.samplers import gaussian_denoiser, sample_ddpm, sample_euler
 from steadydiff.schedules import Schedule
 
 STD, SHAPE, BATCH = 0.6, (4, 8, 8), 8
@@ -222,7 +236,14 @@ def test_solvers_of_two_stages_are_asked_twice_at_most(ledger):
 def test_a_line_is_found_again():
     scales = [0.002 * t + 1.004 for t in range(9, -1, -1)]
     assert fit_linear([*scales[:-1], 1.0]) == pytest.approx((0.002, 1.004))
-    assert fit_linear([*scales[:-1], 1.0], slope=False) == pytest.approx((0.0, 1.004 + 0.002 * 5))
+    assert fit_linear([*scales[:-1], 1.0], slope=False) == pytest.approx((0.0, 1.004 + 0.002 * 5.5))
+
+
+def test_the_last_quarter_is_not_fitted():
+    """As in the paper, t in (5, T) of 20: an outlier there would turn the fit to the wrong side."""
+    scales = [1.002] * 15 + [0.95] * 5
+    assert fit_linear(scales, slope=False) == pytest.approx((0.0, 1.002))
+    assert fit_linear(scales) == pytest.approx((0.0, 1.002))
 
 
 def test_least_squares_by_hand():
@@ -231,3 +252,145 @@ def test_least_squares_by_hand():
     assert fit_linear([1.5, 1.0]) == pytest.approx((0.0, 1.5))
     with pytest.raises(SettingsError, match="at least 2 steps; got 1"):
         fit_linear([1.0])
+
+
+# --- chance
+
+
+def test_what_follows_from_the_step_before_is_no_chance():
+    """Before off by -1, 0, 1; after half of it and -.1, .2, -.1 more: the error of the mean of these."""
+    before = torch.tensor([-1.0, 0.0, 1.0]).double()
+    after = 5 + 0.5 * before + torch.tensor([-0.1, 0.2, -0.1]).double()
+    assert innovation_error(before + 3, after) == pytest.approx(math.sqrt(0.06 / 2 / 3))
+    assert innovation_error(before, -before) == pytest.approx(math.sqrt(1 / 3))  # nothing is kept of it
+    assert innovation_error(before, before) == 0
+    assert innovation_error(0 * before, before) == pytest.approx(math.sqrt(1 / 3))
+    assert innovation_error(before[:1], after[:1]) == 0
+
+
+def test_the_variance_behind_values_of_known_error():
+    values = torch.tensor([3.0, -1.0, 2.0]).double()
+    assert real_variance(values, torch.full((3,), 1.5).double()) == pytest.approx(14 / 3 - 1.5)
+    assert real_variance(values, torch.full((3,), 9.0).double()) == 0
+    # Unequal: v = (9 - 0) w + (1 - 4) u over w + u, w = 1 / v, u = 1 / (v + 4), solved for v = 5.5.
+    found = real_variance(torch.tensor([3.0, 1.0]).double(), torch.tensor([0.0, 4.0]).double())
+    w, u = 1 / found, 1 / (found + 4)
+    assert found == pytest.approx((9 * w - 3 * u) / (w + u))
+
+
+LEVELS = (8.0, 2.0, 0.5, 0.0)
+
+
+def test_scales_of_no_error_stay_and_chance_becomes_one():
+    scales = (1.02, 0.98, 1.0)
+    assert steady(scales, (0.0, 0.0, 0.0), LEVELS) == scales
+    assert steady(scales, (0.5, 0.5, 0.0), LEVELS) == (1.0, 1.0, 1.0)
+    assert steady((1.0, 1.0, 1.0), (0.0, 0.0, 0.0), LEVELS) == (1.0, 1.0, 1.0)
+
+
+def test_one_scale_is_shrunk_by_its_error():
+    """James and Stein: .02 known to .01 is real by a variance of .0003, three quarters of .0004."""
+    found = steady((1.02, 1.0), (0.01, 0.0), (5.0, 1.0, 0.0))
+    assert found == pytest.approx((1.015, 1.0))
+
+
+@pytest.mark.parametrize("space", ["ve", "flow"])
+def test_two_scales_are_the_mean_of_a_gaussian_process(space):
+    """By hand: v K (v K + s)⁻¹ y of two levels, with the last step left out."""
+    sigmas = (4.0, 1.0, 0.5, 0.0) if space == "ve" else (0.8, 0.5, 0.3, 0.0)  # noise over signal 4 and 1
+    a, b, s, t = 0.03, 0.01, 0.0001, 0.0002
+    v = real_variance(*(torch.tensor(pair, dtype=torch.float64) for pair in ([a, b], [s, t])))
+    k = v * math.exp(-math.log(4) / REACH)
+    root = (v + s) * (v + t) - k * k
+    weights = ((v + t) * a - k * b) / root, ((v + s) * b - k * a) / root
+    expected = (1 + v * weights[0] + k * weights[1], 1 + k * weights[0] + v * weights[1], 1.0)
+    found = steady((1 + a, 1 + b, 1.0), (s**0.5, t**0.5, 0.0), sigmas, space)
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert 1 < found[1] < found[0] < 1.03
+
+
+def test_steps_at_which_nothing_was_sought_stay_one():
+    found = steady((1.0, 1.03, 1.03, 1.0), (0.0, 0.004, 0.004, 0.0), (1.0, 0.9, 0.4, 0.1, 0.0), "flow")
+    assert found[0] == found[3] == 1 and all(1.02 < scale < 1.03 for scale in found[1:3])
+
+
+def test_a_step_in_pure_noise_that_has_an_effect_stands_alone():
+    """Flow's first step under a solver of two stages: λ acts at the second."""
+    found = steady((1.02, 1.02, 1.0), (0.01, 0.01, 0.0), (1.0, 0.5, 0.1, 0.0), "flow")
+    assert found == pytest.approx((1.015, 1.015, 1.0))
+
+
+def two_points(x, sigma):
+    """The exact denoiser of ±.6 with a spread of .2, whose norms differ from sample to sample; 2 % too much
+    noise."""
+    level = sigma.double().view(-1, 1, 1, 1)
+    wide = 0.2**2 + level**2
+    clean = (0.2**2 * x + level**2 * 0.6 * torch.tanh(0.6 * x / wide)) / wide
+    return x - 1.02 * (x - clean)
+
+
+def scales_by_chance(sampler, seed, count=8):
+    """Calibrate on samples of this seed, and with other noise in the sampler."""
+    run, seeds = run_of("ve", 12), range(1000 * seed, 1000 * seed + count)
+    luck = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, (count, 2, 8, 8), generator=luck).double() * 2 - 1
+    clean = 0.6 * signs + 0.2 * torch.randn(signs.shape, generator=luck)
+    noise, wanted = noise_for(clean, seeds), []
+    for sigma in run.sigmas[:-1]:
+        x = clean + sigma * noise
+        eps = (x - two_points(x, torch.full((count,), sigma))) / sigma
+        wanted.append(eps.flatten(1).norm(dim=1))
+
+    def lucky(denoise, x, sigmas):
+        torch.randn(1 + 17 * seed)
+        return sampler(denoise, x, sigmas)
+
+    first = unit_noise((2, 8, 8), seeds).double() * run.sigmas[0]
+    return calibrate(lucky, two_points, first, run, torch.stack(wanted, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", [sample_euler, sample_ddpm])
+def test_the_standard_error_is_what_other_samples_show(sampler):
+    found = [scales_by_chance(sampler, seed) for seed in range(16)]
+    scales = torch.tensor([one.scales for one in found]).double()[:, :-1]
+    errors = torch.tensor([one.errors for one in found]).double()[:, :-1]
+    assert found[0].errors[-1] == 0
+    ratio = errors.square().mean() / scales.var(0).mean()
+    assert 0.5 < ratio < 2
+    steadied = [steady(one.scales, one.errors, run_of("ve", 12).sigmas)[:-1] for one in found]
+    off = [
+        (torch.tensor(kind).double() - scales.mean(0)).square().mean() for kind in (steadied, scales.tolist())
+    ]
+    assert off[0] < off[1]
+
+
+def test_noise_that_a_sampler_draws_has_its_energy():
+    """Data of one point: states of exactly that energy, so that nothing is left to correct."""
+    run, mean = run_of("ve", 8), torch.randn(SHAPE).double()
+    x = mean + run.sigmas[0] * unit_noise(SHAPE, range(BATCH)).double()
+
+    def fresh(denoise, x, sigmas):
+        for sigma, after in zip(sigmas, sigmas[1:], strict=False):
+            x = denoise(x, torch.full((len(x),), sigma)) + after * torch.randn_like(x)
+        return x
+
+    found = calibrate(fresh, lambda x, sigma: mean.expand_as(x), x, run, [math.sqrt(256)] * 8)
+    assert found.reached == pytest.approx([math.sqrt(256)] * 8, rel=1e-6)
+    assert max(found.errors) < 1e-6
+
+
+def test_what_is_to_be_known_of_a_calibration_is_said():
+    found = Calibration((LEAST, 1.01, MOST, 1.0), (1.0,) * 4, (1.0,) * 4, 9, (0.003, 0.001, 0.002, 0.0))
+    assert found.at_bounds == (1, 3)
+    said = " ".join(remarks(found, 16, True))
+    for part in (
+        "16 samples with 9",
+        "0.002 on average, 0.003 at most",
+        "(0.8 or 1.25): step 1, 3",
+        "32 samples",
+    ):
+        assert part in said
+    exact = Calibration((1.01, 1.0), (1.0,) * 2, (1.0,) * 2, 9, (0.0, 0.0))
+    assert remarks(exact, 8, False) == ["Found on 8 samples with 9 rounds of model calls."]
+    assert (samples_wanted(8, True), samples_wanted(8, False), samples_wanted(64, True)) == (32, 8, 64)

@@ -106,6 +106,20 @@ def test_batches_of_any_size_give_one_result():
     parts = measured(overpredicting(1.02, "flow"), run, batch=7)
     for name in ("sampling_norm", "training_rms", "state_variance", "expected_variance"):
         assert getattr(parts, name) == pytest.approx(getattr(whole, name), rel=1e-9)
+    assert torch.tensor(parts.training_norms).allclose(torch.tensor(whole.training_norms))
+
+
+def test_norms_are_kept_sample_by_sample():
+    run = run_of("ve")
+    found = measured(overpredicting(1.03, "ve"), run)
+    rows = torch.tensor(found.training_norms).double()
+    assert rows.shape == (COUNT, run.steps)
+    assert rows.square().mean(0).sqrt().tolist() == pytest.approx(found.training_rms)
+    assert Measurement.from_json(found.to_json()) == found
+    recorder = Recorder(run, range(run.steps))
+    clean = torch.randn(300, 1, 2, 2)
+    recorder.train(recorder.around(gaussian_denoiser()), clean, torch.randn(300, 1, 2, 2))
+    assert len(recorder.training_norms) == 256
 
 
 def test_memory_is_that_of_moments_only():
@@ -217,6 +231,8 @@ def test_it_survives_its_json():
         ({"clean_spectrum": [[1.0] * 3] * 4}, "has 4 rows of 7 values"),
         ({"clean_spectrum": [[-1.0] * 7] * 4}, "finite values, none negative"),
         ({"clean_spectrum": 3}, "damaged"),
+        ({"training_norms": [[1.0] * 8]}, "training_norms of this measurement has 24 rows of 8 values"),
+        ({"training_norms": [[-1.0] * 8] * 24}, "training_norms holds finite values, none negative"),
     ],
 )
 def test_damaged_json_is_refused(change, message):

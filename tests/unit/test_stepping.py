@@ -6,8 +6,16 @@ import pytest
 import torch
 
 from steadydiff.denoiser import Run, derivative
-from steadydiff.drift.stepping import Question, next_question, step_calls
+from steadydiff.drift.stepping import (
+    Question,
+    draws_noise,
+    even_noise,
+    next_question,
+    same_luck,
+    step_calls,
+)
 from steadydiff.errors import SettingsError
+from steadydiff.noise import Motion
 from steadydiff.samplers import gaussian_denoiser, sample_euler
 
 RUN = Run("ve", (10.0, 4.0, 1.0, 0.2, 0.0))
@@ -109,3 +117,43 @@ def test_a_first_level_moved_off_pure_noise_is_the_first_step():
 def test_samplers_with_levels_of_their_own_are_refused():
     with pytest.raises(SettingsError, match="cannot be taken step by step; choose one that does"):
         step_calls(own_levels, torch.ones(1, 2), RUN)
+
+
+def wasted(denoise, x, sigmas):
+    """As older samplers do: noise is drawn, and taken times 0."""
+    return sample_euler(denoise, x + 0 * torch.randn_like(x), sigmas)
+
+
+def by_motion(denoise, x, sigmas):
+    noise = Motion(x)
+    for a, b in zip(sigmas, sigmas[1:], strict=False):
+        x = denoise(x, at(x, a)) + b * noise(a, b)
+    return x
+
+
+@pytest.mark.parametrize("first", [torch.zeros, torch.ones])
+def test_whether_noise_is_drawn_is_seen_in_the_result(first):
+    found = {
+        sampler: draws_noise(sampler, first(2, 4, 3, 3), RUN) for sampler in (*SAMPLERS, wasted, by_motion)
+    }
+    assert [sampler for sampler, drawn in found.items() if drawn] == [ancestral, by_motion]
+
+
+def test_even_noise_has_its_energy_in_every_sample_and_ends_with_its_block():
+    x = torch.zeros(3, 4, 5, 5).double()
+    with same_luck(x), even_noise(x):
+        drawn = (
+            torch.randn_like(x),
+            torch.randn(x.shape),
+            torch.randn(4, 5, 5),
+            torch.normal(x, 1.0),
+            torch.randn(7),
+        )
+    for noise in drawn[:4]:
+        energy = noise.square().mean((-3, -2, -1))
+        torch.testing.assert_close(energy, torch.ones_like(energy))
+    with same_luck(x):
+        plain = torch.randn_like(x), torch.randn(x.shape)
+    assert not torch.equal(plain[0], drawn[0])
+    scale = plain[1].square().mean((1, 2, 3), keepdim=True).sqrt()
+    torch.testing.assert_close(plain[1] / scale, drawn[1])

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ...denoiser import Denoise, Run, Space
-from ...drift.calibration import Calibration, calibrate, calibrate_variance
+from ...drift.calibration import Calibration, calibrate, calibrate_variance, samples_wanted
 from ...drift.measurement import Measurement, Recorder, check_reference, noise_for, refine, unit_noise
-from ...drift.stepping import Remember, step_calls
+from ...drift.stepping import Remember, draws_noise, step_calls
 from ...errors import HostError, SettingsError
 from ...model_names import PRODUCTS, name_of
 from ...schedules import MadeFor
@@ -91,6 +91,20 @@ class Setup:
         )
 
 
+@dataclass(frozen=True)
+class Steps:
+    """How a sampler goes through a run, found without the model.
+
+    starts:         which model calls begin the run's steps
+    wants_branches: whether it steps along a branch of guidance as well
+    draws_noise:    whether noise of its own enters its states
+    """
+
+    starts: tuple[int, ...]
+    wants_branches: bool
+    draws_noise: bool
+
+
 def measure_model(
     setup: Setup, shape: Sequence[int], seeds: Sequence[int], reference: Tensor | None, times: int, batch: int
 ) -> tuple[Measurement, Tensor]:
@@ -104,7 +118,7 @@ def measure_model(
 
     Raises:  SettingsError, ShapeError or HostError before the first model call; SteadyDiffError for NaN.
     """
-    starts, _ = step_starts(setup, shape)
+    starts = steps_of(setup, shape).starts
     if reference is not None:
         check_reference(reference, shape)
     recorder, used = Recorder(setup.run, starts), []
@@ -123,10 +137,12 @@ def measure_model(
 
 def calibrate_model(
     setup: Setup, measurement: Measurement, count: int, target: Literal["norm", "variance"] = "norm"
-) -> Calibration:
+) -> tuple[Calibration, int, bool]:
     """Find λ for every step of the measured run, on the model without our corrections.
 
-    count:   samples, the first ones of the measurement
+    count:   samples, the first ones of the measurement, and how many are asked at a time; more are taken
+             where the sampler draws noise
+    Returns: what was found, on how many samples, and whether the sampler draws noise
     target:  "norm" meets the predicted noise of training, "variance" the spectrum of noised clean samples
     Raises:  SettingsError or HostError before the first model call, also for a sampler that steps along the
              unconditional estimate and for another model than was measured; SteadyDiffError for NaN.
@@ -135,46 +151,55 @@ def calibrate_model(
     if made_on not in (None, model):
         meant, now = PRODUCTS.get(made_on, made_on), name_of(setup.model.model)
         raise SettingsError(f"the measurement was made on a {meant}, this is a {now}; measure it")
-    check_calibration(setup, measurement.shape)
+    steps = check_calibration(setup, measurement.shape)
     if target == "variance" and not measurement.clean_spectrum:
         raise SettingsError("this measurement is of an earlier version and holds no spectrum; measure again")
-    seeds = [measurement.seed + j for j in range(min(count, measurement.count))]
+    known = measurement.training_norms
+    most = min(measurement.count, len(known) or measurement.count)
+    taken = min(samples_wanted(count, steps.draws_noise), most)
+    seeds = [measurement.seed + j for j in range(taken)]
     found: list[Calibration] = []
 
     def work(inner: Inner, x: Tensor) -> None:
+        def ask(x: Tensor, sigma: Tensor) -> Tensor:
+            parts = zip(x.split(count), sigma.split(count), strict=True)
+            return torch.cat([inner.ask(*part) for part in parts])
+
         if target == "norm":
-            norms = measurement.training_rms
-            found.append(calibrate(inner.sample, inner.ask, x, setup.run, norms, remember=inner.remember(x)))
+            wanted = torch.tensor(known[:taken]) if known else measurement.training_rms
+            found.append(calibrate(inner.sample, ask, x, setup.run, wanted, remember=inner.remember(x)))
             return
         clean = torch.tensor(measurement.clean_spectrum, dtype=torch.float64)
-        found.append(
-            calibrate_variance(inner.sample, inner.ask, x, setup.run, clean, remember=inner.remember(x))
-        )
+        found.append(calibrate_variance(inner.sample, ask, x, setup.run, clean, remember=inner.remember(x)))
 
     inside_run(setup, without_ours(setup), unit_noise(measurement.shape, seeds), seeds[0], work)
-    return found[0]
+    return found[0], taken, steps.draws_noise
 
 
-def check_calibration(setup: Setup, shape: Sequence[int]) -> None:
-    """Raise as `calibrate_model` does for a set-up that cannot be calibrated, whatever was measured.
+def check_calibration(setup: Setup, shape: Sequence[int]) -> Steps:
+    """Return how the sampler goes through the run; raise as `calibrate_model` does for a set-up that cannot
+    be calibrated, whatever was measured.
 
     shape: [C, *S] of one latent. No model call.
     """
-    if step_starts(setup, shape)[1]:
+    steps = steps_of(setup, shape)
+    if steps.wants_branches:
         raise SettingsError(
             "this sampler steps along the unconditional estimate as well, so that no single scale meets the "
             "norms; calibrate with euler, or another that is not of the CFG++ kind"
         )
+    return steps
 
 
-def step_starts(setup: Setup, shape: Sequence[int]) -> tuple[tuple[int, ...], bool]:
-    """Which model calls begin the run's steps, and whether the sampler wants the branches. No model call."""
+def steps_of(setup: Setup, shape: Sequence[int]) -> Steps:
+    """Return how the sampler goes through the run. No model call."""
     _check(setup, shape)
     found = []
 
     def work(inner: Inner, x: Tensor) -> None:
         inner.without_model = True
-        found.append((step_calls(inner.sample, x, setup.run), inner.wants_branches))
+        starts, drawn = step_calls(inner.sample, x, setup.run), draws_noise(inner.sample, x, setup.run)
+        found.append(Steps(starts, inner.wants_branches, drawn))
 
     inside_run(setup, without_ours(setup), unit_noise(shape, [0]), 0, work)
     return found[0]

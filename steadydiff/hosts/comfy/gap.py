@@ -15,7 +15,7 @@ from ...drift.gap import Gap, GapRecorder
 from ...drift.measurement import unit_noise
 from ..patch import POST_CFG
 from .attach import KEY, GuidedModel
-from .drift import Inner, Setup, inside_run, step_starts, without_ours
+from .drift import Inner, Setup, inside_run, steps_of, without_ours
 
 
 def measure_gap(setup: Setup, shape: Sequence[int], seeds: Sequence[int], batch: int) -> tuple[Gap, Gap]:
@@ -27,7 +27,7 @@ def measure_gap(setup: Setup, shape: Sequence[int], seeds: Sequence[int], batch:
 
     Raises:  SettingsError, ShapeError or HostError before the first model call; SteadyDiffError for NaN.
     """
-    starts, _ = step_starts(setup, shape)
+    starts = steps_of(setup, shape).starts
     bare = replace(setup, model=without_ours(setup))
     plain, corrected = (
         _measure(one, GapRecorder(setup.run, starts), shape, seeds, batch) for one in (bare, setup)

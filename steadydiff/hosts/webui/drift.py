@@ -6,6 +6,7 @@ guidance and the model the host has made ready, and hands the host the clean sam
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,16 @@ import torch
 from torch import Tensor
 
 from ...denoiser import add_noise
-from ...drift.calibration import as_method, calibrate, calibrate_variance
+from ...drift.calibration import (
+    as_method,
+    calibrate,
+    calibrate_variance,
+    remarks,
+    samples_wanted,
+    steady,
+)
 from ...drift.measurement import Measurement, Recorder, noise_for, refine, unit_noise
-from ...drift.stepping import same_luck
+from ...drift.stepping import draws_noise, same_luck
 from ...errors import HostError, SettingsError
 from ...schedules import MadeFor, Schedule
 from .attach import WebuiHost, take_over
@@ -42,42 +50,48 @@ class Order:
 
 
 def calibrate_next(
-    sampler: Any, host: WebuiHost, order: Order, found: Callable[[Schedule, Measurement], None]
+    sampler: Any, host: WebuiHost, order: Order, found: Callable[[Schedule, Measurement, list[str]], None]
 ) -> None:
     """Let the sampler's next run find a schedule for runs like it; SteadyDiffError comes out of that run."""
 
     def sample(original, model, x, *args, **kwargs):
         start = Start.of(original, model, x, kwargs, host.route(model))
         try:
-            schedule, measurement, clean = calibrate_run(start, order)
+            schedule, measurement, said, clean = calibrate_run(start, order)
         except RecursionError as error:  # hosts take it for a run the user has cancelled
             raise HostError(
                 f"the sampler {start.sampler} ended in a RecursionError at the finer steps of a "
                 f"calibration; choose another, or a smaller refine"
             ) from error
-        found(schedule, measurement)
+        found(schedule, measurement, said)
         return clean
 
     take_over(sampler, sample)
 
 
-def calibrate_run(start: Start, order: Order) -> tuple[Schedule, Measurement, Tensor]:
-    """Return a schedule for runs like this one, the measurement behind it, and the clean samples used."""
+def calibrate_run(start: Start, order: Order) -> tuple[Schedule, Measurement, list[str], Tensor]:
+    """Return a schedule for runs like this one, the measurement behind it, how far to trust it in sentences,
+    and clean samples in the place of the run's own.
+
+    Where the sampler draws noise, whole batches are added until the samples are enough.
+    """
     if "sigmas" not in start.kwargs:
         raise SettingsError(
             f"the sampler {start.sampler} does not go through noise levels of its scheduler one by one; "
             f"calibrate with Euler, Heun, DPM++ 2M or another that does"
         )
     run, x = start.run, start.x
-    seeds = range(order.seed, order.seed + len(x))
+    drawn = draws_noise(start.sample, torch.zeros_like(x[:1]), run)
+    count = math.ceil(samples_wanted(len(x), drawn) / len(x)) * len(x)
+    seeds = range(order.seed, order.seed + count)
     noise = unit_noise(x.shape[1:], seeds).to(x)
-    first = add_noise(torch.zeros_like(x), run.noise * noise, run.sigmas[0], run.space)
+    first = add_noise(torch.zeros_like(noise), run.noise * noise, run.sigmas[0], run.space)
     ask = _asking(start)
     recorder = Recorder(run, start.step_calls())
     heard = recorder.around(ask)
-    with same_luck(x):
+    with same_luck(first):
         clean = start.sample(ask, first, refine(run.sigmas, order.refine))
-    with same_luck(x):
+    with same_luck(first):
         recorder.sample(start.sample, heard, first)
     recorder.train(heard, clean, noise_for(clean, seeds))
     made_for = MadeFor(start.sampler, order.scheduler, run.steps, start.cfg, order.model, run.sigmas)
@@ -87,18 +101,25 @@ def calibrate_run(start: Start, order: Order) -> tuple[Schedule, Measurement, Te
         spectrum = torch.tensor(measurement.clean_spectrum, dtype=torch.float64)
         result = calibrate_variance(start.sample, ask, first, run, spectrum)
     else:
-        result = calibrate(start.sample, ask, first, run, measurement.training_rms)
-    return Schedule(*as_method(order.method, result.scales), made_for), measurement, clean
+        result = calibrate(start.sample, ask, first, run, torch.tensor(recorder.training_norms))
+    scales = steady(result.scales, result.errors, run.sigmas, run.space)
+    schedule = Schedule(*as_method(order.method, scales), made_for)
+    return schedule, measurement, remarks(result, count, drawn), clean[: len(x)]
 
 
 def _asking(start: Start) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the host's model, which takes its place in the run, for prompts that change, from sigma."""
+    """Return the host's model, which takes its place in the run, for prompts that change, from sigma.
+
+    It is asked for as many samples at a time as the run has, for which the host has made the prompts ready.
+    """
     model, sigmas = start.model, start.run.sigmas[:-1]
     calls_per_step = max(1, (model.total_steps or 0) // max(1, model.steps or 0))
 
     def ask(x: Tensor, sigma: Tensor) -> Tensor:
-        level = float(sigma[0]) * (1 + 1e-4)
-        model.step = min(sum(at > level for at in sigmas), len(sigmas) - 1) * calls_per_step
-        return model(x, sigma.to(x), **start.kwargs["extra_args"])
+        level, answers = float(sigma[0]) * (1 + 1e-4), []
+        for part, at in zip(x.split(len(start.x)), sigma.to(x).split(len(start.x)), strict=True):
+            model.step = min(sum(one > level for one in sigmas), len(sigmas) - 1) * calls_per_step
+            answers.append(model(part, at, **start.kwargs["extra_args"]))
+        return torch.cat(answers)
 
     return ask
