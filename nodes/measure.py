@@ -51,6 +51,7 @@ class SteadyDiffMeasure(io.ComfyNode):
                     tooltip="Clean latents of the size of latent_image, e.g. from VAE Encode, or the "
                     "reference output of another measurement. Pictures like those the prompt asks for.",
                 ),
+                schema.advanced(inputs.PAPER_CURVES),
                 schema.Measurement.Input(
                     "measurement", optional=True,
                     tooltip="An earlier measurement, drawn in grey for comparison, e.g. of the bare model.",
@@ -69,23 +70,25 @@ class SteadyDiffMeasure(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, positive, negative, sampler, sigmas, latent_image, cfg, seed, count, batch_size, refine,
-        reference=None, measurement=None,
+        reference=None, paper_curves=False, measurement=None,
     ) -> io.NodeOutput:  # fmt: skip
         other = None if measurement is None else Measurement.from_json(measurement)
         steps = len(sigmas) - 1
-        calls = math.ceil(count / batch_size) * steps * (2 + (0 if reference else refine))
+        calls = math.ceil(count / batch_size) * steps * (2 + paper_curves + (0 if reference else refine))
         setup = make_setup(model, positive, negative, sampler, sigmas, cfg, calls)
         shape = fitted_latent(model, latent_image).shape[1:]
         clean = None if reference is None else reference["samples"]
         seeds = range(seed, seed + count)
-        found, used = measure_model(setup, tuple(shape), seeds, clean, refine, batch_size)
+        found, used = measure_model(setup, tuple(shape), seeds, clean, refine, batch_size, paper_curves)
         plot = image(drift_figure, found, other)
         return io.NodeOutput(plot, report(found, other), found.to_json(), {"samples": used})
 
 
 def report(found: Measurement, other: Measurement | None) -> str:
     """The figures a reader wants first, then the whole measurement."""
-    parts = {"summary": found.summary(), "measurement": json.loads(found.to_json())}
+    measurement = json.loads(found.to_json())
+    del measurement["training_norms"]  # a thousand numbers that only Calibrate reads
+    parts = {"summary": found.summary(), "measurement": measurement}
     if other is not None:
         parts["compared_with"] = {"label": other.label, "summary": other.summary()}
     return json.dumps(parts, indent=2)

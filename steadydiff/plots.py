@@ -11,6 +11,7 @@ from textwrap import shorten, wrap
 from typing import TYPE_CHECKING, Any
 
 from .errors import SettingsError, SteadyDiffError
+from .metrics.deltas import per_vp, predicted_step_error
 from .schedules import Schedule
 
 logger = logging.getLogger("steadydiff")
@@ -51,6 +52,9 @@ def schedule_figure(schedule: Schedule) -> Figure:
 def drift_figure(measured: Measurement, other: Measurement | None = None) -> Figure:
     """Draw norms, their quotient and the variance error over the steps; a second measurement in grey behind.
 
+    Bands are two standard errors over the samples to either side. The paper's curves, where they were
+    measured, have two panels more; the variances there are in its units, of states alpha² + sigma² = 1.
+
     Raises:  SteadyDiffError as `schedule_figure`; SettingsError if the two have different numbers of steps.
     """
     if other is not None and other.run.steps != measured.run.steps:
@@ -58,11 +62,14 @@ def drift_figure(measured: Measurement, other: Measurement | None = None) -> Fig
             f"two measurements are drawn together if they have the same number of steps; got "
             f"{measured.run.steps} and {other.run.steps}"
         )
-    figure = _figure((6.4, 8.4))
-    norms, quotients, variances = figure.subplots(3, 1)
+    paper = bool(measured.delta)
+    figure = _figure((6.4, 14.0 if paper else 8.4))
+    norms, quotients, variances, *more = panels = figure.subplots(5 if paper else 3, 1)
     steps = range(1, measured.run.steps + 1)
+    after, ends = [step + 1 for step in steps], [*steps, len(steps) + 1]
     norms.plot(steps, measured.training_norm, color=INK, linewidth=1.2, linestyle=DASHES, label="in training")
-    for axes in (quotients, variances):
+    _band(norms, steps, measured.training_norm, measured.standard_errors.get("training_norm"), INK)
+    for axes in (quotients, variances, *more[:1]):
         axes.axhline(0.0, color=INK, linewidth=1.2, linestyle=DASHES)
     drawn = [(other, NEUTRAL, "for comparison"), (measured, LINE, "in sampling")]
     for one, color, name in [(one, *look) for one, *look in drawn if one is not None]:
@@ -70,18 +77,57 @@ def drift_figure(measured: Measurement, other: Measurement | None = None) -> Fig
         label = f"{name}: {one.label}" if one.label else name
         norms.plot(steps, one.sampling_norm, label=shorten(label, 84, placeholder=" ..."), **style)
         quotients.plot(steps, [100 * (quotient - 1) for quotient in one.quotient], **style)
-        variances.plot([*steps, len(steps) + 1], [100 * error for error in one.variance_error], **style)
+        variances.plot(ends, [100 * error for error in one.variance_error], **style)
+        errors = one.standard_errors
+        _band(norms, steps, one.sampling_norm, errors.get("sampling_norm"), color)
+        _band(quotients, steps, [q - 1 for q in one.quotient], errors.get("quotient"), color, 100)
+        _band(variances, ends, one.variance_error, errors.get("variance_error"), color, 100)
+        if paper and one.delta:
+            _paper_curves(more, one, (ends, after, steps), style)
     norms.legend(frameon=False, fontsize=9, labelcolor=INK)
     titles = (
         "Norm of the predicted noise",
         "ΔN - 1 in %: above 0 too much noise is predicted",
         "Variance of the states, % too large; last: the result",
+        "Variance error against own clean samples: δ whole run; dashed Δ one step; dotted eq. 18",
+        "e: error of the clean estimate, root mean square",
     )
-    for axes, title in zip((norms, quotients, variances), titles, strict=True):
-        axes.set_title(title, color=INK, fontsize=11, loc="left")
+    for axes, title in zip(panels, titles, strict=False):
+        axes.set_title(title, color=INK, fontsize=11 if len(title) < 70 else 9, loc="left")
         _look(axes)
-    variances.set_xlabel("step (first = noisiest)", color=INK)
+    panels[-1].set_xlabel("step (first = noisiest); bands: ± 2 standard errors", color=INK)
     return figure
+
+
+def _paper_curves(panels: Any, one: Measurement, places: tuple, style: dict) -> None:
+    """δ, Δ and e of one measurement, with what equation 18 makes of e."""
+    (ends, after, steps), sigmas, errors = places, one.sigmas, one.standard_errors
+    units, color = [per_vp(sigma, one.space) for sigma in sigmas], style["color"]
+    levels = zip(one.estimate_error, sigmas, sigmas[1:], strict=False)
+    predicted = [predicted_step_error(*level, one.space) for level in levels]
+    curves = (
+        ("delta", ends, one.delta, units, "-"),
+        ("step_delta", after, one.step_delta, units[1:], DASHES),
+    )
+    for name, at, values, scales, dashes in curves:
+        panels[0].plot(
+            at, [a * b for a, b in zip(values, scales, strict=True)], **style | {"linestyle": dashes}
+        )
+        _band(panels[0], at, values, errors.get(name), color, scales)
+    dotted = {"color": color, "linewidth": 1.2, "linestyle": ":"}
+    panels[0].plot(after, [a * b for a, b in zip(predicted, units[1:], strict=True)], **dotted)
+    panels[1].plot(steps, one.estimate_error, **style)
+    _band(panels[1], steps, one.estimate_error, errors.get("estimate_error"), color)
+
+
+def _band(axes: Any, at: Any, values: Any, errors: Any, color: str, scale: Any = 1.0) -> None:
+    """Two standard errors to either side of a curve; nothing where they are not known."""
+    if errors is None:
+        return
+    scales = scale if isinstance(scale, list) else [scale] * len(values)
+    rows = [*zip(values, errors, scales, strict=True)]
+    low, high = ([by * (value + way * 2 * error) for value, error, by in rows] for way in (-1, 1))
+    axes.fill_between(at, low, high, color=color, alpha=0.18, linewidth=0)
 
 
 def gap_figure(plain: Gap, corrected: Gap, cfg: float) -> Figure:

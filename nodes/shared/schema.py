@@ -60,6 +60,13 @@ def widgets(declared: Iterable[Input]) -> list:
     return [widget(one) for one in declared]
 
 
+def advanced(one: Input):
+    """Make the widget of an input that workflows of before may lack; new frontends fold it away."""
+    made = widget(one)
+    made.optional, made.extra_dict = True, {"advanced": True}
+    return made
+
+
 def widget(one: Input):
     if one.kind == "number":
         return number(one.name, one.default, one.least, one.most, one.step, one.tooltip)

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoise, Run, Space, add_noise, check_space
+from ..denoiser import Denoise, Run, Space, add_noise, check_space, signal_level
 from ..errors import SettingsError, ShapeError, SteadyDiffError
 from ..metrics.deltas import marginal_variance
 from ..metrics.norms import NormCurve, norm_quotient, predicted_norm
-from ..metrics.running import RunningMoments, check_count
+from ..metrics.paper import PAPER_CURVES, PaperCurves, energy
+from ..metrics.running import Rows, RunningMoments, check_count, standard_errors
 from ..metrics.spectrum import ring_count, spectrum
 from ..schedules import MadeFor, parsed
 from .stepping import Remember, Sampler, nothing
@@ -55,6 +56,12 @@ class Measurement:
     clean_spectrum:    `spectrum` of the clean samples, [C][R], and
     training_norms:    the norms behind training_norm, [N][steps], of the first MOST_KEPT samples; both empty
                        in measurements of earlier versions
+    delta:          `delta_paper` of the states of runs that begin at noised clean samples, the final one
+                    included, in the units of x; this and the next two are empty unless asked for
+    step_delta:     `single_step_error` after one ancestral step from a truly noised sample, at each step, and
+    estimate_error: e, root mean square error of the clean estimate there
+    standard_errors: of norms, "quotient", "variance_error" and the three above, by name, over the samples;
+                    empty in measurements of earlier versions
     label:         what corrected the model, in words; "" = nothing of ours
     made_for:      sampler, cfg and model it was measured with
     """
@@ -73,6 +80,10 @@ class Measurement:
     expected_variance: tuple[float, ...]
     clean_spectrum: tuple[tuple[float, ...], ...] = ()
     training_norms: tuple[tuple[float, ...], ...] = ()
+    delta: tuple[float, ...] = ()
+    step_delta: tuple[float, ...] = ()
+    estimate_error: tuple[float, ...] = ()
+    standard_errors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     label: str = ""
     made_for: MadeFor = field(default_factory=MadeFor)
 
@@ -83,17 +94,26 @@ class Measurement:
             raise SettingsError(f"seed, count and shape [C, *S] are whole numbers; got {numbers}")
         if not all(type(text) is str for text in texts):
             raise SettingsError("a measurement's reference and label are texts")
-        for name in CURVES:
-            expected = len(self.sigmas) - (not name.endswith("variance"))
-            values = tuple(float(value) for value in getattr(self, name))
-            if len(values) != expected or not all(map(math.isfinite, values)):
-                raise SettingsError(
-                    f"a measurement of {len(self.sigmas) - 1} steps has {expected} finite values of {name}; "
-                    f"got {len(values)}"
-                )
-            object.__setattr__(self, name, values)
+        for name in (*CURVES, *PAPER_CURVES):
+            values = getattr(self, name)
+            given = values or name in CURVES
+            object.__setattr__(self, name, self._checked(name, values) if given else ())
+        errors = {name: self._checked(name, values) for name, values in self.standard_errors.items()}
+        object.__setattr__(self, "standard_errors", errors)
         self._check_rows("clean_spectrum", self.shape[0], ring_count(self.shape))
         self._check_rows("training_norms", min(self.count, MOST_KEPT), len(self.sigmas) - 1)
+
+    def _checked(self, name: str, values: Sequence[float]) -> tuple[float, ...]:
+        """A curve's values; those of states have one more than the run has steps."""
+        of_states = name.endswith("variance") or name in ("delta", "variance_error")
+        expected = len(self.sigmas) - (not of_states)
+        values = tuple(float(value) for value in values)
+        if len(values) != expected or not all(map(math.isfinite, values)):
+            raise SettingsError(
+                f"a measurement of {len(self.sigmas) - 1} steps has {expected} finite values of {name}; "
+                f"got {len(values)}"
+            )
+        return values
 
     def _check_rows(self, name: str, count: int, length: int) -> None:
         rows = tuple(tuple(float(value) for value in row) for row in getattr(self, name))
@@ -169,7 +189,10 @@ class Recorder:
         self._states = [RunningMoments() for _ in run.sigmas]
         self._clean, self._clean_spectrum = RunningMoments(), RunningMoments()
         self._kept: list[Callable[[], None]] = []  # before each of the sampler's steps, and at the end
-        self._norms_of_each: list[list[float]] = [[] for _ in range(run.steps)]
+        self._paper = PaperCurves(run, MOST_KEPT)
+        self._centres: dict[int, Tensor] = {}
+        places = {"sampling": run.steps, "training": run.steps, "states": run.steps + 1, "clean": 1}
+        self._rows = {name: Rows(count, MOST_KEPT) for name, count in places.items()}
 
     def around(self, denoise: Denoise) -> Denoise:
         """Return a denoiser that is listened to."""
@@ -190,22 +213,47 @@ class Recorder:
 
         def hear(step: int) -> Callable[[Tensor, Tensor], None]:
             def heard(x: Tensor, denoised: Tensor) -> None:
-                self._sampling.add(step, self._norms(x, denoised, step))
-                self._states[step].add(x)
+                norms = self._norms(x, denoised, step)
+                self._sampling.add(step, norms)
+                self._rows["sampling"].add(step, norms)
+                self._add_state(step, x)
 
             return heard
 
         final = sampler(question, x, self.run.sigmas)
-        self._states[-1].add(_finite(final, "the sampler's result"))
+        self._add_state(self.run.steps, _finite(final, "the sampler's result"))
         self._kept.append(remember())
         return final
 
-    def train(self, denoise: Denoise, clean: Tensor, noise: Tensor) -> None:
+    def pair(self, sampler: Sampler, denoise: Denoise, clean: Tensor, noise: Tensor) -> None:
+        """Run the sampler from clean samples [B, C, *S] noised to its first level, for the paper's δ.
+
+        Source:  Ning et al., 2023, arXiv 2308.15321, algorithms 1 and 3.
+        """
+        calls = 0
+
+        def question(x: Tensor, sigma: Tensor) -> Tensor:
+            nonlocal calls
+            step = self._starts.get(calls)
+            calls += 1
+            if step is not None:
+                self._paper.add_state(step, x, clean)
+            return denoise(x, sigma)
+
+        first = add_noise(clean, self.run.noise * noise, self.run.sigmas[0], self.run.space)
+        self._paper.add_state(self.run.steps, sampler(question, first, self.run.sigmas), clean)
+
+    def train(self, denoise: Denoise, clean: Tensor, noise: Tensor, fresh: Tensor | None = None) -> None:
         """Show the model a batch of clean samples [B, C, *S], noised to each sigma of the run.
 
         What is kept beside the model is, at each, what the sampled batch met there.
+
+        fresh: noise for one ancestral step from each of them, for the paper's Δ and e; None: without
+
+        Source:  Ning et al., 2023, arXiv 2308.15321, algorithm 2 and equation 14, with any correction.
         """
         self._clean.add(_finite(clean, "a clean sample"))
+        self._rows["clean"].add(0, self._spread_of_each(-1, clean))
         self._clean_spectrum.add(torch.stack([spectrum(sample[None]) for sample in clean]))
         for step, sigma in enumerate(self.run.sigmas[:-1]):
             at = torch.full((len(clean),), sigma, dtype=torch.float32, device=clean.device)
@@ -213,13 +261,14 @@ class Recorder:
             def hear(x: Tensor, denoised: Tensor, step: int = step) -> None:
                 norms = self._norms(x, denoised, step)
                 self._training.add(step, norms)
-                kept = self._norms_of_each[step]
-                kept += norms[: MOST_KEPT - len(kept)].tolist()
+                self._rows["training"].add(step, norms)
 
             if self._kept:
                 self._kept[step]()
             x = add_noise(clean, self.run.noise * noise, at, self.run.space)
-            self._listening(hear, denoise, x, at)
+            denoised = self._listening(hear, denoise, x, at)
+            if fresh is not None:
+                self._paper.add_step(step, x, denoised, clean, self.run.noise * fresh)
         if self._kept:
             self._kept[-1]()
 
@@ -236,7 +285,7 @@ class Recorder:
     @property
     def training_norms(self) -> tuple[tuple[float, ...], ...]:
         """The norms on noised clean samples, [N][steps], of the first MOST_KEPT samples."""
-        return tuple(zip(*self._norms_of_each, strict=True))
+        return tuple(map(tuple, self._rows["training"].values.tolist()))
 
     @property
     def state_variance(self) -> tuple[float, ...]:
@@ -265,9 +314,35 @@ class Recorder:
             ),
             clean_spectrum=tuple(map(tuple, self._clean_spectrum.mean.tolist())),
             training_norms=self.training_norms,
+            **self._paper.curves,
+            standard_errors=self._standard_errors(),
             label=label,
             made_for=made_for or MadeFor(sigmas=run.sigmas),
         )
+
+    def _standard_errors(self) -> dict[str, tuple[float, ...]]:
+        """Of every curve, from the samples whose values are known one by one."""
+        count, rows = self._states[-1].count, {name: kept.values for name, kept in self._rows.items()}
+        sampling, training = rows["sampling"], rows["training"]
+        sigmas = torch.tensor(self.run.sigmas, dtype=torch.float64)
+        expected = rows["clean"] * signal_level(sigmas, self.run.space) ** 2 + (self.run.noise * sigmas) ** 2
+        return {
+            "sampling_norm": standard_errors(sampling, count),
+            "training_norm": standard_errors(training, count),
+            "quotient": standard_errors(_off_quotient(sampling, training), count),
+            "variance_error": standard_errors(_off_quotient(rows["states"], expected), count),
+            **self._paper.standard_errors,
+        }
+
+    def _add_state(self, step: int, x: Tensor) -> None:
+        self._states[step].add(x)
+        self._rows["states"].add(step, self._spread_of_each(step, x))
+
+    def _spread_of_each(self, place: int, x: Tensor) -> Tensor:
+        """Mean square of each sample about the mean of the first batch there, or about 0 if that is one."""
+        x = x.cpu().double()
+        mean = x.mean(0) if len(x) > 1 else torch.zeros_like(x[0])
+        return energy(x - self._centres.setdefault(place, mean))
 
     def _norms(self, x: Tensor, denoised: Tensor, step: int) -> Tensor:
         sigma = self.run.sigmas[step]
@@ -329,6 +404,11 @@ def noise_for(clean: Tensor, seeds: Sequence[int]) -> Tensor:
     return noise / noise.square().mean(dims, keepdim=True).sqrt()
 
 
+def step_noise(clean: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Noise for one ancestral step from noised clean samples [B, C, *S], apart from both other noises."""
+    return unit_noise(clean.shape[1:], [seed + 2 * TRAINING_SEEDS for seed in seeds]).to(clean)
+
+
 # Apart from the seeds of sampling, so that noise and clean sample are independent. Not a multiple of 2**32:
 # PyTorch's CPU generator takes the low 32 bits only.
 TRAINING_SEEDS = 0x9E3779B9
@@ -355,6 +435,16 @@ def check_reference(clean: Tensor, shape: Sequence[int]) -> None:
             f"reference latents have the model's own shape, {list(shape)} here; got {list(clean.shape[1:])}: "
             f"encode the pictures with this model's VAE, at the size that is sampled"
         )
+
+
+def _off_quotient(over: Tensor, under: Tensor) -> Tensor:
+    """How far each sample is off the quotient of two means: its share in that quotient's error.
+
+    Shapes:  over, under, result [N, places], paired sample by sample.
+    """
+    mean = under.mean(0)
+    off = (over - over.mean(0) / mean * under) / mean
+    return off.nan_to_num(0.0, 0.0, 0.0)
 
 
 def _finite(values: Tensor, what: str) -> Tensor:

@@ -326,6 +326,14 @@ MEASURE = (
     ),
 )  # fmt: skip
 
+PAPER_CURVES = Switch(
+    "paper_curves", False,
+    "Also measure the paper's curves: the variance error of the states against their own clean samples "
+    "over the whole run and after one ancestral step, and the error of the clean estimate behind them. "
+    "Costs one more run of the sampler. For research: see the help page before reading them as errors.",
+)  # fmt: skip
+"""Whether Measure Drift redraws the figures of Ning et al., 2023."""
+
 CALIBRATE = (
     Choice(
         "method", "norm", METHODS,

@@ -6,7 +6,6 @@ All take `RunningMoments` of what they compare and the noise level; alpha is 1 i
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..denoiser import Space, eps_from_denoised, per_sample, signal_level
@@ -25,7 +24,7 @@ def delta_paper(residuals: RunningMoments, sigma: float) -> float:
     """δ = Var(x - alpha * x0) - sigma², the variance over samples and elements together.
 
     residuals: of the states of a whole run, each against the clean sample its first state was noised from
-    Source:    Ning et al., 2023, arXiv 2308.15321, equation 19 and algorithm 3, in the units of x.
+    Source:    Ning et al., 2023, arXiv 2308.15321, equation 19, algorithms 1 and 3, in the units of x.
 
     Caveat: a run that starts in all but pure noise forgets which x0 it came from, so that near the end the
     residual is the difference of two unrelated samples and δ tends to 2·Var(x0), for a perfect sampler too.
@@ -53,6 +52,21 @@ def single_step_error(residuals: RunningMoments, sigma: float) -> float:
                needs no caveat.
     """
     return residuals.pooled_variance - sigma**2
+
+
+def predicted_step_error(error: float, sigma: float, sigma_next: float, space: Space = "ve") -> float:
+    """Δ of one ancestral step whose clean estimate is off by white noise of standard deviation `error`.
+
+    error:  e, root mean square of the clean estimate's error at `sigma`
+    Source: Ning et al., 2023, arXiv 2308.15321, equations 14 to 18. They take the error for independent of
+            the noise in the state, which that of a good model is not: its true Δ is larger.
+    """
+    return (_clean_share(sigma, sigma_next, space) * error) ** 2
+
+
+def per_vp(sigma: float, space: Space = "ve") -> float:
+    """Return what turns a variance in the units of x into the paper's, of states alpha² + sigma² = 1."""
+    return 1 / (float(signal_level(sigma, space)) ** 2 + sigma**2)
 
 
 def marginal_error(states: RunningMoments, clean: RunningMoments, sigma: float, space: Space = "ve") -> float:
@@ -85,9 +99,19 @@ def one_step(
              noise has variance sigma'² (1 - r²), r = (alpha / sigma) / (alpha' / sigma'), ' the next level.
     """
     eps = eps_from_denoised(x, denoised, sigma, space)
-    alpha, alpha_next = float(signal_level(sigma, space)), float(signal_level(sigma_next, space))
+    alpha_next = float(signal_level(sigma_next, space))
     if noise is None:
         return alpha_next * denoised + sigma_next * eps
-    ratio = alpha * sigma_next / (sigma * alpha_next)
-    fresh = sigma_next * torch.tensor(1 - ratio**2, dtype=torch.float64).clamp(min=0).sqrt().item()
+    fresh = sigma_next * max(_new_share(sigma, sigma_next, space), 0.0) ** 0.5
     return alpha_next * denoised + (sigma_next**2 - fresh**2) ** 0.5 * eps + fresh * noise
+
+
+def _new_share(sigma: float, sigma_next: float, space: Space) -> float:
+    """1 - r², r the quotient of the levels' signal-to-noise ratios: what an ancestral step draws anew."""
+    alpha, alpha_next = float(signal_level(sigma, space)), float(signal_level(sigma_next, space))
+    return 1 - (alpha * sigma_next / (sigma * alpha_next)) ** 2
+
+
+def _clean_share(sigma: float, sigma_next: float, space: Space) -> float:
+    """The weight of x0 in an ancestral step's mean, in the paper's units sqrt(abar') beta / (1 - abar)."""
+    return float(signal_level(sigma_next, space)) * _new_share(sigma, sigma_next, space)

@@ -92,6 +92,38 @@ class RunningCovariance(_Running):
         return rows.T @ rows
 
 
+class Rows:
+    """Numbers of the first samples one by one, at each of some places, for standard errors; the rest of the
+    samples is left out, so that memory does not grow.
+
+    Shapes:  `add` takes [B] at a place; `values` are [N, places], in float64 on the CPU.
+    """
+
+    def __init__(self, places: int, most: int) -> None:
+        self._kept: list[list[float]] = [[] for _ in range(places)]
+        self._most = most
+
+    def add(self, place: int, values: Tensor) -> None:
+        """Take in the numbers of one batch at a place, counted from 0."""
+        kept = self._kept[place]
+        kept += values[: self._most - len(kept)].cpu().double().tolist()
+
+    @property
+    def values(self) -> Tensor:
+        """What was kept."""
+        return torch.tensor(self._kept, dtype=torch.float64).T
+
+
+def standard_errors(values: Tensor, count: int) -> tuple[float, ...]:
+    """Return the standard error of the mean over `count` samples, judged by those whose values are known.
+
+    Shapes:  values [N, places].
+    Raises:  SettingsError for fewer than two values.
+    """
+    check_count(len(values))
+    return tuple((values.std(0) / count**0.5).tolist())
+
+
 def check_count(count: int) -> int:
     """Return a number of samples; SettingsError if a variance cannot be taken of so few."""
     if count < 2:

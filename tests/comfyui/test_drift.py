@@ -129,6 +129,20 @@ def test_corrected_and_uncorrected_are_told_apart(model, measure, patched):
     assert torch.equal(measure(with_schedule)[3]["samples"], bare[3]["samples"])
 
 
+def test_the_papers_curves_cost_one_run_more(calls, measure):
+    model, counted = calls
+    plain = measure(model, count=2)
+    runs = len(counted)
+    counted.clear()
+    plot, report, measurement, _ = measure(model, count=2, paper_curves=True)
+    found, before = Measurement.from_json(measurement), Measurement.from_json(plain[2])
+    assert len(counted) == runs + STEPS and plot.shape[1] > plain[0].shape[1]
+    assert found.sampling_norm == before.sampling_norm and before.delta == ()
+    assert (len(found.delta), len(found.step_delta), len(found.estimate_error)) == (STEPS + 1, STEPS, STEPS)
+    assert abs(found.delta[0]) < 1e-3 * found.sigmas[0] ** 2  # it begins at noised clean samples
+    assert "training_norms" not in json.loads(report)["measurement"]
+
+
 def test_measuring_leaves_no_trace(model, measure, sample):
     before, wrappers = sample(model), str(model.model_options)
     measure(model)

@@ -14,12 +14,14 @@ from steadydiff.drift.measurement import (
     check_reference,
     noise_for,
     refine,
+    step_noise,
     unit_noise,
 )
 from steadydiff.drift.stepping import step_calls
 from steadydiff.errors import SettingsError, ShapeError, SteadyDiffError
 from steadydiff.methods.diffier import DiffIER
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
+from steadydiff.metrics.deltas import per_vp, predicted_step_error
 from steadydiff.samplers import gaussian_denoiser, sample_euler
 from steadydiff.schedules import MadeFor
 
@@ -270,3 +272,95 @@ def test_a_correction_that_asks_more_than_once_is_heard_once_a_step():
     found = recorder.measurement(1, "given")
     assert found.sampling_norm == pytest.approx(seen, rel=1e-5)
     assert found.count == 8
+
+
+# --- the paper's curves, and bands
+
+
+def paper_of(denoise, run, clean, sampler=sample_euler):
+    """A measurement with the paper's curves, in one batch."""
+    count = len(clean)
+    recorder = Recorder(run, range(run.steps))
+    heard, noise = recorder.around(denoise), noise_for(clean, range(count))
+    first = unit_noise(clean.shape[1:], range(count)).double() * run.sigmas[0]
+    recorder.sample(sampler, heard, first)
+    recorder.train(heard, clean, noise, step_noise(clean, range(count)))
+    recorder.pair(sampler, heard, clean, noise)
+    return recorder.measurement(0, "given")
+
+
+@pytest.mark.parametrize("space", ["ve", "flow"])
+def test_the_papers_curves_of_an_exact_gaussian_denoiser(space):
+    """e is the posterior's spread; Δ holds its square and, other than equation 18, its correlation
+    with the noise: c² e² + 2 a b c e², for a step x' = c D + b x + fresh noise from x = a x0 + sigma eps."""
+    run, clean = run_of(space, 5), unit_noise(SHAPE, range(700, 700 + 200)).double() * STD
+    found = paper_of(gaussian_denoiser(0, STD, space), run, clean)
+    for step, (sigma, after) in enumerate(zip(run.sigmas, run.sigmas[1:], strict=False)):
+        a, a_after = (1, 1) if space == "ve" else (1 - sigma, 1 - after)
+        e = math.sqrt(STD**2 * sigma**2 / (a**2 * STD**2 + sigma**2))
+        assert found.estimate_error[step] == pytest.approx(e, rel=1e-6)  # chance was taken out
+        r = a * after / (sigma * a_after)
+        c, b = a_after * (1 - r**2), r * after / sigma
+        expected, error = c**2 * e**2 + 2 * a * b * c * e**2, found.standard_errors["step_delta"][step]
+        assert found.step_delta[step] == pytest.approx(expected, rel=1e-5, abs=5 * error + 0.01 * after**2)
+        assert predicted_step_error(e, sigma, after, space) == pytest.approx((c * e) ** 2)
+        assert found.step_delta[step] > predicted_step_error(e, sigma, after, space) - 1e-6 - 0.01 * after**2
+
+
+def test_delta_of_a_run_that_keeps_its_sample_is_the_excess_of_its_noise():
+    """Where the estimate is the sample itself, the states keep it and their noise, and δ is 0; a model that
+    predicts a share too little of the noise leaves that share in them, step by step."""
+    run, clean = run_of("ve", 5), unit_noise(SHAPE, range(8)).double()
+    exact = paper_of(lambda x, sigma: clean, run, clean)
+    assert exact.delta == pytest.approx([0] * 6, abs=1e-4 * run.sigmas[0] ** 2)  # about the noise's mean
+    assert exact.estimate_error == pytest.approx([0] * 5)
+    weak = paper_of(lambda x, sigma: x - 0.95 * (x - clean), run, clean)
+    growth = 1.0
+    for step, (sigma, after) in enumerate(zip(run.sigmas, run.sigmas[1:], strict=False)):
+        growth *= 1 + 0.95 * (after - sigma) / sigma
+        noise = run.sigmas[0] * growth
+        assert weak.delta[step + 1] == pytest.approx(noise**2 - after**2, rel=1e-3)
+    assert per_vp(3.0) == 0.1 and per_vp(0.5, "flow") == 2
+
+
+def test_the_papers_curves_are_measured_on_demand_and_survive_json():
+    run = run_of("ve", 4)
+    assert measured(gaussian_denoiser(0, STD), run).delta == ()
+    found = paper_of(gaussian_denoiser(0, STD), run, unit_noise(SHAPE, range(6)).double())
+    assert Measurement.from_json(found.to_json()) == found
+    assert [len(found.delta), len(found.step_delta), len(found.estimate_error)] == [5, 4, 4]
+    names = {"sampling_norm", "training_norm", "quotient", "variance_error"}
+    assert set(found.standard_errors) == names | {"delta", "step_delta", "estimate_error"}
+    with pytest.raises(SettingsError, match="has 5 finite values of delta; got 2"):
+        replace(found, delta=(1.0, 2.0))
+    with pytest.raises(SettingsError, match="4 finite values of quotient; got 1"):
+        replace(found, standard_errors={"quotient": [1.0]})
+
+
+def of_two_kinds(seed, count=12):
+    """A measurement on samples of differing contrast, which a Gaussian denoiser does not know."""
+    run, luck = run_of("ve", 5), torch.Generator().manual_seed(seed)
+    seeds = range(1000 * seed, 1000 * seed + count)
+    contrast = torch.rand(count, 1, 1, 1, generator=luck).double() + 0.3
+
+    def denoise(x, sigma):
+        level, size = sigma.double().view(-1, 1, 1, 1), contrast[: len(x)]
+        return x * size**2 / (size**2 + level**2)
+
+    recorder = Recorder(run, range(run.steps))
+    heard, clean = recorder.around(denoise), contrast * torch.randn(count, *SHAPE, generator=luck).double()
+    recorder.sample(sample_euler, heard, unit_noise(SHAPE, seeds).double() * run.sigmas[0])
+    recorder.train(heard, clean, noise_for(clean, seeds))
+    return recorder.measurement(seeds[0], "given")
+
+
+@pytest.mark.slow
+def test_bands_are_what_other_samples_show():
+    found = [of_two_kinds(seed) for seed in range(40)]
+    curves = {"sampling_norm", "training_norm", "quotient", "variance_error"}
+    for name in curves:
+        values = torch.tensor([getattr(one, name) for one in found]).double()
+        bands = torch.tensor([one.standard_errors[name] for one in found]).double()
+        spread, told = values.std(0), bands.square().mean(0).sqrt()
+        worth_it = spread > 1e-4 * values.mean(0).abs().clamp(min=1)
+        assert ((told / spread)[worth_it] - 1).abs().max() < 0.5, name

@@ -48,6 +48,37 @@ def test_a_second_measurement_lies_behind():
         drift_figure(MEASURED, replace(MEASURED, sigmas=(9.0, 0.0), **shorter))
 
 
+def banded(axes):
+    """Lower and upper edge of each band at its first step."""
+    boxes = [band.get_paths()[0].vertices for band in axes.collections]
+    return [
+        (box[box[:, 0] == box[:, 0].min()][:, 1].min(), box[box[:, 0] == box[:, 0].min()][:, 1].max())
+        for box in boxes
+    ]
+
+
+def test_bands_are_two_standard_errors_wide():
+    errors = {"sampling_norm": (0.5,) * 3, "training_norm": (0.25,) * 3}
+    errors |= {"quotient": (0.01,) * 3, "variance_error": (0.02,) * 4}
+    norms, quotients, variances = drift_figure(replace(MEASURED, standard_errors=errors)).axes
+    assert banded(norms) == [pytest.approx((15.5, 16.5)), pytest.approx((15.0, 17.0))]
+    assert banded(quotients) == [pytest.approx((-2, 2))]
+    assert banded(variances) == [pytest.approx((-50 / 82 - 4, -50 / 82 + 4))]
+    assert [banded(axes) for axes in drift_figure(MEASURED).axes] == [[], [], []]
+
+
+def test_the_papers_curves_have_two_panels_in_its_units():
+    curves = {"delta": (8.2, 2.0, 0.4, 0.1), "step_delta": (1.0, 0.5, 0.3), "estimate_error": (0.9, 0.6, 0.2)}
+    with_paper = replace(MEASURED, **curves, standard_errors={"delta": (0.82,) * 4})
+    *_, errors, estimates = drift_figure(with_paper, MEASURED).axes
+    own, step, predicted = drawn(errors)
+    assert own == pytest.approx([8.2 / 82, 2.0 / 10, 0.4 / 2, 0.1])
+    assert step == pytest.approx([1.0 / 10, 0.5 / 2, 0.3])
+    assert predicted == pytest.approx([(0.9 * 8 / 9) ** 2 / 10, (0.6 * 8 / 9) ** 2 / 2, 0.2**2])
+    assert drawn(estimates) == [[0.9, 0.6, 0.2]] and banded(errors) == [pytest.approx((0.08, 0.12))]
+    assert len(drift_figure(MEASURED, with_paper).axes) == 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("figure", [drift_figure(MEASURED), schedule_figure(Schedule("table", (1.01, 1.0)))])
 def test_pictures_are_opaque_colours(figure):

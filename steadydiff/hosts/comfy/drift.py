@@ -16,7 +16,15 @@ from torch import Tensor
 
 from ...denoiser import Denoise, Run, Space
 from ...drift.calibration import Calibration, calibrate, calibrate_variance, samples_wanted
-from ...drift.measurement import Measurement, Recorder, check_reference, noise_for, refine, unit_noise
+from ...drift.measurement import (
+    Measurement,
+    Recorder,
+    check_reference,
+    noise_for,
+    refine,
+    step_noise,
+    unit_noise,
+)
 from ...drift.stepping import Remember, draws_noise, step_calls
 from ...errors import HostError, SettingsError
 from ...model_names import PRODUCTS, name_of
@@ -106,7 +114,13 @@ class Steps:
 
 
 def measure_model(
-    setup: Setup, shape: Sequence[int], seeds: Sequence[int], reference: Tensor | None, times: int, batch: int
+    setup: Setup,
+    shape: Sequence[int],
+    seeds: Sequence[int],
+    reference: Tensor | None,
+    times: int,
+    batch: int,
+    paper: bool = False,
 ) -> tuple[Measurement, Tensor]:
     """Measure a model with whatever patches it carries; return the measurement and the clean latents used.
 
@@ -115,6 +129,7 @@ def measure_model(
     reference: clean latents [N, C, *S] in the host's units, used in turn; None: the model's own samples,
                taken without our corrections and with every step divided into `times`
     batch:     samples at a time, which bounds memory
+    paper:     whether to measure the paper's δ, Δ and e as well, at one more run of the sampler
 
     Raises:  SettingsError, ShapeError or HostError before the first model call; SteadyDiffError for NaN.
     """
@@ -128,7 +143,7 @@ def measure_model(
             clean = _sample_finely(setup, shape, part, times)
         else:
             clean = reference[[(at + j) % len(reference) for j in range(len(part))]]
-        _measure_batch(setup, recorder, part, clean)
+        _measure_batch(setup, recorder, part, clean, paper)
         used.append(clean)
     taken = "given" if reference is not None else f"own samples of {setup.run.steps * times} steps"
     label = "; ".join(str(patch) for patch in patches_of(setup.model, setup.host))
@@ -240,8 +255,11 @@ def _sample_finely(setup: Setup, shape: Sequence[int], seeds: Sequence[int], tim
     ).cpu()
 
 
-def _measure_batch(setup: Setup, recorder: Recorder, seeds: Sequence[int], clean: Tensor) -> None:
-    """One run and one round of noised clean samples, within one run of the host."""
+def _measure_batch(
+    setup: Setup, recorder: Recorder, seeds: Sequence[int], clean: Tensor, paper: bool
+) -> None:
+    """One run and one round of noised clean samples, within one run of the host; for the paper's curves a
+    second run, from noised clean samples."""
     listened = setup.model.clone()
 
     def hear(executor, x, timestep, model_options={}, seed=None):  # noqa: B006  # the host's
@@ -254,9 +272,14 @@ def _measure_batch(setup: Setup, recorder: Recorder, seeds: Sequence[int], clean
 
     def work(inner: Inner, x: Tensor) -> None:
         recorder.sample(inner.sample, inner.ask, x, inner.remember(x))
-        recorder.train(inner.ask_plainly, inner_clean.to(x), noise_for(inner_clean, seeds).to(x))
+        noise, fresh = noise_for(inner_clean, seeds).to(x), step_noise(inner_clean, seeds).to(x)
+        recorder.train(inner.ask_plainly, inner_clean.to(x), noise, fresh if paper else None)
 
-    inside_run(setup, listened, unit_noise(clean.shape[1:], seeds), seeds[0], work)
+    def pair(inner: Inner, x: Tensor) -> None:
+        recorder.pair(inner.sample, inner.ask, inner_clean.to(x), noise_for(inner_clean, seeds).to(x))
+
+    for one in (work, pair) if paper else (work,):
+        inside_run(setup, listened, unit_noise(clean.shape[1:], seeds), seeds[0], one)
 
 
 def inside_run(
