@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from . import antibias_prompt, mdss
 from .antibias_prompt import SteadyDiffAntiBiasPrompt, SteadyDiffLoadAntiBias
 from .arpo import SteadyDiffARPO
+from .band_scaling import SteadyDiffBandScaling
 from .calibrate import SteadyDiffCalibrate
 from .chat_server import SteadyDiffChatServer
 from .clip_scorer import SteadyDiffCLIPScorer
@@ -28,6 +29,7 @@ NODES: list[type[io.ComfyNode]] = [
     SteadyDiffMeasure,
     SteadyDiffCalibrate,
     SteadyDiffTimeShift,
+    SteadyDiffBandScaling,
     SteadyDiffDiffIER,
     SteadyDiffDiffIERReport,
     SteadyDiffLoadAntiBias,

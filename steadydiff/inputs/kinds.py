@@ -208,6 +208,26 @@ SCHEDULE = (
     ),
 )  # fmt: skip
 
+BAND_SCALING = (
+    Number(
+        "coarse", 1.005, *TABLE_RANGE, 0.0001,
+        "The predicted noise is divided by this in structure of two latent pixels and more: "
+        "composition, large areas, light. 1 is off. Above 1 more contrast of forms, below 1 flatter.",
+    ),
+    Number(
+        "fine", 1.0, *TABLE_RANGE, 0.0001,
+        "The predicted noise is divided by this in what changes from one latent pixel to the "
+        "next: texture, edges. 1 is off. Above 1 more texture, in the end grain; below 1 smoother.",
+    ),
+    *PART,
+    Choice(
+        "space", "auto", SPACE_SETTINGS,
+        "What is scaled, in both bands. epsilon: the noise, on every kind of model. velocity: the "
+        "velocity, on flow models (SD3, Flux, Wan ...) only; weaker on the early, noisiest steps. "
+        "auto: epsilon, except velocity for a dcw schedule on a flow model.",
+    ),
+)  # fmt: skip
+
 TIME_SHIFT = (
     Number(
         "factor", 0.98, 0.5, 1.5, 0.001,

@@ -57,7 +57,7 @@ class BandScaling(Defaults):
     """
 
     title: ClassVar[str] = "Band Scaling"
-    order: ClassVar[int] = EpsilonScaling.order
+    order: ClassVar[int] = EpsilonScaling.order + 1  # around it, whichever node comes first
     scales_branch: ClassVar[bool] = True
 
     coarse: EpsilonScaling = EpsilonScaling()

@@ -36,6 +36,7 @@ METHODS = {  # name -> (node, its widgets when on, when off), others at their de
     "DiffIER": ("DiffIER", {"start_percent": 0.0}, {"strength": 0.0}),
     "MDSS": ("MDSS", {}, {"strength": 0.0}),
     "Time Shift": ("TimeShift", {"factor": 0.95}, {"factor": 1.0}),
+    "Band Scaling": ("BandScaling", {"coarse": 1.02, "fine": 0.99}, {"coarse": 1.0, "fine": 1.0}),
 }
 
 
@@ -66,7 +67,9 @@ def samplers(situation: str) -> list[str]:
 
 def pairwise() -> Iterator[tuple[str, str, str, str]]:
     """(method, kind, situation, sampler) so that every two values of different columns meet."""
-    for j, situation in enumerate(SITUATIONS):
+    for_all = [name for name in SITUATIONS if name != "CFG++"]
+    again = for_all[: max(len(METHODS) - len(for_all), 0)]  # so that each sampler meets every method
+    for j, situation in enumerate([*for_all, *again, "CFG++"]):
         for i, sampler in enumerate(samplers(situation)):
             kind = KINDS[(i + j + i // lcm(len(METHODS), len(KINDS))) % len(KINDS)]
             yield list(METHODS)[(i + j) % len(METHODS)], kind, situation, sampler
