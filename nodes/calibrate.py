@@ -24,7 +24,8 @@ class SteadyDiffCalibrate(io.ComfyNode):
             description="Finds the scale of every step for Epsilon Scaling from a measurement: such that at "
             "the next step the model predicts as much noise as it does on noised clean pictures, or the "
             "state varies as they do. Step by step, so that what earlier steps repaired is counted in. Costs "
-            "at most three sampling runs of a small batch.",
+            "at most three sampling runs of a small batch. Measured without references, it mends few-step "
+            "error only, not the model's own bias.",
             search_aliases=["exposure bias", "auto epsilon scaling", "epsilon scaling schedule"],
             inputs=[
                 io.Model.Input(
@@ -37,7 +38,8 @@ class SteadyDiffCalibrate(io.ComfyNode):
                 ),
                 schema.Measurement.Input(
                     "measurement", lazy=True,  # measuring takes minutes; see check_lazy_status
-                    tooltip="From Measure Drift; sigmas, cfg and seed are taken from it.",
+                    tooltip="From Measure Drift; sigmas, cfg and seed are taken from it. If it had no "
+                    "reference, the scales mend few-step error only, not the model's own bias.",
                 ),
                 *schema.widgets(inputs.CALIBRATE),
             ],
@@ -80,4 +82,4 @@ class SteadyDiffCalibrate(io.ComfyNode):
         made = Schedule(*as_method(method, scales), setup.made_for)
         plot = image(schedule_figure, made)
         text = made.to_json()
-        return io.NodeOutput(text, plot, text, "\n".join(remarks(found, taken, drawn)))
+        return io.NodeOutput(text, plot, text, "\n".join(remarks(found, taken, drawn, measured.is_own)))

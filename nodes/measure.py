@@ -14,6 +14,9 @@ from .shared.host import fitted_latent
 from .shared.plot import image
 from .shared.set_up import make_setup
 
+SOURCE = "steadydiff_reference"
+"""Where latents of ours say what they are, for a second measurement against them."""
+
 
 class SteadyDiffMeasure(io.ComfyNode):
     @classmethod
@@ -25,8 +28,8 @@ class SteadyDiffMeasure(io.ComfyNode):
             description="Shows a model's exposure bias: how much more noise it predicts while sampling "
             "than on noised clean pictures, step by step, and how far the variance of the states is off. "
             "Measures the model with whatever patches it carries; give the measurement of the bare model to "
-            "a second one to see both. Needs no data: without references the model's own finely stepped "
-            "samples serve.",
+            "a second one to see both. Without references the model's own finely stepped samples serve, "
+            "which shows few-step error only, not the model's own bias.",
             search_aliases=["exposure bias", "eps norm", "sampling drift", "variance error"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to measure, with or without corrections."),
@@ -49,7 +52,8 @@ class SteadyDiffMeasure(io.ComfyNode):
                 io.Latent.Input(
                     "reference", optional=True,
                     tooltip="Clean latents of the size of latent_image, e.g. from VAE Encode, or the "
-                    "reference output of another measurement. Pictures like those the prompt asks for.",
+                    "reference output of another measurement. Real pictures like those the prompt asks for. "
+                    "Without them the plot shows few-step error only, not the model's own bias.",
                 ),
                 schema.advanced(inputs.PAPER_CURVES),
                 schema.Measurement.Input(
@@ -78,17 +82,22 @@ class SteadyDiffMeasure(io.ComfyNode):
         setup = make_setup(model, positive, negative, sampler, sigmas, cfg, calls)
         shape = fitted_latent(model, latent_image).shape[1:]
         clean = None if reference is None else reference["samples"]
+        source = "given" if reference is None else reference.get(SOURCE, "given")
         seeds = range(seed, seed + count)
-        found, used = measure_model(setup, tuple(shape), seeds, clean, refine, batch_size, paper_curves)
+        found, used = measure_model(
+            setup, tuple(shape), seeds, clean, refine, batch_size, paper_curves, source
+        )
         plot = image(drift_figure, found, other)
-        return io.NodeOutput(plot, report(found, other), found.to_json(), {"samples": used})
+        return io.NodeOutput(
+            plot, report(found, other), found.to_json(), {"samples": used, SOURCE: found.reference}
+        )
 
 
 def report(found: Measurement, other: Measurement | None) -> str:
     """The figures a reader wants first, then the whole measurement."""
     measurement = json.loads(found.to_json())
     del measurement["training_norms"]  # a thousand numbers that only Calibrate reads
-    parts = {"summary": found.summary(), "measurement": measurement}
+    parts = {"summary": found.summary(), "shows": found.shows, "measurement": measurement}
     if other is not None:
         parts["compared_with"] = {"label": other.label, "summary": other.summary()}
     return json.dumps(parts, indent=2)

@@ -249,7 +249,7 @@ class Schedule:
                 continue
             if name != "sigmas":
                 now = (names or {}).get(name, value)
-                found.append(f"{name} {now}, made for {PRODUCTS.get(meant, meant)}")
+                found.append(f"{name} {now}, made for {PRODUCTS.get(str(meant), meant)}")
             elif self._find(value[:-1]) is None:
                 found.append(_parted(value, meant) + _uncovered(value, meant))
         return found

@@ -124,7 +124,8 @@ class Row:
         with gr.Accordion("Calibrate", open=False, elem_id=elem_id):
             gr.HTML(
                 "Finds a schedule for the prompt, sampler, steps, CFG scale and size set above, with the "
-                "loaded checkpoint. Takes as long as some pictures."
+                "loaded checkpoint. Takes as long as some pictures. It mends few-step error only, not the "
+                "model's own bias: the checkpoint's own samples are the measure."
             )
             self._choices = [
                 widget(one, f"Calibration {one.name}", f"{elem_id}_{one.name}") for one in CHOICES

@@ -217,8 +217,11 @@ def samples_wanted(count: int, drawn: bool) -> int:
     return max(count, LEAST_DRAWN) if drawn else count
 
 
-def remarks(found: Calibration, count: int, drawn: bool) -> list[str]:
-    """Say in sentences how far a calibration on `count` samples is to be trusted."""
+def remarks(found: Calibration, count: int, drawn: bool, own: bool = False) -> list[str]:
+    """Say in sentences how far a calibration on `count` samples is to be trusted.
+
+    drawn: as `draws_noise`; own: whether the model's own samples were the reference
+    """
     said = [f"Found on {count} samples with {found.calls} rounds of model calls."]
     sought = [error for error, scale in zip(found.errors, found.scales, strict=True) if error or scale != 1]
     if any(sought):
@@ -237,6 +240,11 @@ def remarks(found: Calibration, count: int, drawn: bool) -> list[str]:
         said.append(
             f"This sampler draws noise: {LEAST_DRAWN} samples are wanted, {count} were measured; measure "
             f"more."
+        )
+    if own:
+        said.append(
+            "The reference was the model's own samples: the scales mend few-step error only, not the model's "
+            "own bias, which cannot be seen so. Measure against real pictures for that."
         )
     return said
 

@@ -35,6 +35,10 @@ CURVES = (
     "state_variance",
     "expected_variance",
 )
+OWN_SAMPLES = "own samples"
+FEW_STEP_ONLY = "few-step error only, not the model's own bias"
+"""What a model's own samples show as reference: the bias that made them is in them, and cancels."""
+
 MOST_KEPT = 256
 """Of so many samples a measurement holds the norms one by one."""
 
@@ -127,6 +131,16 @@ class Measurement:
     def run(self) -> Run:
         """The run that was measured."""
         return Run(self.space, self.sigmas, self.seed)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the clean samples were the model's own."""
+        return self.reference.startswith(OWN_SAMPLES)
+
+    @property
+    def shows(self) -> str:
+        """What the curves show with this reference, in words."""
+        return FEW_STEP_ONLY if self.is_own else "few-step error and the model's own bias"
 
     @property
     def quotient(self) -> tuple[float, ...]:
@@ -402,6 +416,11 @@ def noise_for(clean: Tensor, seeds: Sequence[int]) -> Tensor:
     share = (noise * clean).sum(dims, keepdim=True) / power.clamp(min=torch.finfo(power.dtype).tiny)
     noise = noise - share * clean
     return noise / noise.square().mean(dims, keepdim=True).sqrt()
+
+
+def own_samples(steps: int) -> str:
+    """Return in words that a model's own samples of so many steps are the reference."""
+    return f"{OWN_SAMPLES} of {steps} steps"
 
 
 def step_noise(clean: Tensor, seeds: Sequence[int]) -> Tensor:

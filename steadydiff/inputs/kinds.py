@@ -342,7 +342,8 @@ MEASURE = (
     Whole(
         "refine", 4, 1, 100,
         "Without reference: every step of the model's own clean samples is divided into "
-        "this many. Larger is closer to the truth and takes longer. Unused with a reference.",
+        "this many. Larger shows few-step error more fully and takes longer; the model's own bias "
+        "is in them however many. Unused with a reference.",
     ),
 )  # fmt: skip
 

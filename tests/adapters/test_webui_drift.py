@@ -166,4 +166,5 @@ def test_a_sampler_that_draws_noise_gets_32_samples_in_batches_of_the_run():
     assert clean.shape == (2, 2, 4, 4) and measurement.count == 32
     assert model.asked and set(model.asked) == {2}
     assert said[0].startswith("Found on 32 samples")
+    assert "few-step error only, not the model's own bias" in said[-1]
     assert run("norm", sigmas=torch.tensor(SIGMAS))[2].count == 2

@@ -33,7 +33,7 @@ def split_by_hand(model, scaled, coarse, fine, flow):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_it_equals_two_scales_split_by_hand(model, host, by_hand, banded, sample, distance, name):
-    flow = isinstance(model.get_model_object("model_sampling"), comfy.sampling.CONST)
+    flow = isinstance(model.get_model_object("model_sampling"), host.sampling.CONST)
     ours = sample(banded(model, coarse=1.03, fine=0.98), name, steps=4)
     assert distance(ours, sample(split_by_hand(model, by_hand, 1.03, 0.98, flow), name, steps=4)) < 1e-4
     assert distance(ours, sample(model, name, steps=4)) > 1e-3
@@ -41,7 +41,7 @@ def test_it_equals_two_scales_split_by_hand(model, host, by_hand, banded, sample
 
 @pytest.mark.parametrize("off", [{"coarse": 1.0}, {"start_percent": 0.4, "end_percent": 0.4}])
 def test_off_changes_no_bit_in_any_sampler(model, host, banded, sample, off):
-    for name in comfy.samplers.SAMPLER_NAMES:
+    for name in host.samplers.SAMPLER_NAMES:
         plain = sample(model, name, steps=3)
         assert torch.equal(sample(banded(model, **off), name, steps=3), plain), name
 

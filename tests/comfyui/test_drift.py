@@ -143,6 +143,18 @@ def test_the_papers_curves_cost_one_run_more(calls, measure):
     assert "training_norms" not in json.loads(report)["measurement"]
 
 
+def test_whose_samples_were_the_reference_is_said(model, measure, calibrate):
+    """Also where a measurement's own samples are given to another."""
+    unseen = "few-step error only, not the model's own bias"
+    own = measure(model)
+    again = measure(model, reference=own[3])
+    real = measure(model, reference={"samples": torch.randn(3, 4, 8, 8)})
+    for found, expected in ((own, True), (again, True), (real, False)):
+        assert (json.loads(found[1])["shows"] == unseen) is expected
+        assert (unseen in calibrate(model, found[2], report=True)) is expected
+    assert Measurement.from_json(real[2]).reference == "given"
+
+
 def test_measuring_leaves_no_trace(model, measure, sample):
     before, wrappers = sample(model), str(model.model_options)
     measure(model)

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from steadydiff.denoiser import Run, denoised_from_eps, derivative, eps_from_denoised
 from steadydiff.drift.calibration import (
@@ -12,6 +14,7 @@ from steadydiff.drift.calibration import (
     REACH,
     TRIALS,
     Calibration,
+    as_method,
     calibrate,
     calibrate_variance,
     fit_linear,
@@ -21,11 +24,18 @@ from steadydiff.drift.calibration import (
     samples_wanted,
     steady,
 )
-from steadydiff.drift.measurement import Recorder, noise_for, unit_noise
+from steadydiff.drift.measurement import Recorder, noise_for, refine, unit_noise
+from steadydiff.drift.stepping import same_luck
 from steadydiff.errors import SettingsError, SteadyDiffError
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.metrics.spectrum import spectrum
-from steadydiff.samplers import gaussian_denoiser, sample_ddpm, sample_euler
+from steadydiff.samplers import (
+    gaussian_denoiser,
+    sample_ddpm,
+    sample_dpmpp_2m,
+    sample_euler,
+    sample_heun,
+)
 from steadydiff.schedules import Schedule
 
 STD, SHAPE, BATCH = 0.6, (4, 8, 8), 8
@@ -393,4 +403,57 @@ def test_what_is_to_be_known_of_a_calibration_is_said():
         assert part in said
     exact = Calibration((1.01, 1.0), (1.0,) * 2, (1.0,) * 2, 9, (0.0, 0.0))
     assert remarks(exact, 8, False) == ["Found on 8 samples with 9 rounds of model calls."]
+    assert "few-step error only, not the model's own bias" in remarks(exact, 8, False, own=True)[-1]
     assert (samples_wanted(8, True), samples_wanted(8, False), samples_wanted(64, True)) == (32, 8, 64)
+
+
+# --- a planted scale
+
+
+def uniform_of(factor, space, sampler, steps, std, own=False):
+    """The uniform λ found for the exact denoiser of N(0, std²) whose noise is multiplied by a factor."""
+    high, low = (14.6, 0.05) if space == "ve" else (1.0, 0.04)
+    run = Run(space, (*(high * (low / high) ** (i / (steps - 1)) for i in range(steps)), 0.0))
+    exact, seeds = gaussian_denoiser(0, std, space), range(32 if sampler is sample_ddpm else 8)
+
+    def denoise(x, sigma):
+        clean = exact(x, sigma)
+        if space == "flow" and sigma[0] == 1:  # pure noise, of which the estimate has no part
+            return clean
+        eps = factor * eps_from_denoised(x, clean, sigma.to(x), space)
+        return denoised_from_eps(x, eps, sigma.to(x), space)
+
+    def sample(denoise, x, sigmas):
+        return sampler(denoise, x, sigmas, space) if sampler is sample_ddpm else sampler(denoise, x, sigmas)
+
+    first = unit_noise(SHAPE, seeds).double() * run.sigmas[0]
+    clean = unit_noise(SHAPE, range(900, 900 + len(seeds))).double() * std
+    if own:
+        with same_luck(first):
+            clean = sample(denoise, first, refine(run.sigmas, 4))
+    recorder = Recorder(run, range(run.steps))
+    recorder.train(recorder.around(denoise), clean, noise_for(clean, seeds))
+    found = calibrate(sample, denoise, first, run, torch.tensor(recorder.training_norms))
+    return as_method("uniform", steady(found.scales, found.errors, run.sigmas, space))[1][0]
+
+
+PLANTED = (sample_euler, sample_heun, sample_dpmpp_2m, sample_ddpm)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("space", ["ve", "flow"])
+@pytest.mark.parametrize("sampler", PLANTED)
+@settings(max_examples=2, deadline=None, derandomize=True)
+@given(steps=st.integers(20, 32), std=st.floats(0.4, 1.2))
+def test_a_planted_scale_comes_out_with_real_references(sampler, space, steps, std):
+    """Beside the scale that few steps need of an exact model; .02 to a quarter."""
+    exact, wrong = (uniform_of(factor, space, sampler, steps, std) for factor in (1.0, 1.02))
+    assert 0.015 < wrong - exact < 0.025
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("space", ["ve", "flow"])
+@pytest.mark.parametrize("sampler", PLANTED[:3])
+def test_with_its_own_samples_as_reference_it_does_not(sampler, space):
+    exact, wrong = (uniform_of(factor, space, sampler, 24, 0.6, own=True) for factor in (1.0, 1.02))
+    assert wrong - exact < 0.005

@@ -11,7 +11,7 @@ import torch
 
 from steadydiff.arpo.log import Log, Step
 from steadydiff.arpo.phrases import Phrases
-from steadydiff.drift.measurement import Measurement
+from steadydiff.drift.measurement import Measurement, own_samples
 from steadydiff.errors import SettingsError
 from steadydiff.plots import arpo_figure, drift_figure, picture, pixels, schedule_figure
 from steadydiff.schedules import Schedule
@@ -46,6 +46,14 @@ def test_a_second_measurement_lies_behind():
         shorter |= {name: getattr(MEASURED, name)[:1] for name in ("sampling_rms", "training_rms")}
         shorter |= {name: getattr(MEASURED, name)[:2] for name in ("state_variance", "expected_variance")}
         drift_figure(MEASURED, replace(MEASURED, sigmas=(9.0, 0.0), **shorter))
+
+
+def test_the_headline_says_what_the_reference_lets_be_seen():
+    own = replace(MEASURED, reference=own_samples(80))
+    assert own.is_own and not MEASURED.is_own
+    said = [drift_figure(one).get_suptitle() for one in (own, MEASURED)]
+    assert said[0] == "Shows few-step error only, not the model's own bias"
+    assert said[1] == "Shows few-step error and the model's own bias"
 
 
 def banded(axes):

@@ -21,6 +21,7 @@ from ...drift.measurement import (
     Recorder,
     check_reference,
     noise_for,
+    own_samples,
     refine,
     step_noise,
     unit_noise,
@@ -121,6 +122,7 @@ def measure_model(
     times: int,
     batch: int,
     paper: bool = False,
+    source: str = "given",
 ) -> tuple[Measurement, Tensor]:
     """Measure a model with whatever patches it carries; return the measurement and the clean latents used.
 
@@ -129,6 +131,7 @@ def measure_model(
     reference: clean latents [N, C, *S] in the host's units, used in turn; None: the model's own samples,
                taken without our corrections and with every step divided into `times`
     batch:     samples at a time, which bounds memory
+    source:    where a given reference comes from, in words
     paper:     whether to measure the paper's δ, Δ and e as well, at one more run of the sampler
 
     Raises:  SettingsError, ShapeError or HostError before the first model call; SteadyDiffError for NaN.
@@ -145,7 +148,7 @@ def measure_model(
             clean = reference[[(at + j) % len(reference) for j in range(len(part))]]
         _measure_batch(setup, recorder, part, clean, paper)
         used.append(clean)
-    taken = "given" if reference is not None else f"own samples of {setup.run.steps * times} steps"
+    taken = source if reference is not None else own_samples(setup.run.steps * times)
     label = "; ".join(str(patch) for patch in patches_of(setup.model, setup.host))
     return recorder.measurement(seeds[0], taken, label, setup.made_for), torch.cat(used)
 

@@ -23,7 +23,7 @@ from ...drift.calibration import (
     samples_wanted,
     steady,
 )
-from ...drift.measurement import Measurement, Recorder, noise_for, refine, unit_noise
+from ...drift.measurement import Measurement, Recorder, noise_for, own_samples, refine, unit_noise
 from ...drift.stepping import draws_noise, same_luck
 from ...errors import HostError, SettingsError
 from ...schedules import MadeFor, Schedule
@@ -95,7 +95,7 @@ def calibrate_run(start: Start, order: Order) -> tuple[Schedule, Measurement, li
         recorder.sample(start.sample, heard, first)
     recorder.train(heard, clean, noise_for(clean, seeds))
     made_for = MadeFor(start.sampler, order.scheduler, run.steps, start.cfg, order.model, run.sigmas)
-    taken = f"own samples of {run.steps * order.refine} steps"
+    taken = own_samples(run.steps * order.refine)
     measurement = recorder.measurement(order.seed, taken, made_for=made_for)
     if order.method == "variance":
         spectrum = torch.tensor(measurement.clean_spectrum, dtype=torch.float64)
@@ -104,7 +104,7 @@ def calibrate_run(start: Start, order: Order) -> tuple[Schedule, Measurement, li
         result = calibrate(start.sample, ask, first, run, torch.tensor(recorder.training_norms))
     scales = steady(result.scales, result.errors, run.sigmas, run.space)
     schedule = Schedule(*as_method(order.method, scales), made_for)
-    return schedule, measurement, remarks(result, count, drawn), clean[: len(x)]
+    return schedule, measurement, remarks(result, count, drawn, measurement.is_own), clean[: len(x)]
 
 
 def _asking(start: Start) -> Callable[[Tensor, Tensor], Tensor]:
