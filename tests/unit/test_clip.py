@@ -1,4 +1,4 @@
-"""The tiny CLIP without open_clip: its captions, its loss, its files; tests/hosts/test_clip.py loads it."""
+"""The tiny CLIP without open_clip: its captions, its loss, its files; tests/comfyui/test_clip.py loads it."""
 
 import json
 import math
