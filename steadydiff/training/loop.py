@@ -32,11 +32,11 @@ from .distributed import team
 log = logging.getLogger("steadydiff")
 
 SAVE_SECONDS = 60.0
-OF_PROCESS = 2_654_435_769  # apart in the seeds of processes; torch's generator takes their last 32 bits
+OF_PROCESS = 2_654_435_769  # apart in the seeds of batches; torch's generator takes their last 32 bits
 
 Net = TypeVar("Net", bound=nn.Module)
 Loss = Callable[[torch.Generator, int], "Tensor | dict[str, Tensor]"]
-"""(this step's random numbers, this step's seed) -> the scalar to lower, alone or as "loss" among figures."""
+"""(a batch's random numbers, its seed) -> the scalar to lower, alone or as "loss" among figures."""
 
 OnStep = Callable[[int, float], None]
 """(steps of this run so far, loss), in every step; may raise to cancel, which keeps the state."""
@@ -55,11 +55,28 @@ class Plan:
     ema: float = (
         0.999  #    decay of the weights' moving average; short runs warm it up as (1 + step) / (10 + step)
     )
+    accumulate: int = 1  #   batches of a step, one after the other; the mean of their gradients counts
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
     seed: int = 0
     save_every: int = 250  # steps, and SAVE_SECONDS at the latest
     keep_every: int = 0  #   also keep the average of every so many steps beside the state; 0 = none
+
+    def __post_init__(self) -> None:
+        if self.warmup < 1 or self.accumulate < 1:
+            raise SettingsError(
+                f"warmup and accumulate are 1 or more; got {self.warmup} and {self.accumulate}"
+            )
+        if not (0 <= self.decay <= 1 and 0 <= self.ema < 1):
+            raise SettingsError(
+                f"decay is of 0 to 1, ema of 0 to below 1; got {self.decay:g} and {self.ema:g}"
+            )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a user chooses of it, and a file says of its training."""
+        names = "steps", "lr", "warmup", "decay", "accumulate", "ema", "seed"
+        return {name: getattr(self, name) for name in names}
 
     def rate(self, step: int) -> float:
         tail = self.steps * self.decay
@@ -131,13 +148,17 @@ def fit(
         while step < last:
             for group in optimiser.param_groups:
                 group["lr"] = plan.rate(step)
-            seed = plan.seed * 1_000_003 + step + OF_PROCESS * together.rank
-            found = loss(torch.Generator().manual_seed(seed), seed)
-            figures = found if isinstance(found, dict) else {"loss": found}
+            optimiser.zero_grad()
+            parts = []
+            for part in range(plan.accumulate):
+                seed = plan.seed * 1_000_003 + step + OF_PROCESS * (together.rank * plan.accumulate + part)
+                found = loss(torch.Generator().manual_seed(seed), seed)
+                parts.append(found if isinstance(found, dict) else {"loss": found})
+                (parts[-1]["loss"] / plan.accumulate).backward()
+                parts[-1] = {name: figure.detach() for name, figure in parts[-1].items()}
+            figures = {name: torch.stack([p[name] for p in parts]).mean() for name in parts[0]}
             if on_step:
                 on_step(step - begun + 1, _number(figures["loss"]))
-            optimiser.zero_grad()
-            figures["loss"].backward()
             together.average(p.grad for p in model.parameters() if p.grad is not None)
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
@@ -145,7 +166,7 @@ def fit(
             step += 1
             if together.rank:
                 continue
-            seen.append({name: figure.detach() for name, figure in figures.items()})
+            seen.append(figures)
             if step % 50 == 0 or step == last:
                 seconds = (time.monotonic() - since) / len(seen)
                 means = {name: torch.stack([f[name] for f in seen]).mean().item() for name in figures}

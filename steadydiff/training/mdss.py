@@ -111,18 +111,27 @@ class MdssLoss:
     """
 
     def __init__(
-        self, model: TwoHeads, base: Base, recipe: Recipe, total: int, done: Callable[[], int] = lambda: 0
+        self,
+        model: TwoHeads,
+        base: Base,
+        recipe: Recipe,
+        total: int,
+        done: Callable[[], int] = lambda: 0,
+        accumulate: int = 1,
     ) -> None:
         recipe.check(base.name, base.space, len(base.sigmas))
         self.model, self.base, self.recipe = model, base, recipe
         self._total, self._done, self._step = total, done, -1
+        self._calls, self._accumulate = 0, accumulate
         self._levels = training_levels(base.sigmas, base.space)
         self._device = next(model.parameters()).device
 
     def __call__(self, rng: torch.Generator, seed: int) -> dict[str, Tensor]:
         del seed
-        # The state was read just before the first call, and says how many steps there are behind us.
-        self._step = self._step + 1 if self._step >= 0 else self._done()
+        if self._calls % self._accumulate == 0:
+            # The state was read just before the first call, and says how many steps there are behind us.
+            self._step = self._step + 1 if self._step >= 0 else self._done()
+        self._calls += 1
         n, device, most = self.recipe.batch, self._device, len(self.base.sigmas)
         x0, conditioning = self.base.draw(n, rng)
         eps = self.base.noise * torch.randn(x0.shape, generator=rng, dtype=x0.dtype)
@@ -198,7 +207,11 @@ def train_mdss(
         "lora_rank": model.lora.rank if model.lora else 0,
     }  # fmt: skip
     identity = Identity.of((kind, sizes), settings)
-    step = loss(model, base, recipe, plan.steps, lambda: steps_of(state) if state.exists() else 0)
+
+    def done() -> int:
+        return steps_of(state) if state.exists() else 0
+
+    step = loss(model, base, recipe, plan.steps, done, plan.accumulate)
     with model.attached():
         return fit(model, step, plan, state, identity=identity, on_step=on_step)
 

@@ -40,6 +40,40 @@ def test_a_resumed_training_equals_an_unbroken_one_to_the_bit(tmp_path):
     assert losses == loop.losses(tmp_path / "whole.safetensors") and len(losses) == 8
 
 
+def test_batches_of_a_step_count_as_one_of_their_samples(tmp_path):
+    """Two batches by the mean of their gradients: the step of one batch that holds both."""
+    seeds = []
+
+    def stepped(name, plan, loss):
+        model = _Line()
+        loop.fit(
+            model, lambda rng, seed: loss(model.weight, rng, seed), plan, tmp_path / f"{name}.safetensors"
+        )
+        return model.weight.detach()
+
+    def one(weight, rng, seed):
+        seeds.append(seed)
+        return (weight * torch.randn(2, generator=rng)).square().sum()
+
+    parts = stepped("parts", loop.Plan(steps=3, warmup=1, accumulate=2), one)
+    assert len(set(seeds)) == 6 and len(loop.losses(tmp_path / "parts.safetensors")) == 3
+    drawn = iter(list(zip(seeds[::2], seeds[1::2], strict=True)))
+
+    def both(weight, rng, seed):
+        noise = [torch.randn(2, generator=torch.Generator().manual_seed(s)) for s in next(drawn)]
+        return sum((weight * n).square().sum() for n in noise) / 2
+
+    torch.testing.assert_close(stepped("whole", loop.Plan(steps=3, warmup=1), both), parts)
+    whole, again = (loop.losses(tmp_path / f"{name}.safetensors") for name in ("whole", "parts"))
+    assert whole == pytest.approx(again)
+
+
+@pytest.mark.parametrize("wrong", [{"warmup": 0}, {"accumulate": 0}, {"decay": 1.5}, {"ema": 1.0}], ids=str)
+def test_plans_without_sense_are_refused(wrong):
+    with pytest.raises(SettingsError, match=f"{next(iter(wrong))}"):
+        loop.Plan(steps=1, **wrong)
+
+
 def test_an_interrupted_training_saves_where_it_stands(tmp_path):
     model = _Line()
 

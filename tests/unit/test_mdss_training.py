@@ -132,6 +132,20 @@ def test_resumed_training_equals_unbroken_training_to_the_bit(heads, tmp_path):
     assert all(torch.equal(value, broken[name]) for name, value in whole.items())
 
 
+def test_the_share_of_errors_grows_by_steps_not_by_their_batches(tmp_path):
+    seen, state = [], tmp_path / "state.safetensors"
+
+    class Watched(MdssLoss):
+        def ratio(self):
+            seen.append(self._step)
+            return super().ratio()
+
+    for steps in (2, 3):
+        plan = replace(PLAN, steps=steps, accumulate=2)
+        train_mdss(TwoHeads(base_of().network), base_of(), Recipe(batch=2), plan, state, loss=Watched)
+    assert seen == [0, 0, 1, 1, 2, 2]
+
+
 def stopping_after(steps):
     class Stopping(MdssLoss):
         def __call__(self, rng, seed):
