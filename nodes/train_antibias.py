@@ -14,10 +14,10 @@ from ..steadydiff.errors import SettingsError
 from ..steadydiff.files.antibias import save_prompt
 from ..steadydiff.hosts.comfy.train import Samples, card_for, train_on_model
 from ..steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork, attention_at
-from ..steadydiff.training.antibias import PLAN, Recipe
+from ..steadydiff.training.antibias import FEWEST, MOST, PLAN, Recipe
 from ..steadydiff.training.distributed import team
 from ..steadydiff.training.loop import Plan, losses
-from ..steadydiff.training.losses import LOSSES
+from ..steadydiff.training.losses import LOSSES, WEIGHTS
 from .antibias_prompt import FILES, from_file
 from .shared import schema
 from .shared.set_up import make_setup
@@ -51,16 +51,16 @@ class SteadyDiffTrainAntiBias(io.ComfyNode):
                     "output folder. The same name and settings with more steps go on where it ended.",
                 ),
                 io.Int.Input(
-                    "steps", default=10000, min=1, max=10_000_000,
+                    "steps", default=PLAN.steps, min=1, max=10_000_000,
                     tooltip="Optimiser steps in all; the paper takes 100000 and more.",
                 ),
                 io.Int.Input(
-                    "batch_size", default=64, min=1, max=65536,
-                    tooltip="Samples per step; the signal is faint, so larger is better (the paper: 1024). A "
-                    "multiple of 16 for the contrastive loss.",
+                    "batch_size", default=Recipe.batch, min=1, max=65536,
+                    tooltip="Samples in a batch; the signal is faint, so larger is better (the paper: 1024), "
+                    "by accumulate where memory ends. A multiple of 16 for the contrastive loss.",
                 ),
                 io.Int.Input(
-                    "channels", default=32, min=4, max=512, step=4,
+                    "channels", default=PromptConfig.channels, min=4, max=512, step=4,
                     tooltip="Width of the network. The paper: 32, or 64 for pictures of 256 pixels.",
                 ),
                 io.Float.Input(
@@ -68,26 +68,26 @@ class SteadyDiffTrainAntiBias(io.ComfyNode):
                     tooltip="Lower it if the loss jumps or is no number any more.",
                 ),
                 io.Combo.Input(
-                    "target", options=["residual", "phi"], default="residual",
+                    "target", options=["residual", "phi"], default=Recipe.target,
                     tooltip="residual: works at any number of steps. phi: the paper's, best at the numbers "
                     "of steps it was trained for.",
                 ),
                 io.Combo.Input(
-                    "loss", options=list(LOSSES), default="l2",
+                    "loss", options=list(LOSSES), default=Recipe.loss,
                     tooltip="l2 is the safe one; the paper finds contrastive a little better after very long "
                     "trainings.",
                 ),
                 io.Float.Input(
                     "snr_cap", default=Recipe.snr_cap, min=schema.Least(0.01), max=1e9, step=0.5, round=0.01,
-                    tooltip="Most that a sample weighs, by its signal-to-noise ratio. Very large is the "
-                    "paper's formula, which leaves all of the training to the last steps.",
+                    tooltip="Most that a sample weighs by its signal-to-noise ratio. Very large is the "
+                    "paper's formula, which leaves most of the training to the last steps.",
                 ),
                 io.Int.Input(
-                    "fewest_steps", default=8, min=2, max=1000,
+                    "fewest_steps", default=FEWEST, min=2, max=1000,
                     tooltip="Fewest steps you sample with; fewest and most equal make one fixed schedule.",
                 ),
                 io.Int.Input(
-                    "most_steps", default=50, min=2, max=1000, tooltip="Most steps you sample with.",
+                    "most_steps", default=MOST, min=2, max=1000, tooltip="Most steps you sample with.",
                 ),
                 io.Int.Input(
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFF, control_after_generate=False,
@@ -99,6 +99,13 @@ class SteadyDiffTrainAntiBias(io.ComfyNode):
                     "Hundreds at the least, better many thousands.",
                 ),
                 *picture_inputs(),
+                io.Combo.Input(
+                    "weight", options=list(WEIGHTS), default=Recipe.weight, optional=True,
+                    tooltip="In which units snr_cap's ratio weighs an error. ve: the sampler's, as in the "
+                    "paper. vp: those the model's network sees, in which high noise hardly counts. For flow "
+                    "models they are one.",
+                ),
+                *plan_inputs(PLAN),
             ],
             outputs=[
                 schema.AntiBias.Output(display_name="antibias", tooltip="For Anti-Bias Prompt (SteadyDiff)."),
@@ -109,17 +116,17 @@ class SteadyDiffTrainAntiBias(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, positive, name, steps, batch_size, channels, learning_rate, target, loss, snr_cap,
-        fewest_steps, most_steps, seed, samples=None, images=None, vae=None, empty=None,
+        fewest_steps, most_steps, seed, samples=None, images=None, vae=None, empty=None, flip=None,
+        weight=None, **planned,
     ) -> io.NodeOutput:  # fmt: skip
         file, state = FILES.paths(name[0])
         fewest, most = fewest_steps[0], most_steps[0]
         if fewest > most:
             raise SettingsError(f"fewest_steps is not above most_steps; got {fewest} and {most}")
-        recipe = Recipe(target[0], loss[0], snr_cap[0], batch_size[0])
-        plan = replace(PLAN, steps=steps[0], lr=learning_rate[0], seed=seed[0])
-        clean = latents(samples, images, vae)
-        config = config_for(clean, channels[0])
-        chosen = Samples(clean, positive, empty[0] if empty else None)
+        recipe = Recipe(target[0], loss[0], snr_cap[0], batch_size[0], (weight or [Recipe.weight])[0])
+        plan = plan_of(PLAN, steps, learning_rate, seed, **planned)
+        chosen = samples_of(positive, samples, images, vae, empty, flip)
+        config = config_for(chosen.clean, channels[0])
         about = {"made_by": "node SteadyDiffTrainAntiBias", "sample_steps": f"{fewest}-{most}"}
         numbers = range(fewest, most + 1)
         train(model[0], chosen, config, recipe, plan, numbers, file, state, about)
@@ -145,13 +152,13 @@ def train(
         torch.manual_seed(plan.seed)
         network = PromptNetwork(config)
     on_step = progress(plan.steps)
-    trained = train_on_model(setup, samples, network, schedules, recipe, plan, state, on_step)
+    trained, bands = train_on_model(setup, samples, network, schedules, recipe, plan, state, on_step)
     about = {
-        **about, "steps": plan.steps, "ema": plan.ema, "samples": len(samples.clean),
-        "schedulers": schedulers, "recipe": vars(recipe),
+        **about, **plan.facts, "samples": len(samples.clean), "schedulers": schedulers,
+        "recipe": vars(recipe),
     }  # fmt: skip
     if not team().rank:
-        save_prompt(file, trained, replace(card_for(setup, recipe, schedules, about), **of_base))
+        save_prompt(file, trained, replace(card_for(setup, recipe, schedules, bands, about), **of_base))
 
 
 def config_for(clean: torch.Tensor, channels: int, mult: tuple[int, ...] = PromptConfig.channel_mult, **more):
@@ -170,13 +177,68 @@ def picture_inputs() -> list:
             tooltip="Conditioning of an empty prompt: it stands in for a tenth of the captions, as when most "
             "models were trained.",
         ),
+        io.Boolean.Input(
+            "flip", default=False, optional=True,
+            tooltip="Also train on every picture's mirror image; needs images. Not where captions or letters "
+            "would be wrong then.",
+        ),
     ]  # fmt: skip
+
+
+def plan_inputs(plan: Plan) -> list:
+    """What every training node lets one choose besides steps, rate and seed; `plan` holds the defaults."""
+    return [
+        io.Int.Input(
+            "accumulate", default=plan.accumulate, min=1, max=65536, optional=True,
+            tooltip="Batches in a step, one after the other: as if a batch were so many times as large, for "
+            "more time but no more memory.",
+        ),
+        io.Int.Input(
+            "warmup", default=plan.warmup, min=1, max=1_000_000, optional=True,
+            tooltip="Steps over which the learning rate rises to its full size.",
+        ),
+        io.Float.Input(
+            "decay", default=plan.decay, min=schema.Least(0), max=1.0, step=0.1, round=0.001, optional=True,
+            tooltip="Last part of all steps over which the learning rate falls to 0; 0 keeps it.",
+        ),
+        io.Float.Input(
+            "ema", default=plan.ema, min=schema.Least(0), max=0.999999, step=0.0001, round=1e-6,
+            optional=True,
+            tooltip="Decay of the weights' moving average, which is what is written. It is shorter at first, "
+            "so that short trainings need no other.",
+        ),
+    ]  # fmt: skip
+
+
+def plan_of(plan: Plan, steps: list, learning_rate: list, seed: list, **planned: list | None) -> Plan:
+    """Return the plan that was asked for; `planned` as from `plan_inputs`, where given."""
+    chosen = {name: value[0] for name, value in planned.items() if value}
+    return replace(plan, steps=steps[0], lr=learning_rate[0], seed=seed[0], **chosen)
 
 
 def loss_map():
     return io.Custom("LOSS_MAP").Output(
         display_name="loss_map", tooltip="For ComfyUI's Plot Loss Graph; every step so far."
     )
+
+
+def samples_of(
+    positive: list, samples: list | None, images: list | None, vae: list | None, empty: list | None,
+    flip: list | None,
+) -> Samples:  # fmt: skip
+    """What was connected, pictures with their mirror images if asked for."""
+    if not (flip and flip[0]):
+        return Samples(latents(samples, images, vae), positive, empty[0] if empty else None)
+    if not images:
+        raise SettingsError("flip mirrors pictures; connect images instead of samples, or turn it off")
+    both = latents(samples, [with_mirrored(batch) for batch in images], vae)
+    captions = [caption for caption in positive for _ in (0, 1)] if len(positive) > 1 else positive
+    return Samples(both, captions, empty[0] if empty else None)
+
+
+def with_mirrored(pictures: torch.Tensor) -> torch.Tensor:
+    """Pictures [B, H, W, 3], each followed by its mirror image."""
+    return torch.stack((pictures, pictures.flip(2)), 1).flatten(0, 1)
 
 
 def latents(samples: list | None, images: list | None, vae: list | None) -> torch.Tensor:

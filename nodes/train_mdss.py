@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import comfy.model_management
@@ -27,7 +27,7 @@ from .mdss import FILES, from_file
 from .shared import schema
 from .shared.host import HOST
 from .shared.set_up import prepare
-from .train_antibias import latents, loss_map, picture_inputs, progress
+from .train_antibias import loss_map, picture_inputs, plan_inputs, plan_of, progress, samples_of
 
 
 class SteadyDiffTrainMDSS(io.ComfyNode):
@@ -79,7 +79,7 @@ class SteadyDiffTrainMDSS(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "batch_size", default=Recipe.batch, min=1, max=65536,
-                    tooltip="Samples per step; memory grows with it.",
+                    tooltip="Samples in a batch; memory grows with it.",
                 ),
                 io.Float.Input(
                     "learning_rate", default=PLAN.lr, min=schema.Least(1e-7), max=0.1, step=1e-5, round=1e-7,
@@ -105,6 +105,7 @@ class SteadyDiffTrainMDSS(io.ComfyNode):
                     tooltip="With model: clean latents, a batch or a list. Thousands, or it forgets others.",
                 ),
                 *picture_inputs(),
+                *plan_inputs(PLAN),
             ],
             outputs=[
                 io.Model.Output(tooltip="The fine-tuned model."),
@@ -116,12 +117,13 @@ class SteadyDiffTrainMDSS(io.ComfyNode):
     @classmethod
     def execute(
         cls, base, variant, k, lora_rank, second_head, name, steps, batch_size, learning_rate, checkpointing,
-        seed, model=None, positive=None, samples=None, images=None, vae=None, empty=None,
+        seed, model=None, positive=None, samples=None, images=None, vae=None, empty=None, flip=None,
+        **planned,
     ) -> io.NodeOutput:  # fmt: skip
         file, state = FILES.paths(name[0])
         own = None if variant[0] == "as base" else variant[0]
         wanted = Wanted(own, k[0], batch_size[0], second_head[0], lora_rank[0], checkpointing[0])
-        plan = replace(PLAN, steps=steps[0], lr=learning_rate[0], seed=seed[0])
+        plan = plan_of(PLAN, steps, learning_rate, seed, **planned)
         about = {"made_by": "node SteadyDiffTrainMDSS"}
         if not model:
             train_tinyworld(base[0], wanted, plan, file, state, about)
@@ -131,7 +133,7 @@ class SteadyDiffTrainMDSS(io.ComfyNode):
             raise SettingsError("a model is trained with captions; connect positive")
 
         def chosen() -> Samples:
-            return Samples(latents(samples, images, vae), positive, empty[0] if empty else None)
+            return samples_of(positive, samples, images, vae, empty, flip)
 
         train(model[0], chosen, type(model[0].model).__name__, wanted, plan, file, state, about)
         loaded = from_file(file, model[0] if lora_rank[0] else None)
@@ -191,7 +193,7 @@ def train(
             own["v_pred"] = torch.tensor([])  # by which the host knows some of them
         return own | {key: value for key, value in stored().items() if not key.startswith(UNET_PREFIXES[0])}
 
-    about = {**about, "steps": plan.steps, "ema": plan.ema, "samples": len(chosen.clean)}
+    about = {**about, **plan.facts, "samples": len(chosen.clean)}
     about["recipe"] = vars(recipe)
     facts = {**names_of(model), **of_base, "training": about}
     save_trained(file, trained, base, recipe, checkpoint, **facts)
@@ -205,7 +207,7 @@ def train_tinyworld(base: str, wanted: Wanted, plan: Plan, file: Path, state: Pa
         chosen = load_base(base, work, device, wanted.checkpointing)
         model, recipe = TwoHeads(chosen.network, wanted.second_head, wanted.rank), wanted.recipe(chosen.space)
         trained = train_mdss(model, chosen, recipe, plan, state, on_step)
-    about = {**about, "steps": plan.steps, "ema": plan.ema, "recipe": vars(recipe)}
+    about = {**about, **plan.facts, "recipe": vars(recipe)}
     save_finetuned(file, trained, chosen, recipe, about)
 
 

@@ -13,7 +13,7 @@ from typing import Any, get_args
 import torch
 
 from ..errors import CheckpointError, SettingsError, SteadyDiffError
-from ..methods.antibias_prompt import PromptModel, Target
+from ..methods.antibias_prompt import Band, PromptModel, Target
 from ..networks.antibias_prompt import PromptConfig, PromptNetwork
 from .checkpoints import all_finite, load_checkpoint, save_checkpoint
 from .model_card import ModelCard, read_card
@@ -25,19 +25,28 @@ KIND, VERSION = "antibias_prompt", 1
 class Card(ModelCard):
     """What a file says of its network.
 
-    target: what its answer stands for, as in PromptModel
+    target: what its answer stands for, and
+    bands:  what was measured of it after its training, as in PromptModel
     """
 
     target: Target
+    bands: tuple[Band, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.target not in get_args(Target):
             raise SettingsError(f"target {self.target!r}")
+        bands = tuple(
+            band if isinstance(band, Band) else Band(**band) for band in self.bands
+        )  # JSON has dicts
+        if [band.sigma for band in bands] != sorted(band.sigma for band in bands):
+            raise SettingsError("bands that are not in order")
+        object.__setattr__(self, "bands", bands)
 
     def model(self, network: PromptNetwork) -> PromptModel:
         """Return the network with what sampling must know of it."""
-        return PromptModel(network, self.target, self.space, self.sigma_data, self.sigma_range)
+        facts = self.target, self.space, self.sigma_data, self.sigma_range, self.bands
+        return PromptModel(network, *facts)
 
 
 def save_prompt(path: Path, network: PromptNetwork, card: Card) -> None:

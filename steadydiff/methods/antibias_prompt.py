@@ -23,7 +23,9 @@ from .state import SAME_SIGMA, StateEditor, StateSettings, input_scale, inside
 
 __all__ = [
     "AntiBiasPrompt",
+    "Band",
     "PromptModel",
+    "band_gain",
     "exposure_bias",
     "exposure_bias_vp",
     "input_scale",
@@ -103,6 +105,42 @@ def rectify(
 
 
 @dataclass(frozen=True)
+class Band:
+    """Noise levels of the states a network corrects, and what was measured there after its training.
+
+    sigma:     from which level on, up to the next band's
+    gain:      what the network's answer is multiplied by, 0 to 1; 0 where nothing was learnt
+    explained: share of the one-step bias that its answer takes away on samples not trained on, without and
+    applied:   with the gain
+    """
+
+    sigma: float
+    gain: float
+    explained: float = 0.0
+    applied: float = 0.0
+
+    def __post_init__(self) -> None:
+        finite = math.isfinite(self.explained) and math.isfinite(self.applied)
+        if not (0 <= self.sigma < math.inf and 0 <= self.gain <= 1 and finite):
+            raise SettingsError(f"a band begins at a level of 0 or more and has a gain of 0 to 1; got {self}")
+
+
+def band_gain(sigma: Tensor, bands: tuple[Band, ...]) -> Tensor:
+    """Return the gain of the band in which each level lies; below the lowest that of the lowest, 1 without.
+
+    Shapes:  sigma, result [B]; on sigma's device. bands from the lowest to the highest.
+    """
+    if not bands:
+        return torch.ones_like(sigma)
+    low, gain = (
+        torch.tensor(values, dtype=torch.float32, device=sigma.device)
+        for values in zip(*((band.sigma, band.gain) for band in bands), strict=True)
+    )
+    at = torch.searchsorted(low, sigma.float() * (1 + SAME_SIGMA), right=True) - 1
+    return gain[at.clamp(min=0)].to(sigma.dtype)
+
+
+@dataclass(frozen=True)
 class PromptModel:
     """A trained network and what must be known of it to apply it.
 
@@ -111,6 +149,7 @@ class PromptModel:
     space:       of the base model it was trained on
     sigma_data:  the base model's, for its input scaling in "ve"
     sigma_range: lowest and highest noise level of the states it was trained on; it is not asked outside
+    bands:       how much of its answer counts where, from the lowest level up; () = all of it everywhere
     """
 
     network: Callable[[Tensor], Tensor]
@@ -118,6 +157,7 @@ class PromptModel:
     space: Space
     sigma_data: float = 1.0
     sigma_range: tuple[float, float] = (0.0, math.inf)
+    bands: tuple[Band, ...] = ()
 
     def __post_init__(self) -> None:
         check_space(self.space)
@@ -187,11 +227,12 @@ class _Rectified(StateEditor):
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         if self._acts(self._calls) and self._is_new(x, sigma):
-            model = self._method.model
-            scale = input_scale(sigma, model.space, model.sigma_data)
-            network = sparing(model.network, f"the {self._method.what}")
-            x.copy_(rectify(x, network, scale, self._gain(sigma)))
-            self._note(x, sigma)
+            model, gain = self._method.model, self._gain(sigma)
+            if gain.any():
+                scale = input_scale(sigma, model.space, model.sigma_data)
+                network = sparing(model.network, f"the {self._method.what}")
+                x.copy_(rectify(x, network, scale, gain))
+                self._note(x, sigma)
         self._calls += 1
         return self._denoise(x, sigma)
 
@@ -206,9 +247,10 @@ class _Rectified(StateEditor):
         return f"corrected the state before {self.applied} of {self._calls} model calls"
 
     def _gain(self, sigma: Tensor) -> Tensor:
-        """Strength, times the step's fraction where that is asked for, and 0 outside the bounds."""
+        """Strength, times the band's gain and, where asked for, the step's fraction; 0 outside the bounds."""
         method, model = self._method, self._method.model
         gain = inside(sigma, (method.sigma_low, method.sigma_high), model.sigma_range)
+        gain = gain * band_gain(sigma, model.bands)
         if model.target == "residual":
             gain = gain * step_fraction(sigma, self._run.sigmas)
         return method.strength * gain

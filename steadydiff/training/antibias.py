@@ -6,6 +6,7 @@ network, which sees only where that step arrived, how far it is from the same la
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,12 @@ from torch import Tensor, nn
 
 from ..denoiser import Space, add_noise, derivative, per_sample
 from ..errors import SettingsError
-from ..methods.antibias_prompt import Target, exposure_bias, input_scale
+from ..methods.antibias_prompt import Band, Target, exposure_bias, input_scale
 from ..networks.antibias_prompt import PromptNetwork
 from .loop import Identity, OnStep, Plan, fit
-from .losses import GROUP, LOSSES, snr_weight
+from .losses import DEGREES, GROUP, LOSSES, WEIGHTS, Weight, prompt_weight
+
+log = logging.getLogger("steadydiff")
 
 SNR_CAP = 5.0
 """Recommended; the paper's printed weight has none (inf), which leaves all of it to the last steps."""
@@ -27,6 +30,19 @@ SNR_CAP = 5.0
 
 UNCONDITIONAL = 0.1
 """Share of samples without their caption, the rate at which most base models were trained without."""
+
+FEWEST, MOST = 8, 50
+"""Numbers of steps that people sample with."""
+
+BANDS, PAIRS = 16, 512
+"""Bands of noise levels that are measured after a training, and the most pairs of states in each."""
+
+SURE = 3.0
+"""Standard errors by which a band's correction must help before it is applied at all."""
+
+Draw = Callable[[Any, torch.Generator], tuple[Tensor, Any]]
+"""(how many or which, random numbers) -> clean latents [n, C, *S] in the sampler's units, and conditioning
+for them, of UNCONDITIONAL of them without a caption"""
 
 
 @dataclass(frozen=True)
@@ -36,18 +52,20 @@ class Base:
     space:      how its states are built
     sigma_data: for its input scaling in "ve"
     schedules:  noise levels of whole runs, final 0 included; each is drawn as often as the others
-    draw:       (n, random numbers) -> clean latents [n, C, *S] in the sampler's units, and conditioning for
-                them, of UNCONDITIONAL of them without a caption
+    draw:       what is trained on
     denoise:    (x, sigma [n], conditioning) -> clean estimate, without guidance
     noise:      standard deviation of the noise in its states
+    held_out:   number of samples that `draw` never gives, and (places of some of them, random numbers) -> as
+                `draw`; None: every draw is a new one
     """
 
     space: Space
     schedules: tuple[tuple[float, ...], ...]
-    draw: Callable[[int, torch.Generator], tuple[Tensor, Any]]
+    draw: Draw
     denoise: Callable[[Tensor, Tensor, Any], Tensor]
     sigma_data: float = 1.0
     noise: float = 1.0
+    held_out: tuple[int, Draw] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,20 +75,24 @@ class Recipe:
     target:  what the network's answer stands for. Either way the loss compares the same correction with the
              same bias; "residual" leaves the step's size out of what is to be learnt
     loss:    a name in LOSSES
-    snr_cap: most that a sample weighs, inf = the paper's weight
-    batch:   samples per step
+    snr_cap: most that a sample weighs by its signal-to-noise ratio, inf = the paper's weight
+    batch:   samples in a batch
+    weight:  in which units that ratio weighs, see `prompt_weight`; "ve" is the paper's
     """
 
     target: Target = "residual"
     loss: str = "l2"
     snr_cap: float = SNR_CAP
     batch: int = 64
+    weight: Weight = "ve"
 
     def __post_init__(self) -> None:
         if self.target not in get_args(Target):
             raise SettingsError(f"target is one of {', '.join(get_args(Target))}; got {self.target!r}")
         if self.loss not in LOSSES:
             raise SettingsError(f"loss is one of {', '.join(LOSSES)}; got {self.loss!r}")
+        if self.weight not in WEIGHTS:
+            raise SettingsError(f"weight is one of {', '.join(WEIGHTS)}; got {self.weight!r}")
         if not self.snr_cap > 0:
             raise SettingsError(f"snr_cap is above 0, inf for none; got {self.snr_cap}")
         if self.batch < 1 or self.batch % self.group:
@@ -84,8 +106,9 @@ class Recipe:
         return GROUP if self.loss == "contrastive" else 1
 
 
-PLAN = Plan(steps=10000, lr=1e-3, betas=(0.9, 0.999), weight_decay=0.0, ema=0.9999)
-"""EDM's optimiser and the paper's moving average; the loop warms both up."""
+PLAN = Plan(steps=10000, lr=1e-3, warmup=200, decay=0.5, betas=(0.9, 0.999), weight_decay=0.0, ema=0.9999)
+"""EDM's optimiser and the paper's moving average, which the loop warms up; the rate falls in the second half,
+as at a constant one what is learnt last is noise."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +136,20 @@ class StepPairs:
 
     def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw n steps [n], [n], spread over all noise levels in every batch."""
-        u = (torch.arange(n) + torch.rand(n, generator=rng, dtype=torch.float64)) / n
+        u = (torch.arange(n) + torch.rand(n, generator=rng, dtype=torch.float64)) / n * self.share[-1]
         at = torch.searchsorted(self.share, u).clamp(max=len(self.share) - 1)
         return self.sigma[at], self.sigma_next[at]
+
+    def bands(self, most: int) -> list[StepPairs]:
+        """Split by the level of arrival: one for each level, or, if they are more than `most`, so many of
+        about equal share."""
+        levels, at = self.sigma_next.unique(return_inverse=True)
+        own = self.share.diff(prepend=torch.zeros(1, dtype=torch.float64))
+        if len(levels) > most:
+            whole = torch.zeros(len(levels), dtype=torch.float64).index_add_(0, at, own)
+            at = ((whole.cumsum(0) - whole / 2) * most).long().clamp(max=most - 1)[at]
+        parts = [at == band for band in at.unique()]
+        return [StepPairs(self.sigma[p], self.sigma_next[p], own[p].cumsum(0)) for p in parts]
 
     @property
     def sigma_range(self) -> tuple[float, float]:
@@ -149,20 +183,38 @@ class PromptLoss:
 
     def __call__(self, rng: torch.Generator, seed: int) -> dict[str, Tensor]:
         del seed
-        base, recipe, device = self.base, self.recipe, self._device
-        x0, conditioning = base.draw(recipe.batch, rng)
+        base, recipe = self.base, self.recipe
+        drawn = base.draw(recipe.batch, rng)
+        prompt, bias, sigma_next = self.answers(*drawn, self.pairs, rng, recipe.group)
+
+        def weight(loss: str) -> Tensor:
+            cap, power = recipe.snr_cap, base.noise**2
+            found = prompt_weight(
+                sigma_next, base.space, cap * power, base.sigma_data, DEGREES[loss], recipe.weight
+            )
+            return found / power
+
+        loss = (weight(recipe.loss) * LOSSES[recipe.loss](prompt, bias)).mean()
+        return {"loss": loss, "explained": explained(prompt.detach(), bias, weight("l2"))}
+
+    def answers(
+        self, x0: Tensor, conditioning: Any, pairs: StepPairs, rng: torch.Generator, group: int = 1
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the prompts after one step of each sample, the biases they should be, and the levels [B] at
+        which the steps arrived.
+
+        Units:  of `simulate`; so many of a `group` in a row share a noise level.
+        """
+        base, device = self.base, self._device
         noise = base.noise * torch.randn(x0.shape, generator=rng, dtype=x0.dtype).to(device)
-        drawn = self.pairs.draw(recipe.batch // recipe.group, rng)
-        sigma, sigma_next = (level.repeat_interleave(recipe.group).to(device) for level in drawn)
+        drawn = pairs.draw(len(x0) // group, rng)
+        sigma, sigma_next = (level.repeat_interleave(group).to(device) for level in drawn)
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
             seen, bias = simulate(base, x0.to(device), conditioning, noise, sigma, sigma_next)
             prompt = self.network(seen).to(bias.dtype)
-        if recipe.target == "residual":
+        if self.recipe.target == "residual":
             prompt = prompt * per_sample(1 - sigma_next / sigma, prompt)
-        power = base.noise**2
-        weight = snr_weight(sigma_next, base.space, recipe.snr_cap * power) / power
-        loss = (weight * LOSSES[recipe.loss](prompt, bias)).mean()
-        return {"loss": loss, "explained": explained(prompt.detach(), bias, weight)}
+        return prompt, bias, sigma_next
 
 
 def explained(prompt: Tensor, bias: Tensor, weight: Tensor) -> Tensor:
@@ -202,6 +254,61 @@ def _listed(numbers: set[int]) -> str:
     least, most = min(numbers), max(numbers)
     whole = len(numbers) > 1 and numbers == set(range(least, most + 1))
     return f"{least}-{most}" if whole else ", ".join(map(str, sorted(numbers)))
+
+
+def held_out(count: int) -> int:
+    """How many of so many samples are kept for `measure_bands`: the last, an even number of them, as pictures
+    may be followed by their mirror images."""
+    return max(2, min(count // 16, 2 * PAIRS) // 2 * 2)
+
+
+@torch.no_grad()
+def measure_bands(network: PromptNetwork, base: Base, recipe: Recipe, seed: int) -> tuple[Band, ...]:
+    """Return what a trained network explains in each band of noise levels, and what of it shall be applied.
+
+    On samples that were not trained on, none twice in a band. Logged; a network that explains nothing at any
+    level gets a warning, as its file will correct nothing.
+    """
+    loss, rng = PromptLoss(network, base, recipe), torch.Generator().manual_seed(seed)
+    found, below = [], 0.0
+    for pairs in loss.pairs.bands(BANDS):
+        rows = torch.randperm(base.held_out[0] if base.held_out else PAIRS, generator=rng)[:PAIRS]
+        products = []
+        for part in rows.split(recipe.batch):
+            drawn = base.held_out[1](part, rng) if base.held_out else base.draw(len(part), rng)
+            prompt, bias, _ = loss.answers(*drawn, pairs, rng)
+            both = ((prompt, bias), (prompt, prompt), (bias, bias))
+            products.append(torch.stack([(a * b).cpu().double().flatten(1).sum(1) for a, b in both]))
+        shared, own, whole = torch.cat(products, 1)
+        low, high = pairs.sigma_range
+        gain = fitted_gain(shared, own)
+        shares = [
+            float((2 * g * shared - g**2 * own).sum() / whole.sum().clamp(min=1e-300)) for g in (1.0, gain)
+        ]
+        found.append(Band((below or low) ** 0.5 * low**0.5, gain, *shares))
+        below = high
+    for band in found:
+        log.info(
+            "sigma from %.4g: explained %.3f %%, %.3f %% with its gain of %.2f",
+            band.sigma, 100 * band.explained, 100 * band.applied, band.gain,
+        )  # fmt: skip
+    if not any(band.gain for band in found):
+        log.warning(
+            "the network explains nothing of the model's bias on samples it was not trained on, so its file "
+            "will correct nothing; train longer, on more pictures, or leave this model as it is"
+        )
+    return tuple(found)
+
+
+def fitted_gain(shared: Tensor, own: Tensor) -> float:
+    """Return by which factor prompts v come nearest to biases Phi: <v, Phi> / <v, v>, within 0 to 1.
+
+    0 as well where <v, Phi> is not above 0 by SURE standard errors, so that chance corrects nothing.
+
+    Shapes:  shared, own [B]: <v, Phi> and <v, v> of each sample.
+    """
+    total, error = shared.sum(), shared.std() * len(shared) ** 0.5
+    return min(float(total / own.sum()), 1.0) if total > SURE * error else 0.0
 
 
 def karras_levels(steps: int, least: float, most: float, rho: float = 7.0) -> tuple[float, ...]:

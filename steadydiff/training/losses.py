@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..denoiser import Space, signal_level
+from ..methods.antibias_prompt import input_scale
 
 GROUP = 16  # samples of one noise level among which the contrastive loss tells apart
 
@@ -45,6 +47,15 @@ def contrastive(prompt: Tensor, bias: Tensor) -> Tensor:
 
 LOSSES: dict[str, Metric] = {"l2": l2, "l1": l1, "contrastive": contrastive}
 
+DEGREES = {"l2": 2, "l1": 1, "contrastive": 0}
+"""A loss of s times as large prompts and biases is s to this power times as large."""
+
+Weight = Literal["ve", "vp"]
+"""In which units a bias is weighed by the signal-to-noise ratio: "ve" those of the state, "vp" those of the
+base model's input scaling. On flow models they are one."""
+
+WEIGHTS: tuple[Weight, ...] = get_args(Weight)
+
 
 def snr_weight(sigma: Tensor, space: Space, cap: float) -> Tensor:
     """Return the signal-to-noise ratio (alpha / sigma)², at most `cap`.
@@ -54,3 +65,20 @@ def snr_weight(sigma: Tensor, space: Space, cap: float) -> Tensor:
              all of the weight; about 5 is what trains well.
     """
     return (signal_level(sigma, space) / sigma).square().clamp(max=cap)
+
+
+def prompt_weight(
+    sigma: Tensor, space: Space, cap: float, sigma_data: float = 1.0, degree: int = 2, weight: Weight = "ve"
+) -> Tensor:
+    """Return what the loss of a prompt and a bias in the base model's input scaling weighs.
+
+    The paper weighs the bias Phi of the state by the signal-to-noise ratio. Prompt and bias here are
+    sqrt(sigma² + sigma_data²) times as small on "ve" models, which has to be made up for: squared for l2, so
+    that the weight is min(SNR, cap)·(sigma² + sigma_data²). Without ("vp") high noise hardly counts.
+
+    Shapes:  sigma, the level at which the step arrived, and result [B].
+    Units:   degree is the loss's, see DEGREES.
+    Source:  Zhang et al., ICLR 2025, equations 11 and 12; the cap is ours, see snr_weight.
+    """
+    ratio = snr_weight(sigma, space, cap)
+    return ratio if weight == "vp" else ratio * input_scale(sigma, space, sigma_data) ** degree

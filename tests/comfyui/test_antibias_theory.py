@@ -14,8 +14,17 @@ from steadydiff.denoiser import Run, per_sample, signal_level
 from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel, exposure_bias, input_scale
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork, attention_at
 from steadydiff.samplers import gaussian_denoiser, sample_euler
-from steadydiff.training.antibias import PLAN, Base, PromptLoss, Recipe, explained, karras_levels
+from steadydiff.training.antibias import (
+    PLAN,
+    Base,
+    PromptLoss,
+    Recipe,
+    explained,
+    karras_levels,
+    measure_bands,
+)
 from steadydiff.training.loop import fit
+from steadydiff.training.losses import prompt_weight
 
 LEVELS = {"ve": karras_levels(10, 0.05, 10.0), "flow": tuple(i / 10 for i in range(10, -1, -1))}
 SIZE = (1, 8, 8)
@@ -108,6 +117,53 @@ def test_a_network_finds_most_of_a_planted_bias_and_brings_samples_nearer_the_da
     assert corrected < 0.5 * plain
 
 
+def smooth(x):
+    """The sum of 3 x 3 neighbours over 3, on a torus: of unit variance for white noise."""
+    return 3 * F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="circular"), 3, 1)
+
+
+def test_the_default_recipe_finds_half_of_what_high_noise_hides_and_leaves_the_rest_alone(tmp_path):
+    """An error that depends on the state, above sigma 2 only; 2 % of a step's bias there can be known."""
+    levels, exact = karras_levels(10, 0.05, 20.0), gaussian_denoiser(0.0, 0.5, "ve")
+
+    def planted(x, sigma, _):
+        error = 0.115 * torch.tanh(smooth(x / per_sample((sigma**2 + 1) ** 0.5, x)))
+        return exact(x, sigma) + per_sample((sigma > 2).float(), x) * error
+
+    def draw(n, rng):
+        return 0.5 * torch.randn((n, *SIZE), generator=rng), None
+
+    base, recipe = Base("ve", (levels,), draw, planted), Recipe()
+    torch.manual_seed(0)
+    network = PromptNetwork(PromptConfig(1, 8, (1, 1), 1, ()))
+    plan = replace(PLAN, steps=2000)
+    trained = fit(network, PromptLoss(network, base, recipe), plan, tmp_path / "state.safetensors")
+    bands = measure_bands(trained, base, recipe, seed=1)
+
+    rng, loss, found, possible = torch.Generator().manual_seed(2), PromptLoss(trained, base, recipe), [], []
+    for band, pairs in zip(bands, loss.pairs.bands(len(levels)), strict=True):
+        hidden = float(pairs.sigma[0]) > 2
+        assert hidden or band.gain == 0
+        if hidden:
+            x0, _ = draw(1024, rng)
+            with torch.no_grad():
+                prompt, bias, _ = loss.answers(x0, None, pairs, rng)
+            found.append(explained(band.gain * prompt, bias, torch.ones(1024)).item())
+            possible.append(known_share(base, exact, pairs, rng))
+    assert len(found) == 5 and 0.018 < sum(possible) / 5 < 0.022
+    assert sum(found) > 0.5 * sum(possible)
+
+
+def known_share(base, exact, pairs, rng):
+    """Share of the bias after these steps that one could know who knows the planted error."""
+    x0, _ = base.draw(4096, rng)
+    sigma, sigma_next = pairs.draw(len(x0), rng)
+    x = x0 + per_sample(sigma, x0) * torch.randn(x0.shape, generator=rng)
+    planted = base.denoise(x, sigma, None)
+    known, bias = (exposure_bias(clean, planted, sigma, sigma_next) for clean in (exact(x, sigma), x0))
+    return explained(known, bias, torch.ones(len(x0))).item()
+
+
 def shares(network, base, exact):
     """Share of the bias a network explains on fresh samples; None: one that knows all that can be known."""
     loss, rng = PromptLoss(torch.nn.Linear(1, 1), base, Recipe()), torch.Generator().manual_seed(7)
@@ -122,7 +178,7 @@ def shares(network, base, exact):
     planted = base.denoise(x, sigma, None)
     known = exposure_bias(exact(x, sigma), planted, sigma, sigma_next) / scale
     bias = exposure_bias(x0, planted, sigma, sigma_next) / scale
-    weight = (signal_level(sigma_next, base.space) / sigma_next).square().clamp(max=5.0)
+    weight = prompt_weight(sigma_next, base.space, 5.0)
     return explained(known, bias, weight).item()
 
 

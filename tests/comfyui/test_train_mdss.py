@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -137,7 +138,7 @@ def test_all_weights_become_a_checkpoint_and_the_model_stays_as_it_is(
 ):
     model, file = families[family], tmp_path / "made.safetensors"
     before = {name: value.clone() for name, value in model.model.state_dict().items()}
-    plan = node.replace(node.PLAN, steps=2, lr=0.01)
+    plan = replace(node.PLAN, steps=2, lr=0.01)
     wanted = node.Wanted(None, 4, 4, True, 0, False)
     state = tmp_path / "state.safetensors"
     node.train(model, lambda: samples_of(model), family, wanted, plan, file, state, {})
@@ -249,7 +250,7 @@ def test_models_that_cannot_be_trained_are_refused_by_name(families, node, finet
         ({}, "small takes the variant posterior or ddim"),
         ({"k": 999}, "has 1000, so k is"),
     ):
-        asked = node.replace(wanted, **({"variant": None} if change else {}), **change)
+        asked = replace(wanted, **({"variant": None} if change else {}), **change)
         with pytest.raises(Exception, match=sentence):
             node.train(families["SD15"], pytest.fail, "small", asked, node.PLAN, None, None, {})
 

@@ -1,6 +1,7 @@
 """The file of an anti-bias model: what is written is read, and anything else is refused with a sentence."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from steadydiff.errors import CheckpointError
 from steadydiff.files.antibias import KIND, VERSION, Card, load_prompt, save_prompt
 from steadydiff.files.checkpoints import HEADER_KEY
+from steadydiff.methods.antibias_prompt import Band
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork
 
 CARD = Card(
@@ -46,6 +48,18 @@ def test_what_is_written_is_read(path):
     assert card.model(network).sigma_range == (0.03, 14.0)
 
 
+def test_bands_are_kept_and_files_without_them_are_as_before(path):
+    card = load_prompt(path)[1]
+    assert card.bands == card.model(None).bands == ()
+    bands = (Band(0.03, 0.0, -0.01), Band(2.0, 0.7, 0.02))
+    save_prompt(path, load_prompt(path)[0], replace(CARD, bands=bands))
+    assert load_prompt(path)[1].bands == load_prompt(path)[1].model(None).bands == bands
+    header = header_of(path)
+    del header["card"]["bands"]  # as earlier versions wrote it
+    with_header(path, header)
+    assert load_prompt(path)[1] == CARD
+
+
 def test_loading_moves_no_random_numbers(path):
     torch.manual_seed(3)
     expected = torch.rand(1)
@@ -64,6 +78,11 @@ def test_loading_moves_no_random_numbers(path):
         ("card", {"sigma_data": 0}, "does not know"),
         ("card", {"licence": {}}, "does not know"),
         ("card", {"novelty": 1}, "novelty"),
+        ("card", {"bands": [{"sigma": 0.1, "gain": 1.5}]}, "gain of 0 to 1"),
+        ("card", {"bands": [{"sigma": 0.1, "gain": 1.0, "novelty": 1}]}, "novelty"),
+        ("card", {"bands": [{"sigma": 1.0, "gain": 1.0}, {"sigma": 0.1, "gain": 1.0}]}, "not in order"),
+        ("card", {"bands": 3}, "does not know"),
+        ("card", {"bands": [{"sigma": 0.1, "gain": "x"}]}, "does not know"),
         ("network", {"novelty": 1}, "novelty"),
         ("network", {"channels": 10**9}, "up to 4096 channels"),
         ("network", {"channels": 4096, "blocks": 2}, "its weights are not those"),

@@ -9,7 +9,9 @@ from steadydiff.denoiser import Run, add_noise
 from steadydiff.errors import SettingsError
 from steadydiff.methods.antibias_prompt import (
     AntiBiasPrompt,
+    Band,
     PromptModel,
+    band_gain,
     exposure_bias,
     exposure_bias_vp,
     input_scale,
@@ -26,8 +28,8 @@ def shift(x):
     return torch.ones_like(x)
 
 
-def method(network=shift, target="phi", space="ve", sigma_range=(0.0, math.inf), **settings):
-    return AntiBiasPrompt(PromptModel(network, target, space, 1.0, sigma_range), **settings)
+def method(network=shift, target="phi", space="ve", sigma_range=(0.0, math.inf), bands=(), **settings):
+    return AntiBiasPrompt(PromptModel(network, target, space, 1.0, sigma_range, bands), **settings)
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])
@@ -116,6 +118,29 @@ def test_a_residual_is_multiplied_by_the_steps_fraction():
 def test_it_acts_only_where_it_may(bounds):
     once = 2**0.5
     assert states(method(**bounds)) == pytest.approx([0.0, 0.0, once, once])
+
+
+def test_gains_are_those_of_the_level_and_a_gain_of_0_asks_no_network():
+    bands = (Band(0.2, 0.5), Band(1.0, 0.0), Band(3.0, 1.0))
+    sigma = torch.tensor([0.1, 0.2, 0.99, 1.0, 2.9, 3.0, 50.0])
+    assert band_gain(sigma, bands).tolist() == [0.5, 0.5, 0.5, 0.0, 0.0, 1.0, 1.0]
+    assert band_gain(sigma, ()).tolist() == [1.0] * 7
+    asked = []
+
+    def network(x):
+        asked.append(x)
+        return torch.ones_like(x)
+
+    one = method(network, "phi", "ve", (0.0, math.inf), bands)
+    first, last = math.hypot(4, 1), 0.5 * math.hypot(0.25, 1)
+    assert states(one) == pytest.approx([0.0, first, first, first + last]) and len(asked) == 2
+    nothing = method(network, "phi", "ve", (0.0, math.inf), (Band(0.0, 0.0),))
+    wrapped = nothing.wrap(lambda x, sigma: x, RUN)
+    x = torch.full((1, 1, 2), -0.0)
+    for level in RUN.sigmas[:-1]:
+        wrapped(x, torch.tensor([level]))
+    assert torch.equal(x.signbit(), torch.ones(1, 1, 2, dtype=torch.bool))
+    assert len(asked) == 2 and wrapped.applied == 0
 
 
 def test_the_state_is_written_in_place_and_counted():

@@ -20,7 +20,9 @@ from steadydiff.training.antibias import (
     Recipe,
     StepPairs,
     explained,
+    fitted_gain,
     karras_levels,
+    measure_bands,
     simulate,
     train_prompt,
 )
@@ -99,9 +101,128 @@ def test_the_weight_is_the_signal_to_noise_ratio_up_to_its_cap():
     assert losses.snr_weight(sigma[:2], "flow", math.inf).tolist() == pytest.approx([81.0, 1.0])
 
 
+@pytest.mark.parametrize(("loss", "power"), [("l2", 2), ("l1", 1)])
+@pytest.mark.parametrize("space", ["ve", "flow"])
+def test_the_loss_is_the_papers_weight_on_its_own_bias(space, loss, power):
+    """Equations 11 and 12: SNR(sigma')·d(v, Phi), with v and Phi in the units of the state."""
+    rng, sigma, cap = torch.Generator().manual_seed(1), torch.tensor([0.05, 0.4, 0.9]), 5.0
+    sigma = sigma if space == "flow" else torch.tensor([0.05, 2.0, 20.0])
+    phi, prompt = torch.randn((2, 3, 2, 4, 4), generator=rng)
+    alpha = 1 - sigma if space == "flow" else torch.ones(3)
+    wanted = (alpha / sigma).square().clamp(max=cap) * (prompt - phi).abs().pow(power).mean((1, 2, 3))
+    scale = torch.ones(3) if space == "flow" else (sigma**2 + 0.5**2).sqrt()
+    scaled = [x / scale.view(-1, 1, 1, 1) for x in (prompt, phi)]
+    weight = losses.prompt_weight(sigma, space, cap, 0.5, losses.DEGREES[loss])
+    torch.testing.assert_close(weight * losses.LOSSES[loss](*scaled), wanted)
+
+
+def test_high_noise_counts_as_in_the_paper():
+    sigma = torch.tensor([0.1, 10.0])
+    found = losses.prompt_weight(sigma, "ve", 5.0, 0.5)
+    assert found.tolist() == pytest.approx([5 * (0.01 + 0.25), 0.01 * (100 + 0.25)])
+    assert torch.equal(
+        losses.prompt_weight(sigma, "ve", 5.0, 0.5, weight="vp"), losses.snr_weight(sigma, "ve", 5.0)
+    )
+
+
+def test_a_training_steps_loss_has_that_weight():
+    """Of an untrained network, whose prompt is 0: the weighted bias itself."""
+    base = base_of()
+    loss = PromptLoss(PromptNetwork(TINY), base, Recipe(batch=256))
+    x0, _ = base.draw(256, rng := torch.Generator().manual_seed(4))
+    noise = torch.randn(x0.shape, generator=rng)
+    sigma, sigma_next = loss.pairs.draw(256, rng)
+    _, bias = simulate(base, x0, None, noise, sigma, sigma_next)
+    wanted = losses.prompt_weight(sigma_next, "ve", 5.0) * bias.square().mean((1, 2, 3))
+    found = loss(torch.Generator().manual_seed(4), 4)["loss"]
+    torch.testing.assert_close(found, wanted.mean())
+
+
+@pytest.mark.parametrize("levels", [3, 40])
+def test_bands_are_the_levels_or_equal_shares_of_them(levels):
+    pairs = StepPairs.of([karras_levels(levels + 2, 0.05, 10.0), karras_levels(levels + 2, 0.05, 10.0)])
+    bands = pairs.bands(8)
+    assert len(bands) == min(levels + 1, 8)
+    assert torch.equal(torch.cat([b.sigma_next for b in bands]), pairs.sigma_next)
+    assert all(a.sigma_range[1] < b.sigma_range[0] for a, b in zip(bands, bands[1:], strict=False))
+    shares = [float(band.share[-1]) for band in bands]
+    assert sum(shares) == pytest.approx(1) and max(shares) < 1.5 * min(shares)
+    sigma, sigma_next = bands[1].draw(64, torch.Generator().manual_seed(0))
+    assert sigma_next.min() >= bands[1].sigma_range[0] and sigma_next.max() <= bands[1].sigma_range[1]
+
+
+def test_gains_by_hand():
+    own = torch.full((16,), 2.0)
+    assert fitted_gain(torch.full((16,), 1.0), own) == 0.5
+    assert fitted_gain(torch.full((16,), 3.0), own) == 1.0
+    assert fitted_gain(torch.full((16,), -1.0), own) == 0.0
+    chance = torch.tensor([1.0, -0.8] * 8)  # its mean of .1 has an error of .23
+    assert fitted_gain(chance, own) == 0.0
+    assert fitted_gain(torch.zeros(16), torch.zeros(16)) == 0.0
+
+
+class Known(nn.Module):
+    """Answers along the planted error of `high`, at all levels, and much too strongly."""
+
+    def __init__(self):
+        super().__init__()
+        self.size = nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, x):
+        return self.size * 0.1 * x
+
+
+def test_levels_with_nothing_to_learn_get_no_correction_and_the_others_their_gain(caplog):
+    """The error is there from sigma 2 up, so steps that leave from there have it; none is below."""
+
+    def high(x, sigma, _):
+        return exact(x, sigma) - (sigma > 2).float().view(-1, 1, 1, 1) * 0.1 * x / (
+            1 + sigma.view(-1, 1, 1, 1)
+        )
+
+    exact = gaussian_denoiser(0.3, STD, "ve")
+    base = replace(base_of(), denoise=high)
+    caplog.set_level("INFO", logger="steadydiff")
+    bands = measure_bands(Known(), base, Recipe(), seed=1)
+    assert [band.sigma for band in bands][0] == pytest.approx(LEVELS[7])
+    assert all(low.sigma < high.sigma for low, high in zip(bands, bands[1:], strict=False))
+    learnable = [above > 2 for above in LEVELS[6::-1]]
+    gains = [band.gain for band in bands]
+    assert [gain > 0 for gain in gains] == learnable and True in learnable and False in learnable
+    assert caplog.text.count("explained") == len(bands) and "explains nothing" not in caplog.text
+
+
+def test_what_is_explained_is_measured_on_samples_held_out():
+    base, asked = base_of(bias=lambda d: 0.9 * d), []
+
+    def kept(rows, rng):
+        asked.append(rows)
+        return base.draw(len(rows), rng)
+
+    measure_bands(Known(), replace(base, held_out=(40, kept), draw=None), Recipe(batch=16), seed=1)
+    per_band = len(asked) // 7
+    assert all(
+        sorted(torch.cat(asked[i : i + per_band]).tolist()) == list(range(40))
+        for i in range(0, len(asked), per_band)
+    )
+
+
+def test_a_network_that_explains_nothing_says_so(caplog):
+    bands = measure_bands(PromptNetwork(TINY), base_of(), Recipe(), seed=1)
+    assert {(band.gain, band.explained) for band in bands} == {(0.0, 0.0)}
+    assert "explains nothing of the model's bias" in caplog.text
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [{"target": "psi"}, {"loss": "l3"}, {"snr_cap": 0.0}, {"batch": 24, "loss": "contrastive"}, {"batch": 0}],
+    [
+        {"target": "psi"},
+        {"loss": "l3"},
+        {"weight": "vq"},
+        {"snr_cap": 0.0},
+        {"batch": 24, "loss": "contrastive"},
+        {"batch": 0},
+    ],
     ids=str,
 )
 def test_recipes_without_sense_are_refused(wrong):

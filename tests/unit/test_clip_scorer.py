@@ -1,4 +1,4 @@
-"""The CLIP scorer without a CLIP: what it remembers, what it refuses. Real ones: tests/comfyui/test_arpo.py."""
+"""The CLIP scorer without a CLIP: what it remembers, what it refuses. Real ones: tests/comfyui."""
 
 import sys
 from types import SimpleNamespace

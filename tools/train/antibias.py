@@ -17,11 +17,19 @@ from steadydiff.files.antibias import Card, save_prompt
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork, attention_at
 from steadydiff.tinyworld import base as tinyworld
 from steadydiff.tinyworld.files import VARIANTS
-from steadydiff.training.antibias import PLAN, Recipe, StepPairs, train_prompt
+from steadydiff.training.antibias import (
+    FEWEST,
+    MOST,
+    PLAN,
+    Recipe,
+    StepPairs,
+    measure_bands,
+    train_prompt,
+)
 from steadydiff.training.distributed import team
 from steadydiff.training.loop import Plan
-from steadydiff.training.losses import LOSSES
-from tools.train.command import check_base, run_training, training_parser
+from steadydiff.training.losses import LOSSES, WEIGHTS
+from tools.train.command import check_base, plan_of, run_training, training_parser
 
 BASES = {f"tinyworld:{variant}": variant for variant in VARIANTS}
 LATENT_SIZE = 8  # of the tiny world
@@ -32,9 +40,15 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--target", default=Recipe.target, help="residual or phi")
     top.add_argument("--loss", default=Recipe.loss, help=", ".join(LOSSES))
     top.add_argument("--snr-cap", type=float, default=Recipe.snr_cap, help="inf: the paper's weight")
-    top.add_argument("--sample-steps", default="8-50", help="numbers of steps sampled with: 8-50, or 10,20")
-    top.add_argument("--channels", type=int, default=16, help="width; the paper's: 32, 64, 16 (small)")
-    top.add_argument("--mult", default="2,2,2", help="times the width, one per resolution")
+    top.add_argument("--weight", default=Recipe.weight, help=", ".join(WEIGHTS))
+    top.add_argument(
+        "--sample-steps", default=f"{FEWEST}-{MOST}", help="numbers of steps sampled with: 8-50, or 10,20"
+    )
+    top.add_argument(
+        "--channels", type=int, default=PromptConfig.channels, help="width; the paper's: 32, 64, 16 (small)"
+    )
+    mult = ",".join(map(str, PromptConfig.channel_mult))
+    top.add_argument("--mult", default=mult, help="times the width, one per resolution")
     top.add_argument("--blocks", type=int, default=PromptConfig.blocks, help="per resolution")
     return top
 
@@ -44,10 +58,8 @@ def main(arguments: list[str]) -> int:
 
 
 def train(options: argparse.Namespace, command: str) -> None:
-    recipe = Recipe(options.target, options.loss, options.snr_cap, options.batch)
-    plan = replace(
-        PLAN, steps=options.steps, lr=options.lr, ema=options.ema, seed=options.seed, keep_every=2000
-    )
+    recipe = Recipe(options.target, options.loss, options.snr_cap, options.batch, options.weight)
+    plan = replace(plan_of(options, PLAN), keep_every=2000)
     about = {"command": command, "sample_steps": options.sample_steps}
     way = train_on_checkpoint if check_base(options, BASES) else train_on_tinyworld
     way(options, recipe, plan, about)
@@ -81,11 +93,13 @@ def train_on_tinyworld(options: argparse.Namespace, recipe: Recipe, plan: Plan, 
     logging.info("%s parameters", f"{sum(w.numel() for w in network.parameters()):,}")
     state = options.work / f"{variant}-{options.out.stem}.safetensors"
     trained = train_prompt(network, base, recipe, plan, state)
+    bands = measure_bands(trained, base, recipe, plan.seed)
     card = Card(
         target=recipe.target,
         space=base.space,
         sigma_data=base.sigma_data,
         sigma_range=StepPairs.of(base.schedules).sigma_range,
+        bands=bands,
         base=options.base,
         base_sha256=tinyworld.sha256(variant),
         family=f"TinyWorld{variant.capitalize()}",
@@ -93,8 +107,7 @@ def train_on_tinyworld(options: argparse.Namespace, recipe: Recipe, plan: Plan, 
         training={
             **about,
             "data": "drawings of the tiny world, those its base model was trained on",
-            "steps": plan.steps,
-            "ema": plan.ema,
+            **plan.facts,
             "recipe": vars(recipe),
         },
         licence="MIT",

@@ -59,16 +59,22 @@ class HostBase:
         }
         return [known[text] for text in texts]
 
-    def latents(self, pictures: Sequence[Path], size: int, work: Path) -> Tensor:
-        """Clean latents [N, C, *S] of the pictures, size x size pixels, kept in `work` for the next time."""
+    def latents(self, pictures: Sequence[Path], size: int, work: Path, flip: bool = False) -> Tensor:
+        """Clean latents [N, C, *S] of the pictures, size x size pixels, kept in `work` for the next time.
+
+        flip: each is followed by that of its mirror image
+        """
         facts = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in pictures]
-        key = hashlib.sha256(json.dumps([self.sha256, size, facts]).encode()).hexdigest()[:16]
+        known = [self.sha256, size, facts] + [flip] * flip
+        key = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
         file = work / f"latents-{key}.safetensors"
         if not file.is_file():
             logging.info("encoding %d pictures", len(pictures))
             parts = []
             for at in range(0, len(pictures), ENCODE_BATCH):
                 batch = [fitted(path, size) for path in pictures[at : at + ENCODE_BATCH]]
+                if flip:
+                    batch = [way for picture in batch for way in (picture, picture.flip(1))]
                 parts.append(self.vae.encode(torch.stack(batch)).cpu())
             with whole_file(file, by=str(team().rank)) as draft:
                 save_file({"latents": torch.cat(parts)}, draft)
@@ -111,8 +117,9 @@ def train_on(options: argparse.Namespace, module: str, whole: bool, train: Calla
     node = importlib.import_module(f"{PACK}.nodes.{module}")
 
     def samples():
-        clean = base.latents(pictures, options.size, options.work)
-        return node.Samples(clean, base.captions(texts), base.captions([""])[0])
+        clean = base.latents(pictures, options.size, options.work, options.flip)
+        captions = [caption for caption in base.captions(texts) for _ in range(1 + options.flip)]
+        return node.Samples(clean, captions, base.captions([""])[0])
 
     with pack_errors(), torch.inference_mode():  # as the host runs nodes
         train(node, base, samples)

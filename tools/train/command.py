@@ -5,6 +5,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,12 +32,23 @@ def training_parser(
     top.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors to write")
     top.add_argument("--work", type=Path, default=Path("output") / name, help="folder of state and cache")
     top.add_argument("--steps", type=int, default=plan.steps, help="optimiser steps in all")
+    top.add_argument("--flip", action="store_true", help="with pictures: train on mirror images as well")
     top.add_argument("--batch", type=int, default=batch)
+    top.add_argument("--accumulate", type=int, default=plan.accumulate, help="batches in a step")
     top.add_argument("--lr", type=float, default=plan.lr)
+    top.add_argument("--warmup", type=int, default=plan.warmup, help="steps of rising rate")
+    top.add_argument(
+        "--decay", type=float, default=plan.decay, help="last part of the steps, of falling rate"
+    )
     top.add_argument("--ema", type=float, default=plan.ema, help="decay of the average; warmed up")
     top.add_argument("--seed", type=int, default=plan.seed)
     top.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
     return top
+
+
+def plan_of(options: argparse.Namespace, plan: Plan) -> Plan:
+    """Return the plan that the options ask for."""
+    return replace(plan, **{name: getattr(options, name) for name in plan.facts})
 
 
 def run_training(
@@ -66,6 +78,8 @@ def run_training(
 def check_base(options: argparse.Namespace, bases: Iterable[str]) -> bool:
     """Whether --base is a checkpoint; SettingsError if it is neither one with pictures nor one of `bases`."""
     if options.base in bases:
+        if options.flip:
+            raise SettingsError("captions of the tiny world say left and right; leave --flip out")
         return False
     if options.images is None:
         raise SettingsError(

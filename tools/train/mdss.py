@@ -8,7 +8,6 @@ latents as well. FILE is an ordinary checkpoint, or with --lora a LoRA, with the
 import argparse
 import logging
 import sys
-from dataclasses import replace
 
 import torch
 
@@ -19,7 +18,7 @@ from steadydiff.tinyworld.finetune import BASES, load_base, save_finetuned
 from steadydiff.training.distributed import team
 from steadydiff.training.loop import Plan
 from steadydiff.training.mdss import PLAN, Recipe, train_mdss, variant_for
-from tools.train.command import check_base, run_training, training_parser
+from tools.train.command import check_base, plan_of, run_training, training_parser
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,7 +38,7 @@ def main(arguments: list[str]) -> int:
 def train(options: argparse.Namespace, command: str) -> None:
     if options.lora < 0:
         raise SettingsError(f"--lora is a rank of 1 or more, or 0 for all weights; got {options.lora}")
-    plan = replace(PLAN, steps=options.steps, lr=options.lr, ema=options.ema, seed=options.seed)
+    plan = plan_of(options, PLAN)
     way = train_on_checkpoint if check_base(options, BASES) else train_on_tinyworld
     way(options, plan, {"command": command})
     if not team().rank:
@@ -70,7 +69,7 @@ def train_on_tinyworld(options: argparse.Namespace, plan: Plan, about: dict) -> 
     state = options.work / f"{BASES[options.base]}-{options.out.stem}.safetensors"
     trained = train_mdss(model, base, recipe, plan, state)
     if not team().rank:
-        facts = {**about, "steps": plan.steps, "ema": plan.ema, "recipe": vars(recipe)}
+        facts = {**about, **plan.facts, "recipe": vars(recipe)}
         save_finetuned(options.out, trained, base, recipe, facts)
 
 

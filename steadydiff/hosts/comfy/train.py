@@ -17,10 +17,19 @@ from torch import Tensor
 
 from ...errors import HostError, SettingsError
 from ...files.antibias import Card
+from ...methods.antibias_prompt import Band
 from ...model_names import name_of
 from ...networks.antibias_prompt import PromptNetwork
 from ...networks.xi_head import patch_of
-from ...training.antibias import UNCONDITIONAL, Base, Recipe, StepPairs, train_prompt
+from ...training.antibias import (
+    UNCONDITIONAL,
+    Base,
+    Recipe,
+    StepPairs,
+    held_out,
+    measure_bands,
+    train_prompt,
+)
 from ...training.loop import OnStep, Plan
 from .drift import Inner, Setup, inside_run, without_ours
 
@@ -85,13 +94,17 @@ class Samples:
                 "the latents hold values that are not finite numbers; encode the pictures again"
             )
 
-    def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw n samples: their places, and those of their captions, -1 where there shall be none."""
-        rows = torch.randint(len(self.clean), (n,), generator=rng)
+    def draw(self, n: int, rng: torch.Generator, among: int | None = None) -> tuple[Tensor, Tensor]:
+        """Draw n samples, of the first so many or of all: their places, and those of their captions."""
+        rows = torch.randint(len(self.clean) if among is None else among, (n,), generator=rng)
+        return rows, self.captioned(rows, rng)
+
+    def captioned(self, rows: Tensor, rng: torch.Generator) -> Tensor:
+        """Return the places of these samples' captions, -1 where there shall be none."""
         captions = rows % len(self.captions)
         if self.empty is not None:
-            captions[torch.rand(n, generator=rng) < UNCONDITIONAL] = -1
-        return rows, captions
+            captions[torch.rand(len(rows), generator=rng) < UNCONDITIONAL] = -1
+        return captions
 
     def conditioning(self, captions: Tensor) -> Conditioning:
         """Join the captions at these places."""
@@ -141,8 +154,9 @@ def train_on_model(
     plan: Plan,
     state: Path,
     on_step: OnStep,
-) -> PromptNetwork:
-    """Train in place on a model without our corrections and without guidance; return the moving average.
+) -> tuple[PromptNetwork, tuple[Band, ...]]:
+    """Train in place on a model without our corrections and without guidance; return the moving average, and
+    what it explains of samples held out.
 
     setup:     cfg 1; its sampler is not used
     schedules: noise levels of whole runs
@@ -150,27 +164,47 @@ def train_on_model(
     Raises:  SettingsError before the first step; HostError for a model whose states we do not know.
     """
     samples.check(setup.model)
-    trained: list[PromptNetwork] = []
+    trained: list[tuple[PromptNetwork, tuple[Band, ...]]] = []
+    data = samples.latents(setup.model)
+    count = len(data) - held_out(len(data))
+
+    def draw(n: int, rng: torch.Generator) -> tuple[Tensor, Conditioning]:
+        rows, captions = samples.draw(n, rng, count)
+        return data[rows], samples.conditioning(captions)
+
+    def kept(rows: Tensor, rng: torch.Generator) -> tuple[Tensor, Conditioning]:
+        rows = rows + count
+        return data[rows], samples.conditioning(samples.captioned(rows, rng))
 
     def work(inner: Inner, x: Tensor) -> None:
         # The host runs nodes in inference mode, whose tensors training must not touch.
         with torch.inference_mode(False), torch.enable_grad():
-            draw, run = _draw(setup, samples), setup.run
-            base = Base(run.space, schedules, draw, _denoise(inner), setup.sigma_data, run.noise)
+            run = setup.run
+            kind = run.space, schedules, draw, _denoise(inner), setup.sigma_data, run.noise
+            base = Base(*kind, held_out=(len(data) - count, kept))
             network.to(x.device)
-            trained.append(train_prompt(network, base, recipe, plan, state, on_step))
+            found = train_prompt(network, base, recipe, plan, state, on_step)
+            trained.append((found, measure_bands(found, base, recipe, plan.seed)))
 
     inside_run(setup, without_ours(setup), torch.zeros_like(samples.clean[:1]), plan.seed, work)
-    return trained[0].cpu()
+    [(found, bands)] = trained
+    return found.cpu(), bands
 
 
-def card_for(setup: Setup, recipe: Recipe, schedules: tuple[tuple[float, ...], ...], training: dict) -> Card:
+def card_for(
+    setup: Setup,
+    recipe: Recipe,
+    schedules: tuple[tuple[float, ...], ...],
+    bands: tuple[Band, ...],
+    training: dict,
+) -> Card:
     """Return what a file must say of a network that was trained on this model."""
     return Card(
         target=recipe.target,
         space=setup.space,
         sigma_data=setup.sigma_data,
         sigma_range=StepPairs.of(schedules).sigma_range,
+        bands=bands,
         base=type(setup.model.model).__name__,
         training=training,
         **names_of(setup.model),
@@ -183,16 +217,6 @@ def names_of(model: Any) -> dict[str, str]:
         "family": type(model.model.model_config).__name__,
         "latent_format": type(model.get_model_object("latent_format")).__name__,
     }
-
-
-def _draw(setup: Setup, samples: Samples) -> Callable[[int, torch.Generator], tuple[Tensor, Any]]:
-    data = samples.latents(setup.model)
-
-    def draw(n: int, rng: torch.Generator) -> tuple[Tensor, Conditioning]:
-        rows, captions = samples.draw(n, rng)
-        return data[rows], samples.conditioning(captions)
-
-    return draw
 
 
 def _denoise(inner: Inner) -> Callable[[Tensor, Tensor, Any], Tensor]:
