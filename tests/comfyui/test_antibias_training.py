@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tools.launch.inprocess import defaults_of
+from tools.train.antibias import parser
 
 
 @pytest.fixture
@@ -144,6 +145,61 @@ def test_lists_and_pictures_are_samples_too(given, pack, train, conds, host):
     changes = {"images": [torch.rand(8, 64, 64, 3)], "vae": [vae], "empty": [conds["negative"]]}
     _, losses = train(lists={"samples": None, **changes})
     assert len(losses["loss"]) == 2
+
+
+def test_pictures_are_trained_on_with_their_mirror_images(pack, train, conds):
+    module = sys.modules[pack["SteadyDiffTrainAntiBias"].__module__]
+    pictures = torch.rand(4, 8, 8, 3)
+    both = module.with_mirrored(pictures)
+    assert torch.equal(both[::2], pictures) and torch.equal(both[1::2], pictures.flip(2))
+
+    class Vae:
+        def encode(self, pixels):
+            return pixels.movedim(-1, 1)[:, :1].expand(-1, 4, -1, -1)
+
+    captions = [conds[name] for name in ("positive", "third", "positive", "third")]
+    chosen = module.samples_of(captions, None, list(pictures.split(1)), [Vae()], None, [True])
+    assert torch.equal(chosen.clean[:, 0], both[..., 0])
+    assert [caption is conds["positive"] for caption in chosen.captions] == [True, True, False, False] * 2
+    one = module.samples_of(captions[:1], None, [pictures], [Vae()], None, [True])
+    assert len(one.captions) == 1 and len(one.clean) == 8
+    with pytest.raises(ValueError, match="flip mirrors pictures; connect images"):
+        train(flip=True)
+
+
+def test_plans_come_from_the_widgets_and_old_workflows_get_the_defaults(train):
+    widgets = {"accumulate": 2, "warmup": 3, "decay": 0.25, "ema": 0.5, "weight": "vp"}
+    training = train(name="chosen", **widgets)[0].card.training
+    assert {name: training[name] for name in widgets if name != "weight"} | {
+        "weight": training["recipe"]["weight"]
+    } == widgets
+    plan = sys.modules["custom_nodes_x_SteadyDiff.steadydiff.training.antibias"].PLAN
+    absent = dict.fromkeys(widgets, None)  # ComfyUI leaves out what an older workflow does not have
+    found = train(name="old", lists=absent)[0].card.training
+    assert {name: found[name] for name in plan.facts if name not in ("steps", "lr", "seed")} == {
+        name: value for name, value in plan.facts.items() if name not in ("steps", "lr", "seed")
+    }
+    assert found["recipe"]["weight"] == "ve"
+
+
+def test_the_card_says_what_was_found_at_each_level(train, caplog):
+    caplog.set_level("INFO", logger="steadydiff")
+    card = train()[0].card
+    assert 1 < len(card.bands) <= 16 and card.bands[0].sigma == pytest.approx(card.sigma_range[0])
+    assert [band.sigma for band in card.bands] == sorted(band.sigma for band in card.bands)
+    assert "with its gain of" in caplog.text
+
+
+def test_command_line_and_node_share_their_defaults(pack):
+    node, options = (
+        defaults_of(pack["SteadyDiffTrainAntiBias"]),
+        parser().parse_args(["--base", "", "--out", ""]),
+    )
+    names = {"batch_size": "batch", "learning_rate": "lr"}
+    shared = set(node) - {"name", "fewest_steps", "most_steps"}
+    assert {name: getattr(options, names.get(name, name)) for name in shared} == {n: node[n] for n in shared}
+    assert options.sample_steps == f"{node['fewest_steps']}-{node['most_steps']}"
+    assert node["channels"] == 32
 
 
 @pytest.mark.parametrize(

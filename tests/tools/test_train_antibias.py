@@ -32,6 +32,8 @@ def test_a_command_line_becomes_a_file_that_says_what_it_is(variant, work):
     assert (card.space, card.base) == ("ve" if variant == "epsilon" else "flow", f"tinyworld:{variant}")
     assert card.training["command"].startswith("run.py train antibias --base tinyworld:")
     assert 0 < card.sigma_range[0] < card.sigma_range[1]
+    assert card.bands[0].sigma == pytest.approx(card.sigma_range[0]) and len(card.bands) > 1
+    assert card.training["accumulate"] == 1 and card.training["recipe"]["weight"] == "ve"
 
 
 @pytest.mark.parametrize(
@@ -40,6 +42,9 @@ def test_a_command_line_becomes_a_file_that_says_what_it_is(variant, work):
         (["--base", "sd15.safetensors"], "or a checkpoint together with --images; got 'sd15"),
         (["--sample-steps", "many"], "numbers are written like 8-50 or 10,20; got 'many'"),
         (["--sample-steps", "1"], "no schedule has two steps"),
+        (["--weight", "vq"], "weight is one of ve, vp; got 'vq'"),
+        (["--accumulate", "0"], "warmup and accumulate are 1 or more"),
+        (["--flip"], "say left and right; leave --flip out"),
         (["--loss", "l3"], "loss is one of l2, l1, contrastive; got 'l3'"),
     ],
     ids=str,
