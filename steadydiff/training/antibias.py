@@ -263,11 +263,18 @@ def held_out(count: int) -> int:
 
 
 @torch.no_grad()
-def measure_bands(network: PromptNetwork, base: Base, recipe: Recipe, seed: int) -> tuple[Band, ...]:
+def measure_bands(
+    network: PromptNetwork,
+    base: Base,
+    recipe: Recipe,
+    seed: int,
+    on_batch: Callable[[], None] = lambda: None,
+) -> tuple[Band, ...]:
     """Return what a trained network explains in each band of noise levels, and what of it shall be applied.
 
     On samples that were not trained on, none twice in a band. Logged; a network that explains nothing at any
-    level gets a warning, as its file will correct nothing.
+    level gets a warning, as its file will correct nothing. `on_batch` is called before every batch and may
+    raise to cancel.
     """
     loss, rng = PromptLoss(network, base, recipe), torch.Generator().manual_seed(seed)
     found, below = [], 0.0
@@ -275,11 +282,12 @@ def measure_bands(network: PromptNetwork, base: Base, recipe: Recipe, seed: int)
         rows = torch.randperm(base.held_out[0] if base.held_out else PAIRS, generator=rng)[:PAIRS]
         products = []
         for part in rows.split(recipe.batch):
+            on_batch()
             drawn = base.held_out[1](part, rng) if base.held_out else base.draw(len(part), rng)
             prompt, bias, _ = loss.answers(*drawn, pairs, rng)
             both = ((prompt, bias), (prompt, prompt), (bias, bias))
-            products.append(torch.stack([(a * b).cpu().double().flatten(1).sum(1) for a, b in both]))
-        shared, own, whole = torch.cat(products, 1)
+            products.append(torch.stack([(a * b).float().flatten(1).sum(1) for a, b in both]).cpu())
+        shared, own, whole = torch.cat(products, 1).double()
         low, high = pairs.sigma_range
         gain = fitted_gain(shared, own)
         shares = [

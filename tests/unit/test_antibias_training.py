@@ -194,12 +194,16 @@ def test_levels_with_nothing_to_learn_get_no_correction_and_the_others_their_gai
 
 def test_what_is_explained_is_measured_on_samples_held_out():
     base, asked = base_of(bias=lambda d: 0.9 * d), []
+    draw = base.draw
 
     def kept(rows, rng):
         asked.append(rows)
-        return base.draw(len(rows), rng)
+        return draw(len(rows), rng)
 
-    measure_bands(Known(), replace(base, held_out=(40, kept), draw=None), Recipe(batch=16), seed=1)
+    batches = []
+    base = replace(base, held_out=(40, kept), draw=None)
+    measure_bands(Known(), base, Recipe(batch=16), 1, lambda: batches.append(1))
+    assert len(batches) == len(asked)
     per_band = len(asked) // 7
     assert all(
         sorted(torch.cat(asked[i : i + per_band]).tolist()) == list(range(40))

@@ -184,7 +184,9 @@ def train_on_model(
             base = Base(*kind, held_out=(len(data) - count, kept))
             network.to(x.device)
             found = train_prompt(network, base, recipe, plan, state, on_step)
-            trained.append((found, measure_bands(found, base, recipe, plan.seed)))
+            # A cancel counts here too, and keeps the state.
+            bands = measure_bands(found, base, recipe, plan.seed, lambda: on_step(plan.steps, 0.0))
+            trained.append((found, bands))
 
     inside_run(setup, without_ours(setup), torch.zeros_like(samples.clean[:1]), plan.seed, work)
     [(found, bands)] = trained
