@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..training.antibias import UNCONDITIONAL, Base, held_out, karras_levels
+from ..training.antibias import UNCONDITIONAL, Base, karras_levels, split_off
 from . import files, sampling
 from .text import tokenize
 from .train import cache_latents
@@ -27,19 +27,16 @@ def load_base(variant: str, work: Path, steps: tuple[int, ...], device: torch.de
         cache_latents(work, files.load_autoencoder())
     data, empty = load_file(latents), tokenize([""])
     count, captions = data["tokens"].shape[:2]
-    trained = count - held_out(count)
+    trained, kept = split_off(count)
 
     def draw(n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        return these(torch.randint(trained, (n,), generator=rng), rng)
+        return these(trained[torch.randint(len(trained), (n,), generator=rng)], rng)
 
     def these(rows: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         which = torch.randint(captions, (len(rows),), generator=rng)
         dropped = torch.rand(len(rows), 1, generator=rng) < UNCONDITIONAL
         tokens = torch.where(dropped, empty, data["tokens"][rows, which].long())
         return data["latents"][rows].float(), tokens
-
-    def kept(rows: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        return these(rows + trained, rng)
 
     def denoise(x: Tensor, sigma: Tensor, tokens: Tensor) -> Tensor:
         context = text(tokens.to(device))
@@ -48,8 +45,8 @@ def load_base(variant: str, work: Path, steps: tuple[int, ...], device: torch.de
     own = [sampling.sigmas(variant, n) for n in steps]
     if variant == "epsilon":
         own += [karras_levels(n, own[0][-2], own[0][0]) for n in steps]
-    kind = sampling.run_of(variant, 1).space
-    return Base(kind, tuple(own), draw, denoise, held_out=(count - trained, kept))
+    held_out = len(kept), lambda places, rng: these(kept[places], rng)
+    return Base(sampling.run_of(variant, 1).space, tuple(own), draw, denoise, held_out=held_out)
 
 
 def sha256(variant: str) -> str:

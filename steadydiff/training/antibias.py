@@ -256,10 +256,18 @@ def _listed(numbers: set[int]) -> str:
     return f"{least}-{most}" if whole else ", ".join(map(str, sorted(numbers)))
 
 
-def held_out(count: int) -> int:
-    """How many of so many samples are kept for `measure_bands`: the last, an even number of them, as pictures
-    may be followed by their mirror images."""
-    return max(2, min(count // 8, 2 * PAIRS) // 2 * 2)
+def split_off(count: int) -> tuple[Tensor, Tensor]:
+    """Return the places, of so many samples, of those to train on and of those kept for `measure_bands`.
+
+    The latter are an eighth, at most 2 PAIRS, spread evenly, as lists are sorted; and always two in a row, as
+    pictures may be followed by their mirror images.
+    """
+    pairs = max(1, min(count // 8, 2 * PAIRS) // 2)
+    first = 2 * ((torch.arange(pairs) + 1) * (count // 2) // pairs - 1)
+    kept = torch.stack((first, first + 1), 1).flatten()
+    rest = torch.ones(count, dtype=torch.bool)
+    rest[kept] = False
+    return rest.nonzero().flatten(), kept
 
 
 @torch.no_grad()

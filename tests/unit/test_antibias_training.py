@@ -24,6 +24,7 @@ from steadydiff.training.antibias import (
     karras_levels,
     measure_bands,
     simulate,
+    split_off,
     train_prompt,
 )
 from steadydiff.training.loop import fit
@@ -190,6 +191,15 @@ def test_levels_with_nothing_to_learn_get_no_correction_and_the_others_their_gai
     gains = [band.gain for band in bands]
     assert [gain > 0 for gain in gains] == learnable and True in learnable and False in learnable
     assert caplog.text.count("explained") == len(bands) and "explains nothing" not in caplog.text
+
+
+@pytest.mark.parametrize(("count", "held"), [(8, 2), (9, 2), (100, 12), (49_152, 1024)])
+def test_samples_are_held_out_evenly_and_in_pairs(count, held):
+    trained, kept = split_off(count)
+    assert len(kept) == held and sorted([*trained.tolist(), *kept.tolist()]) == list(range(count))
+    assert torch.equal(kept[1::2], kept[::2] + 1) and not (kept[::2] % 2).any()
+    gaps = kept[::2].diff(prepend=torch.tensor([-2]))
+    assert gaps.max() - gaps.min() <= 2
 
 
 def test_what_is_explained_is_measured_on_samples_held_out():

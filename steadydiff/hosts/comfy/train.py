@@ -26,8 +26,8 @@ from ...training.antibias import (
     Base,
     Recipe,
     StepPairs,
-    held_out,
     measure_bands,
+    split_off,
     train_prompt,
 )
 from ...training.loop import OnStep, Plan
@@ -94,9 +94,9 @@ class Samples:
                 "the latents hold values that are not finite numbers; encode the pictures again"
             )
 
-    def draw(self, n: int, rng: torch.Generator, among: int | None = None) -> tuple[Tensor, Tensor]:
-        """Draw n samples, of the first so many or of all: their places, and those of their captions."""
-        rows = torch.randint(len(self.clean) if among is None else among, (n,), generator=rng)
+    def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw n samples: their places, and those of their captions, -1 where there shall be none."""
+        rows = torch.randint(len(self.clean), (n,), generator=rng)
         return rows, self.captioned(rows, rng)
 
     def captioned(self, rows: Tensor, rng: torch.Generator) -> Tensor:
@@ -166,22 +166,20 @@ def train_on_model(
     samples.check(setup.model)
     trained: list[tuple[PromptNetwork, tuple[Band, ...]]] = []
     data = samples.latents(setup.model)
-    count = len(data) - held_out(len(data))
+    learnt, kept = split_off(len(data))
+
+    def these(rows: Tensor, rng: torch.Generator) -> tuple[Tensor, Conditioning]:
+        return data[rows], samples.conditioning(samples.captioned(rows, rng))
 
     def draw(n: int, rng: torch.Generator) -> tuple[Tensor, Conditioning]:
-        rows, captions = samples.draw(n, rng, count)
-        return data[rows], samples.conditioning(captions)
-
-    def kept(rows: Tensor, rng: torch.Generator) -> tuple[Tensor, Conditioning]:
-        rows = rows + count
-        return data[rows], samples.conditioning(samples.captioned(rows, rng))
+        return these(learnt[torch.randint(len(learnt), (n,), generator=rng)], rng)
 
     def work(inner: Inner, x: Tensor) -> None:
         # The host runs nodes in inference mode, whose tensors training must not touch.
         with torch.inference_mode(False), torch.enable_grad():
             run = setup.run
             kind = run.space, schedules, draw, _denoise(inner), setup.sigma_data, run.noise
-            base = Base(*kind, held_out=(len(data) - count, kept))
+            base = Base(*kind, held_out=(len(kept), lambda places, rng: these(kept[places], rng)))
             network.to(x.device)
             found = train_prompt(network, base, recipe, plan, state, on_step)
             # A cancel counts here too, and keeps the state.
