@@ -85,7 +85,7 @@ def test_cancel_keeps_the_state(train, folders, host, monkeypatch):
     assert (folders / "output" / "steadydiff_antibias" / "made.safetensors").is_file()
     asked = []
     monkeypatch.setattr(
-        comfy.management,
+        host.management,
         "throw_exception_if_processing_interrupted",
         lambda: asked.append(1) or (cancel() if len(asked) > 5 else None),
     )
