@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..steadydiff.files.antibias import load_prompt
-from ..steadydiff.hosts.comfy.state import LoadedPrompt, attach_prompt
+from ..steadydiff.hosts.comfy.antibias import LoadedPrompt, attach_prompt
 from ..steadydiff.inputs import kinds as inputs
 from .shared import schema
 from .shared.host import HOST, patcher_of

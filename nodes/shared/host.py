@@ -6,7 +6,7 @@ import comfy.sample
 from comfy import model_management, model_patcher, samplers
 from comfy.patcher_extension import WrappersMP
 
-from ...steadydiff.hosts.comfy.attach import ComfyHost
+from ...steadydiff.hosts.comfy.host import ComfyHost
 
 HOST = ComfyHost(
     outer_sample=WrappersMP.OUTER_SAMPLE,

@@ -7,8 +7,8 @@ import comfy.utils
 import latent_preview
 import torch
 
-from ...steadydiff.hosts.comfy.attach import without_caches
 from ...steadydiff.hosts.comfy.drift import Setup
+from ...steadydiff.hosts.comfy.session import without_caches
 from .host import HOST
 
 

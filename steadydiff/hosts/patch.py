@@ -26,24 +26,34 @@ Settings = TypeVar("Settings", bound=Method)
 
 @dataclass(frozen=True)
 class Patch(Generic[Settings]):
-    """One method's settings; its part of the run stays in per cent until the run's model is known."""
+    """One method's settings; its part of the run stays in per cent until the run's model is known.
+
+    resource: what the method applies beside its settings, with its file's `name`; None = nothing
+    """
 
     settings: Settings
     start_percent: float = 0.0
     end_percent: float = 1.0
+    resource: Any = None
+
+    def check_part(self) -> None:
+        """Raise SettingsError unless the percentages are a part of a run."""
+        if not 0 <= self.start_percent <= self.end_percent <= 1:
+            raise SettingsError(
+                f"start_percent is not above end_percent, and both are of 0 to 1; got "
+                f"{self.start_percent:g} and {self.end_percent:g}"
+            )
 
     def resolve(self, model_sampling: Any) -> Settings:
         """Return the settings with noise levels for percentages, as the host counts them."""
-        if self.start_percent > self.end_percent:
-            raise SettingsError(
-                f"start_percent is not above end_percent; got {self.start_percent:g} and {self.end_percent:g}"
-            )
+        self.check_part()
         high, low = window_sigmas(model_sampling, self.start_percent, self.end_percent)
         return cast(Settings, self.settings.within(high, low))
 
     def __str__(self) -> str:
         part = f"{100 * self.start_percent:g} to {100 * self.end_percent:g} %"
-        return f"{self.settings}, {part} of the run"
+        what = f"{self.settings.title} {self.resource.name}, " if self.resource else ""
+        return f"{what}{self.settings}, {part} of the run"
 
 
 def window_sigmas(model_sampling: Any, start: float, end: float) -> tuple[float, float]:

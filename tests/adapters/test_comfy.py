@@ -9,7 +9,9 @@ import torch
 
 from steadydiff.denoiser import Run
 from steadydiff.errors import HostError, SettingsError
-from steadydiff.hosts.comfy.attach import KEY, ComfyHost, attach, cfg_of, sampler_name
+from steadydiff.hosts.comfy.attach import attach
+from steadydiff.hosts.comfy.host import KEY, ComfyHost, sampler_name
+from steadydiff.hosts.comfy.session import cfg_of
 from steadydiff.hosts.patch import POST_CFG, Patch, states_of
 from steadydiff.methods.diffier import DiffIER
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
@@ -88,6 +90,9 @@ class Patcher:
 
     def get_wrappers(self, kind, key):
         return self.wrappers.get(kind, {}).get(key, [])
+
+    def get_additional_models_with_key(self, key):
+        return []
 
     def add_wrapper_with_key(self, kind, key, wrapper):
         self.wrappers.setdefault(kind, {}).setdefault(key, []).append(wrapper)
@@ -237,7 +242,7 @@ def test_equal_percentages_are_off():
 
 
 def test_reversed_percentages_are_refused():
-    with pytest.raises(SettingsError, match="start_percent is not above end_percent; got 0.8 and 0.2"):
+    with pytest.raises(SettingsError, match="start_percent is not above end_percent.* got 0.8 and 0.2"):
         Guider(patched(window=(0.8, 0.2))).sample()
 
 
@@ -338,7 +343,7 @@ def test_calls_of_ours_are_checked_for_cancel_counted_and_unseen_by_the_sampler(
 
 def test_a_second_diffier_is_refused():
     once = attach(Patcher(), Patch(DiffIER()), HOST)
-    with pytest.raises(SettingsError, match="has a DiffIER node already"):
+    with pytest.raises(SettingsError, match="this model has DiffIER already"):
         attach(once, Patch(DiffIER("norm")), HOST)
 
 

@@ -7,9 +7,10 @@ import torch
 
 from steadydiff.errors import HostError, SettingsError
 from steadydiff.files.antibias import Card
-from steadydiff.hosts.comfy.attach import ANTIBIAS_KEY, ComfyHost
-from steadydiff.hosts.comfy.state import LoadedPrompt, attach_prompt
-from steadydiff.hosts.patch import window_sigmas
+from steadydiff.hosts.comfy.antibias import LoadedPrompt, attach_prompt
+from steadydiff.hosts.comfy.attach import attach, patches_of, without_ours
+from steadydiff.hosts.comfy.host import KEY, ComfyHost
+from steadydiff.hosts.patch import Patch, window_sigmas
 from steadydiff.samplers import gaussian_denoiser
 
 SIGMAS = torch.tensor([10.0, 4.0, 1.0, 0.0])
@@ -39,7 +40,7 @@ class Patcher:
 
     def __init__(self, model=None):
         self.model = model or SimpleNamespace(model_config=SD15())
-        self.wrappers, self.additional = [], {}
+        self.wrappers, self.additional = {}, {}
 
     def get_model_object(self, name):
         return {"model_sampling": VE(), "latent_format": SD15()}[name]
@@ -51,12 +52,21 @@ class Patcher:
         self.additional[key] = models
 
     def add_wrapper_with_key(self, level, key, wrapper):
-        assert (level, key) == ("sampler", ANTIBIAS_KEY)
-        self.wrappers.append(wrapper)
+        assert key == KEY
+        self.wrappers[level] = wrapper
+
+    def get_wrappers(self, level, key):
+        return [self.wrappers[level]] if level in self.wrappers else []
+
+    def remove_wrappers_with_key(self, level, key):
+        self.wrappers.pop(level, None)
+
+    def remove_additional_models(self, key):
+        del self.additional[key]
 
     def clone(self):
         twin = Patcher(self.model)
-        twin.wrappers, twin.additional = list(self.wrappers), dict(self.additional)
+        twin.wrappers, twin.additional = dict(self.wrappers), dict(self.additional)
         return twin
 
 
@@ -66,7 +76,7 @@ class Sampler:
     def __init__(self, function):
         self.sampler_function = function
 
-    def sample(self, guider, sigmas, extra_args, callback, noise):
+    def sample(self, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None):
         shown = callback and (lambda step: callback(step["i"], step["denoised"], step["x"], len(sigmas) - 1))
         return self.sampler_function(guider, noise, sigmas, extra_args, shown)
 
@@ -83,7 +93,7 @@ class Guider:
     """Around an exact denoiser; notes the states it is asked with."""
 
     def __init__(self, patcher):
-        self.model_patcher, self.asked = patcher, []
+        self.model_patcher, self.asked, self.model_options = patcher, [], {}
 
     def __call__(self, x, sigma, seed=None):
         assert seed == 5
@@ -123,8 +133,7 @@ def sampled(model, function=sample_euler, noise=None):
     guider, start = Guider(model), torch.ones(2, 4, 3, 3) if noise is None else noise
     executor = Executor(Sampler(function))
     arguments = (guider, SIGMAS, {"seed": 5}, lambda *shown: None, start)
-    [wrapper] = model.wrappers
-    return wrapper(executor, *arguments), guider.asked
+    return model.wrappers["sampler"](executor, *arguments), guider.asked
 
 
 def test_every_state_but_the_first_is_corrected_and_the_users_noise_is_not_touched():
@@ -144,7 +153,7 @@ def test_the_model_is_left_alone_and_the_network_is_the_clones():
     model, loaded = Patcher(), prompt()
     clone = attach_prompt(model, loaded, HOST)
     assert not model.wrappers and not model.additional
-    clone.additional[ANTIBIAS_KEY] = [prompt(torch.zeros_like).patcher]  # as hosts clone it
+    clone.additional[KEY] = [prompt(torch.zeros_like).patcher]  # as hosts clone it
     assert torch.equal(sampled(clone)[0], sampled(attached(strength=0.0))[0])
 
 
@@ -183,7 +192,7 @@ def test_settings_without_sense_are_refused_when_attached():
         attach_prompt(attached(), prompt(), HOST)
     with pytest.raises(SettingsError, match="calls is one of every, step starts; got 'never'"):
         attached(calls="never")
-    with pytest.raises(SettingsError, match="in this order; got 0.8, 0.2"):
+    with pytest.raises(SettingsError, match="not above end_percent.* got 0.8 and 0.2"):
         attached(window=(0.8, 0.2))
 
 
@@ -191,3 +200,26 @@ def test_the_window_is_in_the_hosts_units():
     assert window_sigmas(VE(), 0.25, 0.75) == (7.5, 2.5)
     assert window_sigmas(VE(), 0.0, 1.0) == (float("inf"), 0.0)
     assert window_sigmas(VE(), 0.4, 0.4) == (0.0, 0.0)
+
+
+def test_what_is_attached_is_seen_told_and_taken_off_again():
+    model = attached(strength=0.5)
+    assert [str(patch) for patch in patches_of(model, HOST)] == [
+        "anti-bias prompt net.safetensors, strength 0.5, 0 to 100 % of the run"
+    ]
+    bare = without_ours(model, HOST)
+    assert bare.wrappers == {} and bare.additional == {} and len(model.additional[KEY]) == 1
+
+
+def test_a_method_nobody_has_heard_of_corrects_states_is_told_and_switched_off(seventh, caplog):
+    caplog.set_level("INFO", "steadydiff")
+    found, _ = sampled(attach(Patcher(), Patch(seventh(0.2)), HOST))
+    nudged = seventh(0.2).wrap(gaussian_denoiser(), None)
+    by_hand = sample_euler(lambda x, sigma: nudged(x, sigma), torch.ones(2, 4, 3, 3), SIGMAS, {})
+    torch.testing.assert_close(found, by_hand)
+    assert "Nudged attached" in caplog.text and "nudged 3 states" in caplog.text
+    plain, _ = sampled(attached(strength=0.0))
+    for off in (Patch(seventh(0.0)), Patch(seventh(0.2), 0.4, 0.4)):
+        assert torch.equal(sampled(attach(Patcher(), off, HOST))[0], plain)
+    part, _ = sampled(attach(Patcher(), Patch(seventh(0.2), 0.0, 0.5), HOST))  # down to sigma 5
+    assert not torch.allclose(part, found) and not torch.allclose(part, plain)

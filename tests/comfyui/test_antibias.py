@@ -1,6 +1,7 @@
 """The anti-bias prompt in every sampler of the host: neutral is off, on corrects its own state."""
 
 import functools
+import json
 import re
 import sys
 from pathlib import Path
@@ -78,7 +79,8 @@ def test_neutral_settings_and_a_network_of_zeros_change_no_bit_behind_masks(
 @pytest.fixture
 def state_module(pack):
     """The adapter, as the pack loaded it."""
-    return sys.modules[sys.modules[pack["SteadyDiffAntiBiasPrompt"].__module__].attach_prompt.__module__]
+    own = sys.modules[pack["SteadyDiffAntiBiasPrompt"].__module__].attach_prompt.__module__
+    return sys.modules[own.replace("comfy.antibias", "comfy.state")]
 
 
 def test_one_correction_is_that_step_started_from_the_corrected_state(
@@ -96,7 +98,7 @@ def test_one_correction_is_that_step_started_from_the_corrected_state(
     def correction(x):
         return 0.1 * torch.tanh(3 * x)
 
-    prompt = sys.modules[state_module.AntiBiasPrompt.__module__]
+    prompt = sys.modules[state_module.__package__.replace("hosts.comfy", "methods.antibias_prompt")]
 
     def from_there(model, x, sigmas, *args, **kwargs):
         at = sigmas[:1]
@@ -256,3 +258,18 @@ def test_memory_that_runs_out_in_our_network_leaves_no_trace(model, host, patche
     room = 2
     assert torch.equal(sample(model, noise=noise), plain)
     assert torch.equal(sample(ours, noise=noise), expected)
+
+
+def test_measure_drift_names_it(pack, models, patched, bump, conds, sigmas_of, host):
+    model = models["epsilon"]
+    measured = pack["SteadyDiffMeasure"].execute(
+        model=patched(model, bump, strength=0.5),
+        positive=conds["positive"],
+        negative=conds["negative"],
+        sampler=host.samplers.sampler_object("euler"),
+        sigmas=sigmas_of(model, 3),
+        latent_image={"samples": torch.zeros(1, 4, 8, 8)},
+        **{"cfg": 2.0, "seed": 5, "count": 2, "batch_size": 2, "refine": 1},
+    )
+    label = json.loads(measured.args[2])["label"]
+    assert label == "anti-bias prompt made for this test, strength 0.5, 0 to 100 % of the run"

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from steadydiff.denoiser import Run
-from steadydiff.hosts.comfy.attach import inner_options
+from steadydiff.hosts.comfy.session import inner_options
 from steadydiff.methods.diffier import DiffIER
 from tools.launch.inprocess import defaults_of, load
 

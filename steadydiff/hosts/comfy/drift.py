@@ -31,17 +31,10 @@ from ...errors import HostError, SettingsError
 from ...model_names import PRODUCTS, name_of
 from ...schedules import MadeFor
 from ..kept import Kept
-from ..patch import POST_CFG, Shown
-from .attach import (
-    ANTIBIAS_KEY,
-    KEY,
-    MDSS_KEY,
-    ComfyHost,
-    patches_of,
-    run_of,
-    sampler_name,
-    sigma_data_of,
-)
+from ..patch import Shown
+from .attach import patches_of, without_ours
+from .cfg_pp import added_functions, show_branches
+from .host import KEY, ComfyHost, run_of, sampler_name, sigma_data_of
 
 
 @dataclass(frozen=True)
@@ -190,7 +183,9 @@ def calibrate_model(
         clean = torch.tensor(measurement.clean_spectrum, dtype=torch.float64)
         found.append(calibrate_variance(inner.sample, ask, x, setup.run, clean, remember=inner.remember(x)))
 
-    inside_run(setup, without_ours(setup), unit_noise(measurement.shape, seeds), seeds[0], work)
+    inside_run(
+        setup, without_ours(setup.model, setup.host), unit_noise(measurement.shape, seeds), seeds[0], work
+    )
     return found[0], taken, steps.draws_noise
 
 
@@ -219,7 +214,8 @@ def steps_of(setup: Setup, shape: Sequence[int]) -> Steps:
         starts, drawn = step_calls(inner.sample, x, setup.run), draws_noise(inner.sample, x, setup.run)
         found.append(Steps(starts, inner.wants_branches, drawn))
 
-    inside_run(setup, without_ours(setup), unit_noise(shape, [0]), 0, work)
+    bare = without_ours(setup.model, setup.host)
+    inside_run(setup, bare, unit_noise(shape, [0]), 0, work)
     return found[0]
 
 
@@ -242,7 +238,7 @@ def _sample_finely(setup: Setup, shape: Sequence[int], seeds: Sequence[int], tim
     """The model's own clean samples [B, C, *S] in the host's units, by a run of many small steps."""
     fine = torch.tensor(refine(setup.run.sigmas, times), dtype=torch.float32)
     noise = unit_noise(shape, seeds)
-    guider = setup.guide(without_ours(setup))
+    guider = setup.guide(without_ours(setup.model, setup.host))
 
     def callback(step, denoised, x, total):
         setup.on_call(denoised)
@@ -306,16 +302,6 @@ def inside_run(
     )
 
 
-def without_ours(setup: Setup) -> Any:
-    """The model without our corrections."""
-    clone, host = setup.model.clone(), setup.host
-    for kind in (host.outer_sample, host.predict_noise):
-        clone.remove_wrappers_with_key(kind, KEY)
-    for key in (ANTIBIAS_KEY, MDSS_KEY):
-        clone.remove_wrappers_with_key(host.sampler_sample, key)
-    return clone
-
-
 class Inner:
     """The user's sampler as the core knows samplers, and the host's model as the core knows denoisers."""
 
@@ -374,18 +360,3 @@ class Inner:
         if self.without_model:
             show_branches(added, denoised, x, sigma)
         return denoised
-
-
-def added_functions(more: dict, extra: dict) -> Sequence[Callable[[dict], Any]]:
-    """Return the post-CFG functions that a sampler adds to its call's arguments, beside the run's own."""
-    own = len(extra.get("model_options", {}).get(POST_CFG, ()))
-    return more.get("model_options", {}).get(POST_CFG, ())[own:]
-
-
-def show_branches(
-    functions: Sequence[Callable[[dict], Any]], denoised: Tensor, x: Tensor, sigma: Tensor
-) -> None:
-    """Show CFG++ samplers the branches they wait for, where no host is asked: all are the clean estimate."""
-    branches = {f"{name}denoised": denoised for name in ("", "cond_", "uncond_")}
-    for function in functions:
-        function({**branches, "input": x, "sigma": sigma})

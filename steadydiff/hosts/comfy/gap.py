@@ -14,8 +14,10 @@ from torch import Tensor
 from ...drift.gap import Gap, GapRecorder
 from ...drift.measurement import unit_noise
 from ..patch import POST_CFG
-from .attach import KEY, GuidedModel
-from .drift import Inner, Setup, inside_run, steps_of, without_ours
+from .attach import without_ours
+from .drift import Inner, Setup, inside_run, steps_of
+from .host import KEY
+from .session import GuidedModel
 
 
 def measure_gap(setup: Setup, shape: Sequence[int], seeds: Sequence[int], batch: int) -> tuple[Gap, Gap]:
@@ -28,7 +30,7 @@ def measure_gap(setup: Setup, shape: Sequence[int], seeds: Sequence[int], batch:
     Raises:  SettingsError, ShapeError or HostError before the first model call; SteadyDiffError for NaN.
     """
     starts = steps_of(setup, shape).starts
-    bare = replace(setup, model=without_ours(setup))
+    bare = replace(setup, model=without_ours(setup.model, setup.host))
     plain, corrected = (
         _measure(one, GapRecorder(setup.run, starts), shape, seeds, batch) for one in (bare, setup)
     )

@@ -1,13 +1,12 @@
 """ComfyUI: takes MDSS's second output from the network's own pass, and subtracts it from the sampler's state.
 
-Duck-typed like `comfy.py`, and built on `comfy_state.py`. While the host's network runs for a sampler, what
+While the host's network runs for a sampler, what
 its last layer reads is noted and the head applied to it beside the network; the network, its LoRAs and
 whatever else changes it stay as they are, and its own output is the base model's to the bit.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,15 +19,14 @@ from ...files.mdss import Card, Head
 from ...methods.mdss import BRANCHES, MDSS, Branches, XiModel
 from ...model_names import name_of
 from ...networks.xi_head import apply_head, last_layer, listening, patch_of, to_latent
-from ..patch import POST_CFG, fitting_layer, known_layer, window_sigmas
-from .attach import MDSS_KEY, ComfyHost, run_of
-from .drift import added_functions
-from .state import check_fits, check_sampler, check_window, rectify_states, replace_function
+from ..patch import POST_CFG, Patch, fitting_layer, known_layer
+from .attach import attach
+from .cfg_pp import added_functions
+from .host import CALL_KEY, ComfyHost, logger
+from .state import CallModel, StateRun, check_fits
 
 PLACES = {"positive": 0, "negative": 1}
 """Of the prompts in a plain guider's question to the network."""
-
-logger = logging.getLogger("steadydiff")
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,49 @@ class LoadedHead:
     head: Head
     card: Card
     name: str = ""
+
+
+@dataclass(frozen=True)
+class HeadAtWork:
+    """A second head at work on one model, a `Resource`.
+
+    channels: of the latents
+    branches: whose second output counts
+    """
+
+    loaded: LoadedHead
+    channels: int
+    branches: Branches
+    models: Sequence[Any] = ()
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return self.loaded.name
+
+    def wrappers(self, host: ComfyHost) -> dict[str, Callable]:
+        """Return the one that hears the network's last layer."""
+        return {host.apply_model: apply_model}
+
+    def check(self, model: Any) -> None:
+        """Raise HostError unless it was trained for a model like this."""
+        what = f"the MDSS head of {self.name}"
+        check_fits(model, what, self.loaded.card, self.channels)
+        fitting_layer(model.get_model_object("diffusion_model"), what, self.loaded.head)
+
+    def begin(self, settings: MDSS, run: StateRun, models: Sequence[Any]) -> tuple[MDSS, CallModel]:
+        """Return the settings with the second output of this run's calls, and how those are made.
+
+        Raises:  HostError for latents of another shape, or a guider whose prompts are not known.
+        """
+        del models
+        if run.noise.shape[1] != self.channels:
+            raise HostError(
+                f"the MDSS head of {self.name} takes latents of {self.channels} channels, this run's have "
+                f"{run.noise.shape[1]} (packed video and audio, perhaps); disconnect it for this model"
+            )
+        asked = _Asked(self, run)
+        return replace(settings, model=replace(settings.model, xi=asked.xi)), asked.ask
 
 
 def attach_mdss(
@@ -57,65 +98,20 @@ def attach_mdss(
     Raises: HostError or SettingsError if the head was trained for something else, the model's last layer is
             not known or it has MDSS already, or a setting has no sense.
     """
-    check_window(window)
     if branches not in BRANCHES:
         raise SettingsError(f"branches is one of {', '.join(BRANCHES)}; got {branches!r}")
     if loaded is None:
         logger.info("SteadyDiff: this MDSS file has no second head, so there is nothing to subtract")
         return model
-    if model.get_wrappers(host.sampler_sample, MDSS_KEY):
-        raise SettingsError("this model has MDSS already, and two would subtract twice; use one")
-    what = f"the MDSS head of {loaded.name}"
-    network = model.get_model_object("diffusion_model")
+    network, card = model.get_model_object("diffusion_model"), loaded.card
     known_layer(network, name_of(model.model))
     channels = len(loaded.head.bias) // patch_of(network) ** 2
-    check_fits(model, what, loaded.card, channels)
-    fitting_layer(network, what, loaded.head)
-    method = MDSS(
-        XiModel(_unknown, loaded.card.space, loaded.card.sigma_data, loaded.card.sigma_range), strength
-    )
-    attachment = MdssAttachment(method, window, loaded, channels, branches, host)
-    clone = model.clone()
-    clone.add_wrapper_with_key(host.sampler_sample, MDSS_KEY, attachment.sampler_sample)
-    clone.add_wrapper_with_key(host.apply_model, MDSS_KEY, apply_model)
-    logger.info("SteadyDiff: MDSS %s attached (strength %g, %s)", loaded.name, strength, branches)
-    return clone
+    settings = MDSS(XiModel(_unknown, card.space, card.sigma_data, card.sigma_range), strength)
+    return attach(model, Patch(settings, *window, resource=HeadAtWork(loaded, channels, branches)), host)
 
 
 def _unknown(x: Tensor, sigma: Tensor) -> Tensor:
     raise AssertionError("a run puts its own in this place")
-
-
-@dataclass(frozen=True)
-class MdssAttachment:
-    """One node's settings, and the wrapper that serves them."""
-
-    method: MDSS
-    window: tuple[float, float]
-    loaded: LoadedHead
-    channels: int
-    branches: Branches
-    host: ComfyHost
-
-    def sampler_sample(self, executor, guider, sigmas, extra_args, callback, noise, *args, **kwargs):
-        """Sample with a stand-in between the sampler and its model; newer hosts may pass more arguments."""
-        model_sampling = guider.model_patcher.get_model_object("model_sampling")
-        high, low = window_sigmas(model_sampling, *self.window)
-        method = replace(self.method, sigma_high=high, sigma_low=low)
-        if not (self.host.in_training() or method.is_off or len(sigmas) < 2):
-            sampler = executor.class_obj
-            run = run_of(model_sampling, sigmas)
-            check_sampler(sampler, method.title)
-            if noise.shape[1] != self.channels:
-                raise HostError(
-                    f"the MDSS head of {self.loaded.name} takes latents of {self.channels} channels, this "
-                    f"run's have {noise.shape[1]} (packed video and audio, perhaps); disconnect it for this "
-                    f"model"
-                )
-            asked = _Asked(self, guider, extra_args)
-            method = replace(method, model=replace(method.model, xi=asked.xi))
-            replace_function(executor, rectify_states(sampler.sampler_function, method, run, ask=asked.ask))
-        return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
 
 
 def apply_model(
@@ -123,7 +119,7 @@ def apply_model(
 ):
     """Ask the network, and let the sampler's call that this serves hear its last layer."""
     options = transformer_options or {}
-    call: _Call | None = options.get(MDSS_KEY)
+    call: _Call | None = options.get(CALL_KEY)
     network = executor.class_obj.diffusion_model
     layer = last_layer(network) if call else None
     if call is None or layer is None:
@@ -173,17 +169,17 @@ class _Call:
 class _Asked:
     """One run: asks the host's model, and knows the second output of the latest call."""
 
-    def __init__(self, attachment: MdssAttachment, guider: Any, extra_args: dict) -> None:
-        self._attachment, self._guider, self._extra = attachment, guider, extra_args
+    def __init__(self, head: HeadAtWork, run: StateRun) -> None:
+        self._head, self._run, self._guider = head, run, run.guider
         self._call: _Call | None = None
-        self._prompts = _prompts_of(guider, attachment.branches)
+        self._prompts = _prompts_of(run.guider, head.branches)
 
     def ask(self, model: Any, x: Tensor, sigma: Tensor, more: dict, cleaned: Any) -> Tensor:
         """Ask with a note of ours among the options, which the network's calls then find."""
-        first, call = self._call is None, _Call(self._attachment.loaded.head, len(x))
+        first, call = self._call is None, _Call(self._head.loaded.head, len(x))
         self._call, options = call, {**more.get("model_options", {})}
-        options["transformer_options"] = {**options.get("transformer_options", {}), MDSS_KEY: call}
-        if added := added_functions(more, self._extra):
+        options["transformer_options"] = {**options.get("transformer_options", {}), CALL_KEY: call}
+        if added := added_functions(more, self._run.extra_args):
             own = len(options[POST_CFG]) - len(added)
             moved = [
                 _moved(function, lambda: cleaned.error(x, sigma)) for function in options[POST_CFG][own:]
@@ -225,7 +221,7 @@ class _Asked:
         total, weight = torch.zeros_like(x), torch.zeros_like(x)
         for prompt in self._prompts[name]:
             xi = self._heard(name, prompt)
-            part = None if xi is None else self._attachment.host.area_and_mult(prompt, x, sigma)
+            part = None if xi is None else self._run.host.area_and_mult(prompt, x, sigma)
             if xi is None or part is None:
                 continue
             if xi.shape != part.mult.shape:

@@ -1,6 +1,6 @@
-"""ComfyUI: attaches a method that rectifies the sampler's own state, at the host's SAMPLER_SAMPLE level.
+"""ComfyUI: methods that rectify the sampler's own state come in at the host's SAMPLER_SAMPLE level.
 
-Duck-typed like `comfy.py`. The sampler function is handed a stand-in for its model, which is asked with the
+The sampler function is handed a stand-in for its model, which is asked with the
 very tensor the sampler goes on with; there the correction is written in place, before the host mixes in a
 mask. Samplers that ask with a temporary are refused, since what is written there is lost.
 """
@@ -9,89 +9,88 @@ from __future__ import annotations
 
 import copy
 import functools
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ...denoiser import Denoise, Run
 from ...drift.stepping import SAME_SIGMA, step_calls
-from ...errors import HostError, SettingsError
-from ...files.antibias import Card
+from ...errors import HostError
 from ...files.model_card import ModelCard
-from ...methods.antibias_prompt import AntiBiasPrompt, Calls
-from ...methods.mdss import MDSS
-from ..patch import Shown, check_card, states_of, window_sigmas
-from .attach import ANTIBIAS_KEY, ComfyHost, run_of, sampler_name, sigma_data_of
-from .drift import added_functions, show_branches
+from ...methods.method import StateMethod
+from ..patch import Shown, check_card, states_of
+from .cfg_pp import added_functions, show_branches
+from .host import ComfyHost, logger, run_of, sampler_name, sigma_data_of
 
 # These scale the state into a new tensor before they ask.
 TEMPORARY = ("uni_pc", "uni_pc_bh2")
 
-Ask = Callable[[Any, Tensor, Tensor, dict, Denoise], Tensor]
-"""(the host's model, x, sigma, what the sampler sends along, the method's wrapped denoiser) -> clean
-estimate: how the host's model is asked in a method's name."""
-
-logger = logging.getLogger("steadydiff")
+CallModel = Callable[[Any, Tensor, Tensor, dict, Any], Tensor]
+"""(the host's model, x, sigma, what the sampler sends along, the method's editor) -> clean estimate: how the
+host's model is called in a method's name."""
 
 
 @dataclass(frozen=True)
-class LoadedPrompt:
-    """A network in the host's keeping, and what its file says of it.
+class StateRun:
+    """One of the host's runs, as it calls its sampler."""
 
-    patcher: the host's ModelPatcher around a PromptNetwork
-    dtype:   in which it computes
-    name:    of the file, for people
+    guider: Any
+    sigmas: Tensor
+    extra_args: dict
+    noise: Tensor
+    host: ComfyHost
+
+
+class Resource(Protocol):
+    """What a patch brings along beside its settings: a loaded network, a second head.
+
+    name:   of its file, for people
+    models: ModelPatchers that the host loads together with the model
     """
 
-    patcher: Any
-    card: Card
-    dtype: torch.dtype = torch.float32
-    name: str = ""
+    @property
+    def name(self) -> str: ...
+    @property
+    def models(self) -> Sequence[Any]: ...
+
+    def wrappers(self, host: ComfyHost) -> dict[str, Callable]:
+        """Return wrappers around levels of the host that only this needs, by the level's name."""
+        ...
+
+    def check(self, model: Any) -> None:
+        """Raise HostError unless it was made for a model like this."""
+
+    def begin(
+        self, settings: Any, run: StateRun, models: Sequence[Any]
+    ) -> tuple[StateMethod, CallModel | None]:
+        """Return the settings for one run, with what they apply, and how the model is called in their name;
+        None = as the sampler calls it. `models` are its own, as the run's model carries them.
+
+        Raises:  HostError for a run it cannot work in.
+        """
+        ...
 
 
-def attach_prompt(
-    model: Any,
-    prompt: LoadedPrompt,
-    host: ComfyHost,
-    *,
-    strength: float = 1.0,
-    window: tuple[float, float] = (0.0, 1.0),
-    calls: Calls = "every",
-) -> Any:
-    """Return a clone of `model` whose samplers' states are rectified by the network.
+def rectify(
+    executor: Any, method: Any, resource: Resource | None, run: StateRun, models: Sequence[Any]
+) -> None:
+    """Let this run of the host's sampler go through a function that rectifies its states; the user's sampler
+    stays as it is.
 
-    window: part of the run in which it acts, in per cent / 100 as the host counts
-    calls:  "every" model call but the first, or only those that start a step
-    Raises: HostError or SettingsError if the network was trained for something else, the model has one
-            already, or a setting has no sense.
+    Raises:  HostError for a sampler whose state cannot be reached.
     """
-    check_window(window)
-    if model.get_additional_models_with_key(ANTIBIAS_KEY):
-        raise SettingsError(
-            "this model has an anti-bias prompt already, and two would correct twice; use one"
-        )
-    channels = prompt.patcher.model.config.latent_channels
-    check_fits(model, f"the anti-bias model {prompt.name}", prompt.card, channels)
-    method = AntiBiasPrompt(prompt.card.model(prompt.patcher.model), strength, calls)
-    attachment = StateAttachment(method, window, prompt, host)
-    clone = model.clone()
-    clone.set_additional_models(ANTIBIAS_KEY, [prompt.patcher])
-    clone.add_wrapper_with_key(host.sampler_sample, ANTIBIAS_KEY, attachment.sampler_sample)
-    logger.info("SteadyDiff: anti-bias prompt %s attached (strength %g, %s)", prompt.name, strength, calls)
-    return clone
-
-
-def check_window(window: tuple[float, float]) -> None:
-    """Raise SettingsError unless this is a part of a run."""
-    if not 0 <= window[0] <= window[1] <= 1:
-        raise SettingsError(
-            f"start_percent and end_percent are of 0 to 1, in this order; got {window[0]:g}, {window[1]:g}"
-        )
+    check_sampler(executor.class_obj, method.title)
+    call_model = None
+    if resource:
+        method, call_model = resource.begin(method, run, models)
+    facts = run_of(run.guider.model_patcher.get_model_object("model_sampling"), run.sigmas)
+    own = copy.copy(executor.class_obj)
+    own.sampler_function = rectify_states(own.sampler_function, method, facts, call_model)
+    executor.original, executor.class_obj = own.sample, own
 
 
 def check_fits(model: Any, what: str, card: ModelCard, channels: int) -> None:
@@ -109,43 +108,6 @@ def check_fits(model: Any, what: str, card: ModelCard, channels: int) -> None:
     check_card(what, card, channels, found)
 
 
-@dataclass(frozen=True)
-class StateAttachment:
-    """One node's settings, and the wrapper that serves them."""
-
-    method: AntiBiasPrompt
-    window: tuple[float, float]
-    prompt: LoadedPrompt
-    host: ComfyHost
-
-    def sampler_sample(self, executor, guider, sigmas, extra_args, callback, noise, *args, **kwargs):
-        """Sample with a stand-in between the sampler and its model; newer hosts may pass more arguments."""
-        sampler, model = executor.class_obj, guider.model_patcher
-        model_sampling = model.get_model_object("model_sampling")
-        high, low = window_sigmas(model_sampling, *self.window)
-        method = replace(self.method, sigma_high=high, sigma_low=low)
-        if not (self.host.in_training() or method.is_off or len(sigmas) < 2):
-            run = run_of(model_sampling, sigmas)
-            check_sampler(sampler, method.title)
-            self._check_latents(noise)
-            [patcher] = model.get_additional_models_with_key(ANTIBIAS_KEY)  # the clone's own
-            method = replace(method, model=replace(method.model, network=self._network(patcher.model)))
-            replace_function(executor, rectify_states(sampler.sampler_function, method, run))
-        return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
-
-    def _network(self, network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        dtype = self.prompt.dtype
-        return lambda seen: network(seen.to(dtype)).to(seen.dtype)
-
-    def _check_latents(self, noise: Tensor) -> None:
-        channels = self.prompt.patcher.model.config.latent_channels
-        if noise.shape[1] != channels:
-            raise HostError(
-                f"the anti-bias model {self.prompt.name} takes latents of {channels} channels and this run's "
-                f"have {noise.shape[1]} (packed video and audio, perhaps); disconnect it for this model"
-            )
-
-
 def check_sampler(sampler: Any, title: str) -> None:
     """Raise HostError for a sampler whose state cannot be reached."""
     name = sampler_name(sampler)
@@ -153,80 +115,95 @@ def check_sampler(sampler: Any, title: str) -> None:
         raise unreachable(name or type(sampler).__name__, title)
 
 
-def replace_function(executor: Any, function: Callable) -> None:
-    """Let this run of the host's sampler go through another function; the user's sampler stays as it is."""
-    own = copy.copy(executor.class_obj)
-    own.sampler_function = function
-    executor.original, executor.class_obj = own.sample, own
-
-
 def rectify_states(
-    function: Callable,
-    method: AntiBiasPrompt | MDSS,
-    run: Run,
-    ask: Ask | None = None,
+    function: Callable, method: StateMethod, run: Run, call_model: CallModel | None = None
 ) -> Callable:
     """Return a sampler function that samples as `function` does, from rectified states.
 
-    ask: how the model is asked; None = as the sampler does, and the state's level is then the sampler's own
-         also where a node between it and us tells the model another
+    call_model: how the model is called; None = as the sampler does, and the state's level is then the
+                sampler's own also where a node between it and us tells the model another
     """
 
     @functools.wraps(function)
     def sample(model, x, sigmas, extra_args=None, callback=None, disable=None, **options):
-        more, states, progress = {}, _States(function.__name__, method.title), _Progress(run.sigmas)
-        rectified: Any = None
-        told: Any = None
+        rectified = _Rectified(function, method, run, call_model, model, extra_args)
+        return rectified.sample(x, sigmas, callback, disable, options)
 
-        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            return ask(model, x, sigma, more, rectified) if ask else model(x, told, **more)
+    return sample
 
-        def answer(x: Tensor, sigma: Tensor, own: dict) -> Tensor:
-            nonlocal told
-            more.clear()
-            more.update(own)
-            states.asked_with(x)
-            told = sigma
-            return rectified(x, sigma if ask else progress.level(sigma))
+
+class _Rectified:
+    """One run of a sampler function, whose model is a stand-in that rectifies the state it is called with."""
+
+    def __init__(
+        self,
+        function: Callable,
+        method: StateMethod,
+        run: Run,
+        call_model: CallModel | None,
+        model: Any,
+        extra_args: dict | None,
+    ) -> None:
+        self._function, self._method, self._run = function, method, run
+        self._call_model, self._model, self._extra = call_model, model, extra_args
+        self._states = _States(function.__name__, method.title)
+        self._progress = _Progress(run.sigmas)
+        self._more: dict = {}  # what the sampler sent along with its latest call
+        self._told: Any = None  # the level that it named
+        self._editor: Any = None
+
+    def sample(
+        self, x: Tensor, sigmas: Tensor, callback: Callable | None, disable: bool | None, options: dict
+    ) -> Tensor:
+        """Run the sampler; `options` are its own."""
+        method, run = self._method, self._run
+        if method.wants_steps:
+            run = replace(run, step_calls=step_calls(self._alone(options), torch.zeros_like(x[:1]), run))
+        self._editor = method.wrap(self._denoise, run)
 
         def watch(step: dict) -> None:
-            states.shown(step.get("x"))
-            progress.shown(step)
+            self._states.shown(step.get("x"))
+            self._progress.shown(step)
             if callback is not None:
                 callback(step)
 
-        def alone(denoise, x, sigmas):
-            """The sampler on any denoiser, for finding which calls start a step."""
-            levels, progress = torch.tensor(sigmas, dtype=torch.float32, device=x.device), _Progress(sigmas)
-
-            def shown(x: Tensor, sigma: Tensor, own: dict) -> Tensor:
-                denoised = denoise(x, progress.level(sigma))
-                show_branches(added_functions(own, extra_args or {}), denoised, x, sigma)
-                return denoised
-
-            stand_in = Shown(model, shown)
-            return function(stand_in, x, levels, dict(extra_args or {}), progress.shown, True, **options)
-
-        known = run
-        if method.wants_steps:
-            known = replace(run, step_calls=step_calls(alone, torch.zeros_like(x[:1]), run))
-        rectified = method.wrap(denoise, known)
+        more = {"extra_args": self._extra, "callback": watch, "disable": disable, **options}
         try:
             # A first state may be the user's own latent, and stays as it is.
-            return function(
-                Shown(model, answer),
-                x.clone(),
-                sigmas,
-                extra_args=extra_args,
-                callback=watch,
-                disable=disable,
-                **options,
-            )
+            return self._function(Shown(self._model, self._answer), x.clone(), sigmas, **more)
         finally:
-            logger.info("SteadyDiff: %s, strength %g: %s", method.title, method.strength, rectified)
-            rectified = None  # which `denoise` knows: a model caught in a cycle looks to the host like a leak
+            logger.info("SteadyDiff: %s, %s: %s", method.title, method, self._editor)
+            self._editor = None  # which knows us: a model caught in a cycle looks to the host like a leak
 
-    return sample
+    def _answer(self, x: Tensor, sigma: Tensor, more: dict) -> Tensor:
+        """What the sampler is answered."""
+        self._states.asked_with(x)
+        self._more, self._told = more, sigma
+        return self._editor(x, sigma if self._call_model else self._progress.level(sigma))
+
+    def _denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Call the host's model, as the sampler would have."""
+        if self._call_model:
+            return self._call_model(self._model, x, sigma, self._more, self._editor)
+        return self._model(x, self._told, **self._more)
+
+    def _alone(self, options: dict) -> Callable:
+        """The sampler on any denoiser, for finding which calls start a step."""
+
+        def sample(denoise: Denoise, x: Tensor, sigmas: Sequence[float]) -> Tensor:
+            levels, progress = torch.tensor(sigmas, dtype=torch.float32, device=x.device), _Progress(sigmas)
+
+            def answer(x: Tensor, sigma: Tensor, more: dict) -> Tensor:
+                denoised = denoise(x, progress.level(sigma))
+                show_branches(added_functions(more, self._extra or {}), denoised, x, sigma)
+                return denoised
+
+            stand_in = Shown(self._model, answer)
+            return self._function(
+                stand_in, x, levels, dict(self._extra or {}), progress.shown, True, **options
+            )
+
+        return sample
 
 
 class _States:

@@ -31,7 +31,8 @@ from ...training.antibias import (
     train_prompt,
 )
 from ...training.loop import OnStep, Plan
-from .drift import Inner, Setup, inside_run, without_ours
+from .attach import without_ours
+from .drift import Inner, Setup, inside_run
 
 LEAST_SAMPLES = 8
 """With fewer the network would learn the samples, not the model's error."""
@@ -186,7 +187,9 @@ def train_on_model(
             bands = measure_bands(found, base, recipe, plan.seed, lambda: on_step(plan.steps, 0.0))
             trained.append((found, bands))
 
-    inside_run(setup, without_ours(setup), torch.zeros_like(samples.clean[:1]), plan.seed, work)
+    inside_run(
+        setup, without_ours(setup.model, setup.host), torch.zeros_like(samples.clean[:1]), plan.seed, work
+    )
     [(found, bands)] = trained
     return found.cpu(), bands
 
