@@ -249,9 +249,10 @@ DIFFIER = (
         "step before, literal towards plain noise, which is what the paper prints.",
     ),
     Number(
-        "strength", 0.5, 0.0, 1.0, 0.01,
+        "strength", 0.5, -1.0, 1.0, 0.01,
         "The share of the found error that is corrected: twice the paper's eta. 0 is off. More "
-        "brings more contrast and detail, in the end grain and hard edges.",
+        "brings more contrast and detail, in the end grain and hard edges. Below 0, only in renoise, "
+        "samples vary less: for a sampler that makes them vary too much.",
     ),
     Switch(
         "divide_by_cfg", True,

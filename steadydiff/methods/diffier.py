@@ -126,7 +126,8 @@ class DiffIER(Windowed, Defaults):
                  "norm" pulls the predicted noise to the RMS of the conditional branch, without more calls;
                  "previous" pulls it to the previous step's and "literal" towards plain noise, as the paper
                  prints it: both for research, both harm
-    strength:    f, the share of the error that is carried over, twice the paper's eta; 0 changes nothing
+    strength:    f, the share of the error that is carried over, twice the paper's eta; 0 changes nothing,
+                 above 0 samples spread more, below (only "renoise") less
     divide_by_cfg: "renoise" divides it by the guidance weight, if the denoiser shows one as `cfg`: guidance
                  multiplies the error of an answer, and how strongly it answers to a change, by about as much
     iterations:  at most this many steps of descent; 0 changes nothing
@@ -161,8 +162,10 @@ class DiffIER(Windowed, Defaults):
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise SettingsError(f"mode is one of {', '.join(MODES)}; got {self.mode!r}")
-        if not 0 <= self.strength <= 1:
-            raise SettingsError(f"strength is a number from 0 to 1; got {self.strength}")
+        least = -1 if self.mode == "renoise" else 0
+        if not least <= self.strength <= 1:
+            only = "" if least else ", negative only in mode renoise"
+            raise SettingsError(f"strength is a number from {least} to 1{only}; got {self.strength}")
         if not (isinstance(self.iterations, int) and self.iterations >= 0):
             raise SettingsError(f"iterations is a whole number, 0 is off; got {self.iterations}")
         if not 0 <= self.threshold < math.inf:

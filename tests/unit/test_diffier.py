@@ -242,6 +242,11 @@ def test_a_perfect_model_is_over_dispersed_and_the_docs_say_so():
     assert 1.1 < ours / plain < 1.5
 
 
+def test_a_negative_strength_narrows_what_a_positive_one_widens():
+    plain, wide, narrow = (spread(DiffIER(**{**ALL, "strength": f})) for f in (0.0, 0.3, -0.3))
+    assert narrow < plain < wide
+
+
 def truth_and_model(space):
     return gaussian_denoiser(0.4, 0.7, space), lambda x, s: gaussian_denoiser(0.4, 0.7, space)(x, s) + 0.1
 
@@ -489,9 +494,10 @@ def test_neutral_settings_return_the_denoiser_itself(mode, neutral):
     ("settings", "message"),
     [
         ({"mode": "guess"}, "mode is one of renoise, norm, previous, literal; got 'guess'"),
-        ({"strength": -0.1}, "from 0 to 1; got -0.1"),
-        ({"strength": 1.1}, "from 0 to 1; got 1.1"),
-        ({"strength": math.nan}, "from 0 to 1; got nan"),
+        ({"mode": "norm", "strength": -0.1}, "from 0 to 1, negative only in mode renoise; got -0.1"),
+        ({"strength": -1.1}, "from -1 to 1; got -1.1"),
+        ({"strength": 1.1}, "from -1 to 1; got 1.1"),
+        ({"strength": math.nan}, "from -1 to 1; got nan"),
         ({"iterations": -1}, "whole number, 0 is off; got -1"),
         ({"iterations": 1.5}, "whole number, 0 is off; got 1.5"),
         ({"threshold": math.inf}, "threshold is a finite number, 0 for none; got inf"),
