@@ -1,1 +1,1 @@
-"""Drift: what is measured on a model's own samples, and the schedules calibrated from it."""
+"""Drift: what is measured on a model's own samples, and the corrections that are fitted to it."""

@@ -1,0 +1,366 @@
+"""Choosing a correction for one model, sampler and number of steps, from few pictures. `fit` is the entry.
+
+The model is sampled plainly, and two signs say what its samples lack: `j`, whether the model finds its own
+samples easier to denoise than real pictures, and `v`, whether they vary less. Where both are clear and agree,
+corrections of that direction are tried on the same noise, and the one is kept whose samples lie nearest to
+the real pictures; else it is left off, with the reason. Real pictures must not have been the model's training
+data: on those the judge turns round.
+
+Nothing here knows a host: a denoiser, a sampler and pictures are all it needs. What is tried can be kept and
+taken up again after a stop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Denoise, Run
+from ..errors import SettingsError, ShapeError, SteadyDiffError
+from ..methods.diffier import DiffIER
+from ..methods.epsilon_scaling import EpsilonScaling
+from ..methods.method import Method
+from ..methods.time_shift import TimeShift
+from . import signs
+from .stepping import Sampler, same_luck
+
+Progress = MutableMapping[str, dict[str, Tensor]]
+"""By what was tried: log errors [levels, N], pooled pictures [N, D], spreads [N] and calls []: tensors, which
+safetensors can keep."""
+
+LEAST_PICTURES = 8
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What may be done to a run; the defaults do nothing.
+
+    scale:    lambda of Epsilon Scaling, and
+    later:    whether only in the later half of the steps
+    factor:   c of Time Shift
+    strength: f of DiffIER, which costs calls
+    s_noise:  factor on the noise that the sampler itself adds
+    """
+
+    scale: float = 1.0
+    later: bool = False
+    factor: float = 1.0
+    strength: float = 0.0
+    s_noise: float = 1.0
+
+    def methods(self, run: Run) -> tuple[Method, ...]:
+        """Return the methods that do it, innermost first; `s_noise` is the sampler's own business."""
+        found: list[Method] = []
+        if self.factor != 1:
+            found.append(TimeShift(self.factor))
+        if self.strength != 0:
+            found.append(DiffIER(strength=self.strength))
+        if self.scale != 1:
+            high = later_half(run) if self.later else math.inf
+            found.append(EpsilonScaling(self.scale, sigma_high=high))
+        return tuple(found)
+
+    def __str__(self) -> str:
+        told = [
+            f"lambda {self.scale:.4g}{' in the later half' if self.later else ''}" if self.scale != 1 else "",
+            f"c {self.factor:.4g}" if self.factor != 1 else "",
+            f"DiffIER {self.strength:.4g}" if self.strength else "",
+            f"s_noise {self.s_noise:.4g}" if self.s_noise != 1 else "",
+        ]
+        return ", ".join(part for part in told if part) or "plain"
+
+
+PLAIN = Correction()
+
+
+def later_half(run: Run) -> float:
+    """Return the sigma from which on the later half of a run's steps goes down."""
+    steps = sorted(run.sigmas[:-1], reverse=True)
+    return steps[len(steps) // 2] if steps else math.inf
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One way of sampling, and real pictures beside it.
+
+    sampler:          any; it repeats itself under one seed
+    denoise:          the uncorrected model as it is sampled, guidance included, with the samples' conditions
+    x:                first states [N, C, *S]; 64 are good, 16 halve the gain
+    run:              the run
+    judge:            the model without guidance, with the samples' conditions, and
+    references:       real pictures [M, C, *S] in the model's own space, and
+    judge_references: the model without guidance, with the references' conditions (captions)
+    noisy:            the sampler with a factor on its own noise, where it has one
+    """
+
+    sampler: Sampler
+    denoise: Denoise
+    x: Tensor
+    run: Run
+    judge: Denoise
+    references: Tensor
+    judge_references: Denoise
+    noisy: Callable[[float], Sampler] | None = None
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How much is tried.
+
+    thorough:  go on from the best of the short rule, step by step, to at most `runs` sampling runs
+    runs:      sampling runs at most, the plain one included
+    diffier:   DiffIER may be tried as well, at half as many calls more
+    trust:     how many standard errors j must be away from 0
+    keep:      the share by which the criterion must fall
+    seed:      of the judge's noise and the bootstrap
+    """
+
+    thorough: bool = False
+    runs: int = 6
+    diffier: bool = False
+    trust: float = 2.0
+    keep: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.runs < 3:
+            raise SettingsError(f"runs is at least 3, the plain one and two tries; got {self.runs}")
+        if not (self.trust >= 0 and 0 <= self.keep < 1):
+            raise SettingsError(
+                f"trust is not negative, keep is a share from 0 to below 1; got {self.trust}, {self.keep}"
+            )
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What pictures say about themselves, with standard errors.
+
+    j: how much higher the model's log error is on them than on real pictures; below 0 they are too easy
+    v: log ratio of their total variance to real pictures'
+    """
+
+    j: float
+    j_error: float
+    v: float
+    v_error: float
+
+    def __str__(self) -> str:
+        return f"j {self.j:+.3f} ± {self.j_error:.3f}, v {self.v:+.3f} ± {self.v_error:.3f}"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What was chosen and why.
+
+    correction: PLAIN where it is left off
+    reason:     a sentence
+    before:     the signs of plain samples, and
+    after:      of the chosen correction's
+    scores:     by what was tried, the criterion over plain's (plain has 1) and its standard error
+    calls:      model calls of a batch, by everything together, and runs: how many times the batch was sampled
+    """
+
+    correction: Correction
+    reason: str
+    before: Signs
+    after: Signs
+    scores: dict[str, tuple[float, float]]
+    calls: int
+    runs: int
+
+
+def fit(
+    problem: Problem,
+    settings: FitSettings | None = None,
+    done: Progress | None = None,
+    on_trial: Callable[[str], None] = lambda _: None,
+) -> Fit:
+    """Choose a correction; see the module.
+
+    done:     what was tried before under the same problem and settings, found again by name; new trials are
+              added to it as they end, and `on_trial` is told their names, for progress and for keeping
+    Cost:     a sampling run a trial, and one call a level and picture for the judge
+    Raises:   ShapeError for pictures of another shape or too few; SteadyDiffError for NaN from the model.
+    """
+    settings = settings or FitSettings()
+    trials = _Trials(problem, settings, {} if done is None else done, on_trial)
+    before = trials.signs(PLAIN)
+    off = why_off(before, settings.trust)
+    if off:
+        return trials.result(PLAIN, f"left off: {off}")
+    tries = first_tries(low=before.j < 0, diffier=settings.diffier, s_noise=problem.noisy is not None)
+    for correction in tries:
+        if len(trials.scores) < settings.runs:
+            trials.score(correction)
+    if settings.thorough:
+        _go_on(trials, settings.runs)
+    best = trials.best()
+    score, _ = trials.scores[best]
+    if score > 1 - settings.keep:
+        return trials.result(
+            PLAIN, f"left off: nothing that was tried is {settings.keep:.0%} nearer than plain"
+        )
+    return trials.result(best, f"{best} brings samples {1 - score:.0%} nearer to the real pictures")
+
+
+def why_off(signs: Signs, trust: float) -> str:
+    """Return why nothing should be tried, "" if something should."""
+    if abs(signs.j) < trust * signs.j_error:
+        return f"the model's error on its samples is that on real pictures ({signs})"
+    if (signs.j < 0) != (signs.v < 0):
+        return f"the model's error and the variance of its samples do not agree on a direction ({signs})"
+    return ""
+
+
+def first_tries(low: bool, diffier: bool, s_noise: bool) -> list[Correction]:
+    """Return what is tried where samples spread too little (`low`) or too much."""
+    tries = [Correction(scale=1.04 if low else 0.98, later=True), Correction(factor=0.9 if low else 1.05)]
+    if s_noise:
+        tries.append(Correction(s_noise=1.03 if low else 0.97))
+    if diffier:
+        tries.append(Correction(strength=0.3 if low else -0.2))
+    return tries
+
+
+def _go_on(trials: _Trials, runs: int) -> None:
+    """Walk on from the best try: doubled while that is better, else halved while that is; then its neighbour.
+
+    Only c, lambda and their kin are walked along: each try's own number.
+    """
+    start = trials.best(without=PLAIN)
+    stronger = trials.scores[start][0] < 1
+    best = start
+    while len(trials.scores) < runs:
+        ahead = moved(best, 2.0 if stronger else 0.5)
+        if ahead in trials.scores:
+            break
+        if trials.score(ahead) < trials.scores[best][0]:
+            best = ahead
+        elif stronger and best == start:
+            stronger = False
+        else:
+            break
+
+
+def moved(correction: Correction, share: float) -> Correction:
+    """Return a correction `share` times as far from doing nothing, within what is ever of use."""
+
+    def far(value: float, least: float, most: float) -> float:
+        return round(min(max(1 + share * (value - 1), least), most), 6)
+
+    return replace(
+        correction,
+        scale=far(correction.scale, 0.9, 1.1),
+        factor=far(correction.factor, 0.7, 1.1),
+        strength=min(max(share * correction.strength, -0.5), 0.8),
+        s_noise=far(correction.s_noise, 0.9, 1.1),
+    )
+
+
+class _Counted:
+    """A denoiser that counts its calls and shows what it stands for (branches, cfg)."""
+
+    def __init__(self, denoise: Denoise) -> None:
+        self._denoise, self.calls = denoise, 0
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        self.calls += 1
+        return self._denoise(x, sigma)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._denoise, name)
+
+
+class _Trials:
+    """What was tried, each made once, with the figures that follow."""
+
+    def __init__(
+        self, problem: Problem, settings: FitSettings, done: Progress, on_trial: Callable[[str], None]
+    ) -> None:
+        own, real = problem.x, problem.references
+        if own.shape[1:] != real.shape[1:]:
+            raise ShapeError(
+                f"samples and real pictures have one shape; got {tuple(own.shape[1:])} "
+                f"and {tuple(real.shape[1:])}"
+            )
+        if min(len(own), len(real)) < LEAST_PICTURES:
+            raise ShapeError(
+                f"at least {LEAST_PICTURES} samples and real pictures are needed; got {len(own)} "
+                f"and {len(real)}"
+            )
+        self._problem, self._settings, self._done, self._on_trial = problem, settings, done, on_trial
+        self.scores: dict[Correction, tuple[float, float]] = {PLAIN: (1.0, 0.0)}
+        std = float(real.double().std())
+        self._sigmas = tuple(signs.level_of(ratio * std, problem.run.space) for ratio in signs.RATIOS)
+        if "references" not in done:
+            self._keep("references", real, problem.judge_references, 0)
+        self._real = done["references"]
+
+    def signs(self, correction: Correction) -> Signs:
+        own, real, seed = self._of(correction), self._real, self._settings.seed
+        j, j_error = signs.judge_gap(own["loss"], real["loss"])
+        v = signs.log_variance_ratio(own["spread"], real["spread"])
+        drawn = signs.bootstrap(signs.log_variance_ratio, own["spread"], real["spread"], seed=seed)
+        return Signs(j, j_error, v, float(drawn.std()))
+
+    def score(self, correction: Correction) -> float:
+        """Return the criterion over plain's, 1 for the same; its error is that of the pair's difference."""
+        own, plain, real, seed = self._of(correction), self._of(PLAIN), self._real, self._settings.seed
+
+        sets = [figure for one in (own, plain, real) for figure in (one["loss"], one["pooled"].T)]
+        drawn = signs.bootstrap(signs.criterion, *sets, times=50, seed=seed)
+        self.scores[correction] = signs.criterion(*sets), float(drawn.std())
+        return self.scores[correction][0]
+
+    def best(self, without: Correction | None = None) -> Correction:
+        found = (correction for correction in self.scores if correction != without)
+        return min(found, key=lambda correction: self.scores[correction][0])
+
+    def result(self, correction: Correction, reason: str) -> Fit:
+        return Fit(
+            correction, reason, self.signs(PLAIN), self.signs(correction),
+            {str(one): score for one, score in self.scores.items()},
+            calls=sum(int(kept["calls"]) for kept in self._done.values()), runs=len(self._done) - 1,
+        )  # fmt: skip
+
+    def _of(self, correction: Correction) -> dict[str, Tensor]:
+        name = str(correction)
+        if name not in self._done:
+            pictures, calls = self._sampled(correction)
+            self._keep(name, pictures, self._problem.judge, calls)
+        return self._done[name]
+
+    def _sampled(self, correction: Correction) -> tuple[Tensor, int]:
+        own = self._problem
+        denoise: Denoise = (counted := _Counted(own.denoise))
+        for method in correction.methods(own.run):
+            denoise = method.wrap(denoise, own.run)
+        sampler = own.sampler
+        if correction.s_noise != 1:
+            assert own.noisy is not None
+            sampler = own.noisy(correction.s_noise)
+        with torch.no_grad(), same_luck(own.x):
+            return sampler(denoise, own.x.clone(), own.run.sigmas), counted.calls
+
+    def _keep(self, name: str, pictures: Tensor, judge: Denoise, calls: int) -> None:
+        """Ask the judge about pictures and note what is needed of them."""
+        real, drawn = self._problem.references, torch.Generator().manual_seed(self._settings.seed)
+        pictures = pictures.to(torch.promote_types(pictures.dtype, torch.float32))
+        if not bool(pictures.isfinite().all()):
+            raise SteadyDiffError(f"the pictures of '{name}' hold NaN or infinity; nothing can be fitted")
+        shown = pictures.clamp(float(real.min()), float(real.max()))
+        noise = [torch.randn(shown.shape, generator=drawn).to(shown) for _ in self._sigmas]
+        with torch.no_grad():
+            loss = signs.log_errors(judge, shown, noise, self._sigmas, self._problem.run.space)
+        self._done[name] = {
+            "loss": loss.cpu(),
+            "pooled": signs.pooled(shown).cpu(),
+            "spread": signs.spreads(shown, real).cpu(),
+            "calls": torch.tensor(calls + len(self._sigmas)),
+        }
+        self._on_trial(name)

@@ -1,0 +1,222 @@
+"""The rule that chooses a correction: exact signs on Gaussian data, and known answers on planted errors."""
+
+import math
+
+import pytest
+import torch
+
+from steadydiff.denoiser import Run
+from steadydiff.drift import signs
+from steadydiff.drift.fit import (
+    PLAIN,
+    Correction,
+    FitSettings,
+    Problem,
+    Signs,
+    _Trials,
+    first_tries,
+    fit,
+    moved,
+    why_off,
+)
+from steadydiff.errors import SettingsError, ShapeError, SteadyDiffError
+from steadydiff.methods.diffier import DiffIER
+from steadydiff.methods.epsilon_scaling import EpsilonScaling
+from steadydiff.methods.time_shift import TimeShift
+from steadydiff.samplers import gaussian_denoiser, sample_ddpm, sample_euler, sample_heun
+
+STD = 0.5
+SHAPE = (4, 8, 8)
+
+
+def levels(steps):
+    return (*torch.logspace(1.5, -2, steps).tolist(), 0.0)
+
+
+def normal(count, seed, std=STD):
+    return std * torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(seed))
+
+
+def planted(scale):
+    """The exact denoiser of N(0, STD²), whose noise is `scale` times too large: lambda = scale mends it."""
+    exact = gaussian_denoiser(0.0, STD)
+    return lambda x, sigma: x - scale * (x - exact(x, sigma))
+
+
+def problem(sampler=sample_euler, steps=20, denoise=None, **more):
+    model, run = denoise or gaussian_denoiser(0.0, STD), Run("ve", levels(steps), 1)
+    x = normal(64, 1, math.hypot(run.sigmas[0], STD))
+    exact = gaussian_denoiser(0.0, STD)
+    return Problem(sampler, model, x, run, exact, normal(64, 2), exact, **more)
+
+
+@pytest.mark.parametrize("space", ["ve", "flow"])
+@pytest.mark.parametrize("spread", [0.8, 1.0, 1.2])
+def test_the_log_error_is_that_of_the_algebra(space, spread):
+    """eps - eps' = g alpha eps - (1 - g alpha) ... for the exact denoiser, whose noise is linear in both."""
+    pictures, sigma = normal(8, 0, spread * STD).repeat(1, 16, 4, 4), 0.4
+    noise = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(5))
+    found = signs.log_errors(gaussian_denoiser(0.0, STD, space), pictures, [noise], [sigma], space)
+    alpha = 1.0 if space == "ve" else 1 - sigma
+    share = sigma**2 / (alpha**2 * STD**2 + sigma**2)  # of x that is noise
+    expected = math.log((1 - share) ** 2 + (share * alpha * spread * STD / sigma) ** 2)
+    assert found.mean().item() == pytest.approx(expected, abs=0.03)
+
+
+def test_samples_that_spread_too_little_are_judged_too_easy_and_the_others_too_hard():
+    noise = [torch.randn(64, *SHAPE)]
+    real = signs.log_errors(gaussian_denoiser(0.0, STD), normal(64, 1), noise, [0.5])
+    for spread, sign in ((0.8, -1), (1.2, 1)):
+        own = signs.log_errors(gaussian_denoiser(0.0, STD), normal(64, 2, spread * STD), noise, [0.5])
+        j, error = signs.judge_gap(own, real)
+        assert sign * j > 5 * error
+
+
+def test_the_judges_error_is_the_standard_error_of_a_difference_of_means():
+    own, real = torch.tensor([[1.0, 3.0]]), torch.tensor([[0.0, 0.0, 3.0]])
+    assert signs.judge_gap(own, real) == pytest.approx((1.0, math.sqrt(2 / 2 + 3 / 3)))
+
+
+def test_wasserstein_of_shifted_and_of_unequal_sets():
+    a = torch.tensor([0.0, 1.0, 5.0])
+    assert signs.wasserstein(a, a) == 0
+    assert signs.wasserstein(a, a + 0.7) == pytest.approx(0.7)
+    assert signs.wasserstein(torch.tensor([0.0, 1.0]), torch.tensor([0.5])) == pytest.approx(0.5)
+
+
+def test_variances_are_compared_within_the_references_range():
+    real = normal(32, 3)
+    wild = real.clone()
+    wild[0] = 1000.0
+    ratio = signs.log_variance_ratio(signs.spreads(0.5 * real, real), signs.spreads(real, real))
+    assert ratio == pytest.approx(math.log(0.25))
+    assert signs.log_variance_ratio(signs.spreads(wild, real), signs.spreads(real, real)) < math.log(3)
+
+
+def test_pooled_pictures_keep_their_means_and_videos_lose_time():
+    pictures = torch.randn(3, 2, 8, 8)
+    assert signs.pooled(pictures).shape == (3, 2 * 16)
+    torch.testing.assert_close(signs.pooled(pictures).mean(1), pictures.mean((1, 2, 3)))
+    torch.testing.assert_close(
+        signs.pooled(pictures[:, :, None].repeat(1, 1, 5, 1, 1)), signs.pooled(pictures)
+    )
+    with pytest.raises(ShapeError, match="pictures have the shape"):
+        signs.pooled(torch.zeros(3, 2))
+
+
+def test_the_bootstrap_finds_the_error_of_a_mean_and_keeps_pairs():
+    values = torch.randn(400, generator=torch.Generator().manual_seed(0))
+    drawn = signs.bootstrap(lambda a: float(a.mean()), values, times=300)
+    assert drawn.std().item() == pytest.approx(values.std().item() / 20, rel=0.15)
+    paired = signs.bootstrap(lambda a, b: float((a - b).mean()), values, values + 1)
+    assert paired.std() < 1e-6
+
+
+@pytest.mark.parametrize(("space", "expected"), [("ve", 3.0), ("flow", 0.75)])
+def test_a_ratio_of_noise_to_signal_is_a_level_of_either_space(space, expected):
+    assert signs.level_of(3.0, space) == expected
+
+
+def test_the_criterion_is_1_for_plain_and_least_at_the_planted_lambda():
+    trials = _Trials(problem(denoise=planted(1.04), steps=40), FitSettings(), {}, lambda _: None)
+    scores = {scale: trials.score(Correction(scale=scale)) for scale in (1.0001, 1.02, 1.04, 1.06)}
+    assert scores[1.0001] == pytest.approx(1, abs=0.02)
+    assert min(scores, key=lambda scale: scores[scale]) == 1.04
+
+
+def test_few_ancestral_steps_get_a_lower_noise_level():
+    """DDPM's ten steps reach 65 % of the spread; c .7 nearly all of it."""
+    short, thorough = (fit(problem(sample_ddpm, 10), FitSettings(thorough=t)) for t in (False, True))
+    assert short.correction == Correction(factor=0.9)
+    assert thorough.correction in (Correction(factor=0.8), Correction(factor=0.7))
+    assert short.before == thorough.before
+    assert short.before.j < -2 * short.before.j_error
+    assert abs(thorough.after.v) < abs(short.after.v) < abs(short.before.v)
+    assert "nearer to the real pictures" in short.reason
+
+
+def test_a_model_that_leaves_too_much_noise_gets_less_of_it():
+    found = fit(problem(denoise=planted(0.96)))
+    assert found.before.v > 0
+    assert found.correction in (Correction(scale=0.98, later=True), Correction(factor=1.05))
+
+
+def test_what_is_right_is_left_off_and_told_why():
+    found = fit(problem(sample_heun, 60))
+    assert found.correction == PLAIN
+    assert found.reason.startswith("left off: the model's error on its samples is that on real pictures")
+    assert found.runs == 1
+
+
+def test_signs_that_do_not_agree_leave_it_off():
+    assert "do not agree" in why_off(Signs(-1.0, 0.1, 0.5, 0.1), 2.0)
+    assert "is that on real" in why_off(Signs(-0.1, 0.1, -0.5, 0.1), 2.0)
+    assert why_off(Signs(-1.0, 0.1, -0.5, 0.1), 2.0) == ""
+
+
+def test_calls_are_counted():
+    found = fit(problem(sample_ddpm, 10))
+    assert found.runs == 3
+    assert found.calls == 3 * 10 + 4 * len(signs.RATIOS)  # the references are judged, too
+
+
+def test_a_stopped_fit_goes_on_where_it_was():
+    done, whole = {}, fit(problem(sample_ddpm, 10), FitSettings(thorough=True))
+
+    def stop(name):
+        if name.startswith("c "):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(problem(sample_ddpm, 10), FitSettings(thorough=True), done, stop)
+    assert len(done) == 4
+    told = []
+    assert fit(problem(sample_ddpm, 10), FitSettings(thorough=True), done, told.append) == whole
+    assert "plain" not in told
+
+
+def test_nothing_is_drawn_from_the_hosts_random_stream():
+    before = torch.get_rng_state()
+    fit(problem(sample_ddpm, 10))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_samplers_own_noise_and_diffier_are_tried_where_allowed():
+    assert first_tries(True, False, False) == first_tries(True, True, True)[:2]
+    names = [str(one) for one in first_tries(True, True, True)]
+    assert names == ["lambda 1.04 in the later half", "c 0.9", "s_noise 1.03", "DiffIER 0.3"]
+    tried, sampler = [], sample_ddpm
+
+    def noisy(factor):
+        tried.append(factor)
+        return sampler
+
+    fit(problem(sampler, 10, noisy=noisy), FitSettings(diffier=True))
+    assert tried == [1.03]
+
+
+def test_a_correction_knows_its_methods_and_its_neighbours():
+    run = Run("ve", (4.0, 3.0, 2.0, 1.0, 0.0))
+    assert PLAIN.methods(run) == ()
+    all_of = Correction(1.04, True, 0.9, 0.3).methods(run)
+    assert all_of == (TimeShift(0.9), DiffIER(strength=0.3), EpsilonScaling(1.04, sigma_high=2.0))
+    assert moved(Correction(factor=0.9), 2).factor == 0.8
+    assert moved(Correction(factor=0.8), 2).factor == 0.7
+    assert moved(Correction(1.04, True), 0.5) == Correction(1.02, True)
+    assert moved(PLAIN, 2) == PLAIN
+
+
+def test_what_cannot_be_fitted_is_said():
+    with pytest.raises(SettingsError, match="runs is at least 3"):
+        FitSettings(runs=2)
+    with pytest.raises(SettingsError, match="keep is a share"):
+        FitSettings(keep=1.0)
+    own = problem()
+    few = Problem(
+        own.sampler, own.denoise, own.x[:4], own.run, own.judge, own.references, own.judge_references
+    )
+    with pytest.raises(ShapeError, match="at least 8 samples and real pictures are needed; got 4 and 64"):
+        fit(few)
+    broken = problem(denoise=lambda x, sigma: x * math.nan)
+    with pytest.raises(SteadyDiffError, match="the pictures of 'plain' hold NaN"):
+        fit(broken)
