@@ -124,7 +124,7 @@ def bench(options: argparse.Namespace, rest: list[str]) -> int:
     if options.name not in benches:
         raise Stop(f"There is no bench '{options.name}'; there are: {', '.join(benches) or 'none'}.")
     host = ensure_host(options.python)
-    python = ensure_judges(host.python) if options.name == "photos" else host.python
+    python = ensure_judges(host.python) if options.name in ("photos", "digits") else host.python
     return python_in_root(python, ["-m", f"tools.bench.{options.name}", *rest], host)
 
 

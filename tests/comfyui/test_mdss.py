@@ -119,7 +119,7 @@ def test_one_correction_is_that_call_answered_from_the_cleaned_state(
         return function(modules["hosts.comfy.drift"].Shown(model, answer), x - error, sigmas, *args, **kwargs)
 
     method = mdss.MDSS(mdss.XiModel(xi, space))
-    own.sampler_function = state.rectify_states(function, method, run, ask=ask)
+    own.sampler_function = state.rectify_states(function, method, run, ask)
     corrected = sample(model, own)
     own.sampler_function = functools.wraps(function)(from_there)
     expected = sample(model, own)
