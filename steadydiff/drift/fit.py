@@ -8,6 +8,9 @@ data: on those the judge turns round.
 
 Nothing here knows a host: a denoiser, a sampler and pictures are all it needs. What is tried can be kept and
 taken up again after a stop.
+
+The rule is frozen: its first tries and limits were set on the digits (docs/digits.md) before any other data
+were looked at. Change it only with a new measurement on all worlds.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tools.bench.shared.frame import RESULTS, Cells, markdown
 from tools.bench.tables.arpo import arpo, arpo_attributes
+from tools.bench.tables.digits import digits, digits_fit, digits_more
 from tools.bench.tables.matrix import matrix, matrix_pairs, matrix_patches
 from tools.bench.tables.photos import photos
 from tools.launch.environment import ROOT
@@ -322,6 +323,9 @@ TABLES: dict[str, tuple[str, str, Callable[..., str]]] = {
     "arpo attributes": ("docs/arpo.md", "arpo", arpo_attributes),
     "cost": ("docs/which.md", "epsilon_scaling antibias mdss diffier", cost),
     "photos": ("docs/time_shift.md", "photos", photos),
+    "digits": ("docs/digits.md", "digits", digits),
+    "digits more": ("docs/digits.md", "digits", digits_more),
+    "digits fit": ("docs/digits.md", "digits", digits_fit),
     "matrix": ("docs/matrix.md", "matrix", matrix),
     "matrix pairs": ("docs/matrix.md", "matrix", matrix_pairs),
     "matrix patches": ("docs/matrix.md", "matrix", matrix_patches),

@@ -1,0 +1,32 @@
+"""The digits' tables say quotients of T, and shares of the grid's gain."""
+
+from tools.bench.tables.digits import digits, digits_fit
+
+
+def figures(value, name=""):
+    return {f"{name}classifier": value, f"{name}pixels": value}
+
+
+CELLS = {"floor": {"figures": figures(0.0)}} | {
+    f"ddpm 10 cfg 1 {label} {seed}": {"figures": figures(value * (1 + seed))}
+    for label, value in (("plain", 4.0), ("c 0.9", 2.0), ("c 0.8", 1.0))
+    for seed in (0, 1, 2)
+}
+FIT = {"short": "c 0.9", "thorough": "plain", **figures(2.0, "short "), **figures(4.0, "thorough ")}
+
+
+def test_a_line_has_plain_and_quotients():
+    assert "| ddpm 10 cfg 1 | 8.00 ± 4.00 | 8.00 ± 4.00 | 0.50 ± 0.00 | 0.25 ± 0.00 |" in digits(CELLS)
+
+
+def test_the_rules_gain_is_a_share_of_the_best():
+    told = digits_fit(CELLS | {"ddpm 10 cfg 1 fit 0 0": {"figures": FIT}})
+    assert "| ddpm 10 cfg 1 | 0.50 | 1.00 | 0.25 | 0 of 1 |" in told
+    assert "short: 50 % of the grid's log gain" in told
+    assert "thorough: 0 % of" in told
+
+
+def test_harm_is_counted():
+    bad = {**FIT, **figures(20.0, "short ")}
+    told = digits_fit(CELLS | {"ddpm 10 cfg 1 fit 0 0": {"figures": bad}})
+    assert "by more than the spread in 100.0 %" in told
