@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..denoiser import Denoise, Run, Space, signal_level
 from ..errors import SettingsError, SteadyDiffError
-from ..methods.epsilon_scaling import scale_epsilon
+from ..methods.epsilon_scaling import scale_epsilon, stride_shares
 from ..metrics.norms import predicted_norm
 from ..metrics.spectrum import ring_sizes, spectrum
 from ..schedules import linear_schedule, log_ratio
@@ -365,6 +365,7 @@ class _Walk:
     ) -> None:
         self._sampler, self._denoise, self._x, self._run = sampler, denoise, x, run
         self._remember = remember
+        self._shares = stride_shares(run.space, run)
         self._starts, self._step, self.calls, self._on_call = step_calls(sampler, x, run), 0, 0, on_call
         self._given: list[Tensor] = []
         question = self._next([])
@@ -437,6 +438,8 @@ class _Walk:
 
     def _scaled(self, question: Question, raw: Tensor, scale: float) -> Tensor:
         x, sigma = question
+        if (self._shares(sigma) < 1).any():  # too long a stride for λ to act in full: none is sought
+            return raw
         return scale_epsilon(x, raw, scale, sigma=sigma.to(x), space=self._run.space)
 
     def _energy(self, question: Question, answer: Tensor, step: int) -> Tensor:

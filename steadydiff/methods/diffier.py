@@ -141,8 +141,8 @@ class DiffIER(Windowed, Defaults):
 
     Neutral: strength 0, iterations 0, or equal bounds; `wrap` then returns the denoiser itself.
 
-    "norm" without a measurement needs a denoiser with `branches`, as `Guided` has them. As in Epsilon
-    Scaling, a state that is all but noise (sigma / alpha above MAX_NOISE_RATIO) is left alone.
+    "norm" without a measurement needs a denoiser with `branches`, as `Guided` has them. A state that is all
+    but noise (sigma / alpha above MAX_NOISE_RATIO) is left alone.
     """
 
     title: ClassVar[str] = "DiffIER"

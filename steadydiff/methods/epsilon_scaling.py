@@ -28,7 +28,7 @@ from ..schedules import (
     uniform_schedule,
 )
 from .method import Defaults
-from .window import Windowed, check_window, edges
+from .window import EDGE_TOLERANCE, Windowed, check_window, edges
 
 __all__ = [
     "MAX_NOISE_RATIO",
@@ -39,6 +39,7 @@ __all__ = [
     "scale_at",
     "scale_epsilon",
     "snr_schedule",
+    "stride_shares",
     "table_schedule",
     "uniform_schedule",
 ]
@@ -48,11 +49,14 @@ SpaceSetting = Literal["auto", "epsilon", "velocity"]
 FORMS: tuple[Form, ...] = get_args(Form)
 SPACE_SETTINGS: tuple[SpaceSetting, ...] = get_args(SpaceSetting)
 
-# The correction adds (1 - 1/λ)·sigma/alpha units of noise to the clean estimate. Where a state is all but
-# noise that is tens of units, which one step to a moderate sigma cannot take back. Above this ratio of sigma
-# to alpha it is left out. 4000 lies between the noisiest step of a zero-terminal-SNR schedule (4518 in
-# ComfyUI) and its neighbour (2254 of 1000 levels), above most models' ranges (Stable Video Diffusion: 700)
-# but not that of cosine betas (20,291), and is sigma 0.99975 in flow.
+# One step from rho = sigma/alpha down to rho' leaves (1 - 1/λ)·(rho - rho') more noise than belongs there, in
+# units of the clean sample. Relative to the next state, of size sqrt(rho'² + 1), that is the stride's length
+# times 1 - 1/λ. Up to this length the correction acts in full; one step from 14.6 to 0 has 14.6, the longest
+# of four steps from 80 has 8. Beyond, it fades: docs/epsilon_scaling.md has the figures.
+LONGEST_STRIDE = 16.0
+
+# DiffIER leaves states alone whose sigma / alpha exceeds this. Here it bounds 1 / alpha in flow, so that half
+# precision does not overflow.
 MAX_NOISE_RATIO = 4000.0
 
 
@@ -78,9 +82,8 @@ def scale_epsilon(
     Raises:  SettingsError if a number `scale` is not finite and positive (a tensor is not looked into), if
              "flow" comes without sigma, or for an unknown space; ShapeError if shapes disagree.
     Source:  Ning et al., 2023, arXiv 2308.15321; "flow" follows from x's own equation and is not in the
-             paper. Differs in: "ve" and "flow" leave a sample as it is where sigma / alpha exceeds
-             MAX_NOISE_RATIO (in "ve" if sigma is given); the authors' pixel models clip the clean estimate
-             there instead, which latents do not allow.
+             paper. There a sample without signal (sigma 1) stays as it is, and 1 / (1 - sigma) is bounded by
+             MAX_NOISE_RATIO. What a long stride must not gain, `EpsilonScaling` sees to.
 
     Not to be confused with CFG rescale, which matches standard deviations.
     """
@@ -90,11 +93,17 @@ def scale_epsilon(
         check_positive("scale", scale)
         if scale == 1:
             return denoised
-    weight, target = 1 - 1 / scale, x
-    if space != "velocity" and sigma is not None:
-        inside = sigma <= sigma_limit(space)
-        weight = weight * (inside.to(x.dtype) if isinstance(inside, Tensor) else inside)
+    return _lean(x, denoised, 1 - 1 / scale, sigma, space)
+
+
+def _lean(
+    x: Tensor, denoised: Tensor, weight: Tensor | float, sigma: Tensor | float | None, space: Form
+) -> Tensor:
+    """Let the clean estimate lean towards all of the state, by a weight of 1 - 1/λ."""
+    target = x
     if space == "flow" and sigma is not None:
+        inside = sigma < 1
+        weight = weight * (inside.to(x.dtype) if isinstance(inside, Tensor) else inside)
         target = (x / per_sample(_safe_signal(sigma), x)).to(x.dtype)
     if isinstance(weight, Tensor):
         weight = per_sample(weight.to(x), x)
@@ -209,14 +218,16 @@ class EpsilonScaling(Windowed, Defaults):
         return linear_schedule(run.steps, self.slope, self.scale)
 
     def effective_scales(self, run: Run) -> tuple[float, ...]:
-        """Return the λ in effect at each step: 1 outside the window and where it is left out."""
-        if self.is_off:
+        """Return the λ in effect at each step: 1 outside the window, nearer to 1 where a stride is long."""
+        if self.is_off or not run.steps:
             return (1.0,) * run.steps
-        limit = math.inf if self.form(run.space) == "velocity" else sigma_limit(run.space)
         low, high = edges(self.sigma_high, self.sigma_low, run)
-        high = min(high, limit)
-        steps = zip(self.scales(run), _descending(run)[:-1], strict=True)
-        return tuple(scale if low <= sigma <= high else 1.0 for scale, sigma in steps)
+        sigmas = _descending(run)[:-1]
+        shares = stride_shares(self.form(run.space), run)(torch.tensor(sigmas)).tolist()
+        return tuple(
+            _effective(scale, share) if low <= sigma <= high else 1.0
+            for scale, share, sigma in zip(self.scales(run), shares, sigmas, strict=True)
+        )
 
     def differences(self, **facts: Any) -> list[str]:
         """Say where a run differs from what the schedule was made for."""
@@ -226,7 +237,7 @@ class EpsilonScaling(Windowed, Defaults):
     def summary(self, run: Run) -> str:
         """Say at how many steps which scale is in effect, e.g. "lambda 1.004 to 1.009 at 18 of 20 steps"."""
         scales = self.effective_scales(run)
-        used = [scale for scale in scales if scale != 1]
+        used = [scale for scale in scales if f"{scale:.6g}" != "1"]
         if not used:
             return f"left all {len(scales)} steps as they were"
         low, high = min(used), max(used)
@@ -245,13 +256,15 @@ class EpsilonScaling(Windowed, Defaults):
         if all(scale == 1 for scale in scales):
             return denoise
         scale_of = self._window(_curve(scales, _descending(run)[:-1]), run)
-        # Doubled, as some samplers call the model above the run's first sigma ("churn").
-        needs_sigma = form == "flow" or 2 * max(run.sigmas) > MAX_NOISE_RATIO
+        shares = stride_shares(form, run)
+        fades = form == "flow" or bool((shares(torch.tensor(run.sigmas)) < 1).any())
 
         def scaled(x: Tensor, sigma: Tensor) -> Tensor:
             denoised = denoise(x, sigma)
-            at = sigma if needs_sigma else None
-            return scale_epsilon(x, denoised, scale_of(sigma), sigma=at, space=form)
+            weight = 1 - 1 / scale_of(sigma)
+            if fades:
+                weight = weight * shares(sigma).to(x.dtype)
+            return _lean(x, denoised, weight, sigma, form)
 
         return scaled
 
@@ -276,15 +289,53 @@ def _curve(scales: tuple[float, ...], sigmas: tuple[float, ...]) -> _ScaleOf:
     """Return λ as a function of sigma [B]: a number if it never changes, else looked up on sigma's device."""
     if len(set(scales)) == 1:
         return lambda sigma: scales[0]
-    table = scale_table(scales, sigmas)
+    table = _placed(scale_table(scales, sigmas))
+    return lambda sigma: scale_at(sigma, table(sigma.device))
+
+
+def stride_shares(form: Form, run: Run) -> Callable[[Tensor], Tensor]:
+    """Return the share of 1 - 1/λ that acts, as a function of sigma [N]: 1 but in a stride that is too long.
+
+    A call's stride goes from its own sigma to the run's next lower one. Calls above the run's first sigma
+    ("churn") share as that one does. Below a flow run's first level without signal, calls between levels are
+    steps of a sampler that chooses its own, and share in full up to MAX_NOISE_RATIO.
+    """
+    levels = _placed(torch.tensor(run.sigmas, dtype=torch.float32).unique())
+
+    def shares(sigma: Tensor) -> Tensor:
+        table = levels(sigma.device)
+        level = torch.minimum(sigma.to(table.dtype), table[-1])
+        above = torch.bucketize(level * (1 - EDGE_TOLERANCE), table)
+        here, there = (_noise_ratio(at, form) for at in (level, table.take((above - 1).clamp(min=0))))
+        stride = (here - there) / torch.hypot(there, torch.ones_like(there))
+        share = (LONGEST_STRIDE / stride.clamp(min=LONGEST_STRIDE)) ** 4
+        if form == "flow":
+            share = torch.where((table.take(above) >= 1) & (here <= MAX_NOISE_RATIO), 1.0, share)
+        return share
+
+    return torch.ones_like if form == "velocity" else shares
+
+
+def _noise_ratio(sigma: Tensor, form: Form) -> Tensor:
+    """Return sigma / alpha, finite even where there is no signal."""
+    return sigma if form == "ve" else sigma / (1 - sigma).clamp(min=1e-12)
+
+
+def _effective(scale: float, share: float) -> float:
+    """Return the λ whose 1 - 1/λ is this share of a scale's."""
+    return scale if share == 1 else 1 / (1 - share * (1 - 1 / scale))
+
+
+def _placed(table: Tensor) -> Callable[[torch.device], Tensor]:
+    """Return a table on a device, moved there once."""
     on_device: dict[torch.device, Tensor] = {}
 
-    def scale_of(sigma: Tensor) -> Tensor:
-        if sigma.device not in on_device:
-            on_device[sigma.device] = table.to(sigma.device)
-        return scale_at(sigma, on_device[sigma.device])
+    def on(device: torch.device) -> Tensor:
+        if device not in on_device:
+            on_device[device] = table.to(device)
+        return on_device[device]
 
-    return scale_of
+    return on
 
 
 def _descending(run: Run) -> tuple[float, ...]:
@@ -298,7 +349,7 @@ def sigma_limit(space: Form) -> float:
 
 
 def _safe_signal(sigma: Tensor | float) -> Tensor | float:
-    """Return flow's alpha, kept from 0 where the correction is left out and its value does not matter."""
+    """Return flow's alpha, kept from 0."""
     alpha, least = signal_level(sigma, "flow"), 1 / (1 + MAX_NOISE_RATIO)
     return alpha.clamp(min=least) if isinstance(alpha, Tensor) else max(alpha, least)
 

@@ -188,6 +188,13 @@ def test_steps_without_signal_keep_a_scale_of_one():
     assert found.scales[0] == 1 and found.scales[1] != 1
 
 
+def test_strides_too_long_for_a_scale_to_act_in_full_keep_one():
+    run = Run("flow", (0.999, 0.95, 0.5, 0.2, 0.0))
+    denoise, x = overpredicting(1.02, "flow"), unit_noise(SHAPE, range(4)) * 0.999
+    found = calibrate(sample_euler, denoise, x, run, training_rms(1.02, run))
+    assert found.scales[0] == 1 and found.scales[1] != 1 and found.errors[0] == 0
+
+
 def test_what_cannot_be_calibrated_is_refused():
     run = run_of("ve", 5)
     with pytest.raises(SettingsError, match="each of 5 steps is wanted; got 3"):
