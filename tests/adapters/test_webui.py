@@ -598,6 +598,44 @@ def test_samplers_that_bring_a_post_cfg_function_see_scaled_branches_once(joins)
     assert len(seen) == 3, "the sampler is not shown what DiffIER asks"
 
 
+def partner(model, by_hand):
+    """Put beside us another extension that keeps a running average of its calls, as APG's momentum does; made
+    `by_hand` it goes by the sampler's calls, and what is asked in between sees it as they found it."""
+    average, before = 0.0, {}
+
+    def guide(denoised):
+        nonlocal average
+        own = model.step not in before
+        moved = denoised - 0.5 * (before.setdefault(model.step, average) if by_hand else average)
+        average = moved if own or not by_hand else average
+        return moved
+
+    if isinstance(model, Forge):
+        unet = model.inner_model.inner_model.forge_objects.unet
+        unet.set_model_sampler_post_cfg_function(lambda args: guide(args["denoised"]))
+    else:
+        guidance = model.combine_denoised
+        model.combine_denoised = lambda *asked: guide(guidance(*asked))
+    return model
+
+
+def counted(model, x, sigmas, extra_args=None, callback=None, disable=None):
+    """Euler, by which the model can tell the sampler's calls."""
+    for model.step, levels in enumerate(zip(sigmas, sigmas[1:], strict=False)):  # noqa: B020
+        x = euler(model, x, levels, extra_args)
+    return x
+
+
+@pytest.mark.parametrize(
+    "plan", [*PLANS.values(), lambda start: Patch(DiffIER("renoise", iterations=2), 0.0, 1.0)]
+)
+@pytest.mark.parametrize("host", HOSTS)
+def test_what_others_keep_from_call_to_call_takes_in_the_samplers_calls_alone(host, plan):
+    results = [sample(partner(HOSTS[host](), by_hand), [plan], counted)[0] for by_hand in (False, True)]
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+    assert not torch.allclose(results[0], sample(HOSTS[host](), [plan])[0], atol=0.1)
+
+
 def test_units_there_and_back():
     units, level = Units(ABAR), torch.tensor([400.5, 3.0])
     state, sigma = units.state(X, level)

@@ -106,6 +106,9 @@ class A1111Route:
         if self._handle is not None:
             self._handle.remove()
 
+    def partners(self) -> tuple[Any, ...]:
+        return self.model.combine_denoised, self.model.combine_denoised_for_edit_model
+
     def sent_along(self, session: Session, kwargs: dict[str, Any]) -> dict[str, Any]:
         return kwargs
 
@@ -131,14 +134,17 @@ class A1111Route:
         asked = [*self._asked]
         seen, levels = (torch.cat([args[at] for args, _ in asked]) for at in (0, 1))
         if self._head is not None:
-            self._second = guidance.both(self._outputs_of(self._head, len(seen)))
+            with session.aside():
+                self._second = guidance.both(self._outputs_of(self._head, len(seen)))
         x, sigma = units.state(seen[guidance.firsts], levels[guidance.firsts])
         guided = len(seen) == len(guidance.rows)
 
         def answer(x: Tensor, sigma: Tensor, out: Tensor, raw: Tensor) -> Answer:
             found = [raw]
             if session.wants_branches:
-                found += [guidance.guide(out, 1.0), *([out[-len(x) :]] if guided else [])]
+                with session.aside():
+                    found.append(guidance.guide(out, 1.0))
+                found += [out[-len(x) :]] if guided else []
             return Answer(float(guidance.cfg), *(units.clean(x, one, sigma) for one in found))
 
         def again(x: Tensor, sigma: Tensor) -> Answer:

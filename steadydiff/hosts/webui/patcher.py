@@ -123,6 +123,9 @@ class PatcherRoute:
 
         self._patched.callback(give_back)
 
+    def partners(self) -> tuple[Any, ...]:
+        return (self._objects.unet.model_options,)
+
     def sent_along(self, session: Session, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Samplers of the CFG++ kind step along the unconditional estimate, which they pick up through a
         post-CFG function of their own. reForge takes it in the place of the model's own functions, Neo beside

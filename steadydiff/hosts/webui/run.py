@@ -18,6 +18,7 @@ from ...errors import HostError
 from ...files.mdss import Head
 from ...files.model_card import ModelCard
 from ...noise import Motion
+from ..kept import Kept
 from ..patch import Shown, check_card
 
 if TYPE_CHECKING:  # a route corrects through a session, which knows this module
@@ -57,6 +58,10 @@ class Route(Protocol):
 
     def second_output(self, what: str, head: Head, branches: str) -> Callable[[Tensor, Tensor], Tensor]:
         """Return what tells the second output of the sampler's latest call, and listen for it from now on."""
+        ...
+
+    def partners(self) -> tuple[Any, ...]:
+        """Return what holds the functions of other extensions that each guided answer passes through."""
         ...
 
     def sent_along(self, session: Session, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -161,6 +166,10 @@ class Start:
     def cfg(self) -> float | None:
         """The weight of guidance that the host hands the sampler."""
         return self.kwargs.get("extra_args", {}).get("cond_scale")
+
+    def kept(self) -> Kept:
+        """Return what other extensions' functions keep just now from call to call."""
+        return Kept(*self.route.partners(), copied=2 * self.x.numel())
 
     def check(self, what: str, card: ModelCard, channels: int) -> None:
         """Raise HostError unless the model is of the kind that `what` was trained on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from ...denoiser import Denoise
 from ...errors import HostError, SteadyDiffError
 from ...methods.method import Editor, Method
+from ..kept import Kept, as_kept
 from ..patch import count_calls, in_order, nest
 from .run import Start
 
@@ -133,10 +135,19 @@ class Session:
     def ask(self, x: Tensor, level: Tensor, ask: Callable[[Tensor], Tensor]) -> Tensor:
         """Ask the host's model with the sampler's own state x, which the methods may correct in place."""
         corrected = self._corrected
+        self.guarded(self._remember, lambda: None)
         result = self._asked_or_edited(x, level, ask)
         self.calls += 1
         self._missed += bool(self._guided) and self._corrected == corrected and not self._failure
         return result
+
+    def _remember(self) -> None:
+        self._model.before = self.start.kept()
+
+    def aside(self) -> AbstractContextManager[None]:
+        """While this is open, what other extensions keep from call to call is as the sampler's call has found
+        it; then it is as it is now."""
+        return as_kept(self._model.before)
 
     def guarded(self, work: Callable[[], Tensor | None], otherwise: Callable[[], Tensor | None]) -> Any:
         """Return what our work gives; if it fails, `otherwise`, and so in all the rest of the run."""
@@ -254,7 +265,7 @@ class Session:
     def close(self) -> None:
         """Let go of the host's objects and of the device's memory."""
         self._model.begin(None, None)
-        self._ask = None
+        self._model.before, self._ask = Kept(), None
         for module in self.start.modules:
             module.cpu()
 
@@ -296,16 +307,19 @@ class _Counted:
 
 
 class _Answered:
-    """The host's guided model as the methods know denoisers; its first call is answered already.
+    """The host's guided model as the methods know denoisers; its first call is answered already, and of the
+    others other extensions know nothing, see `kept.py`.
 
     branches, cfg: as in `steadydiff.Guided`, of the latest call
     latest: what the latest denoiser of the nest has answered
+    before: what other extensions kept when the sampler's call began
     """
 
     def __init__(self, check_interrupted: Callable[[], None]) -> None:
         self._check_interrupted, self.extra, self.cfg = check_interrupted, 0, 1.0
         self.branches: Any = None
         self.latest: Tensor | None = None
+        self.before = Kept()
         self._answer: Answer | None = None
         self._again: Ask | None = None
 
@@ -317,7 +331,8 @@ class _Answered:
         if answer is None:
             assert self._again is not None
             self._check_interrupted()
-            answer = self._again(x, sigma)
+            with as_kept(self.before):
+                answer = self._again(x, sigma)
             self.extra += 1
         self.cfg = answer.cfg
         self.branches = None if answer.cond is None else (answer.cond, answer.uncond)
