@@ -48,16 +48,21 @@ class Denoiser(torch.nn.Module):
         self.asked_at.append((float(sigma[0]), self.step))
         self.asked.append(len(x))
         self.step += 1
-        return drifting(x, sigma)
+        return self.combine_denoised(drifting(x, sigma), sigma)
+
+    def combine_denoised(self, x_out, *others):
+        return x_out
+
+    combine_denoised_for_edit_model = combine_denoised
 
 
 def euler(model, x, sigmas, extra_args=None, callback=None, disable=None):
     return sample_euler(lambda x, sigma: model(x, sigma, **extra_args), x, sigmas.tolist())
 
 
-def run(method, function=euler, **levels):
-    sampler, found, model = SimpleNamespace(func=function), [], Denoiser()
-    order = Order(method, REFINE, SEED, "Karras", "a model")
+def run(method, function=euler, model=None, refine=REFINE, **levels):
+    sampler, found, model = SimpleNamespace(func=function), [], model or Denoiser()
+    order = Order(method, refine, SEED, "Karras", "a model")
     calibrate_next(sampler, WebuiHost(), order, lambda *results: found.append(results))
     x = torch.zeros((2, 2, 4, 4), dtype=torch.float64)
     clean = sampler.func(model, x, extra_args={"cond_scale": 3.0}, callback=None, disable=False, **levels)
@@ -168,3 +173,31 @@ def test_a_sampler_that_draws_noise_gets_32_samples_in_batches_of_the_run():
     assert said[0].startswith("Found on 32 samples")
     assert "few-step error only, not the model's own bias" in said[-1]
     assert run("norm", sigmas=torch.tensor(SIGMAS))[2].count == 2
+
+
+def tired(by_memory):
+    """Return a model with another extension that shrinks an answer the more, the more calls it has seen since
+    the noise was last as high; or that knows the noise levels instead."""
+    model, seen, levels = Denoiser(), [], torch.tensor(SIGMAS[:-1])
+
+    def guided(x_out, sigma):
+        level = float(sigma[0])
+        if seen and level > seen[-1]:
+            seen.clear()
+        seen.append(level)
+        calls = len(seen) if by_memory else int((levels - level).abs().argmin()) + 1
+        return x_out * 0.95**calls
+
+    model.combine_denoised = guided
+    return model
+
+
+@pytest.mark.parametrize("function", (euler, lcm))
+@pytest.mark.parametrize("method", ("norm", "variance"))
+def test_each_answer_meets_what_the_step_before_has_left_with_others(method, function):
+    by_memory, by_level = (
+        run(method, function, tired(memory), refine=1, sigmas=torch.tensor(SIGMAS))
+        for memory in (True, False)
+    )
+    assert by_memory[2] == by_level[2]
+    assert by_memory[1] == by_level[1] and len(set(by_memory[1].values)) > 1

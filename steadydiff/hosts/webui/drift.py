@@ -24,9 +24,10 @@ from ...drift.calibration import (
     steady,
 )
 from ...drift.measurement import Measurement, Recorder, noise_for, own_samples, refine, unit_noise
-from ...drift.stepping import draws_noise, same_luck
+from ...drift.stepping import Remember, draws_noise, same_luck
 from ...errors import HostError, SettingsError
 from ...schedules import MadeFor, Schedule
+from ..kept import Kept
 from .attach import WebuiHost, take_over
 from .run import Start
 
@@ -86,40 +87,51 @@ def calibrate_run(start: Start, order: Order) -> tuple[Schedule, Measurement, li
     seeds = range(order.seed, order.seed + count)
     noise = unit_noise(x.shape[1:], seeds).to(x)
     first = add_noise(torch.zeros_like(noise), run.noise * noise, run.sigmas[0], run.space)
-    ask = _asking(start)
+    ask, remember = _asking(start)
     recorder = Recorder(run, start.step_calls())
     heard = recorder.around(ask)
     with same_luck(first):
         clean = start.sample(ask, first, refine(run.sigmas, order.refine))
     with same_luck(first):
-        recorder.sample(start.sample, heard, first)
+        recorder.sample(start.sample, heard, first, remember)
     recorder.train(heard, clean, noise_for(clean, seeds))
     made_for = MadeFor(start.sampler, order.scheduler, run.steps, start.cfg, order.model, run.sigmas)
     taken = own_samples(run.steps * order.refine)
     measurement = recorder.measurement(order.seed, taken, made_for=made_for)
     if order.method == "variance":
         spectrum = torch.tensor(measurement.clean_spectrum, dtype=torch.float64)
-        result = calibrate_variance(start.sample, ask, first, run, spectrum)
+        result = calibrate_variance(start.sample, ask, first, run, spectrum, remember=remember)
     else:
-        result = calibrate(start.sample, ask, first, run, torch.tensor(recorder.training_norms))
+        wanted = torch.tensor(recorder.training_norms)
+        result = calibrate(start.sample, ask, first, run, wanted, remember=remember)
     scales = steady(result.scales, result.errors, run.sigmas, run.space)
     schedule = Schedule(*as_method(order.method, scales), made_for)
     return schedule, measurement, remarks(result, count, drawn, measurement.is_own), clean[: len(x)]
 
 
-def _asking(start: Start) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the host's model, which takes its place in the run, for prompts that change, from sigma.
+def _asking(start: Start) -> tuple[Callable[[Tensor, Tensor], Tensor], Remember]:
+    """Return the host's model, which takes its place in the run, for prompts that change, from sigma, and
+    what notes the memory of other extensions' functions.
 
-    It is asked for as many samples at a time as the run has, for which the host has made the prompts ready.
+    It is asked for as many samples at a time as the run has, for which the host has made the prompts ready;
+    each such part meets what it has left itself in that memory.
     """
-    model, sigmas = start.model, start.run.sigmas[:-1]
+    model, sigmas, begun = start.model, start.run.sigmas[:-1], start.kept()
+    left: dict[int, Kept] = {}
     calls_per_step = max(1, (model.total_steps or 0) // max(1, model.steps or 0))
 
     def ask(x: Tensor, sigma: Tensor) -> Tensor:
         level, answers = float(sigma[0]) * (1 + 1e-4), []
-        for part, at in zip(x.split(len(start.x)), sigma.to(x).split(len(start.x)), strict=True):
+        parts = zip(x.split(len(start.x)), sigma.to(x).split(len(start.x)), strict=True)
+        for number, (part, at) in enumerate(parts):
+            left.get(number, begun).restore()
             model.step = min(sum(one > level for one in sigmas), len(sigmas) - 1) * calls_per_step
             answers.append(model(part, at, **start.kwargs["extra_args"]))
+            left[number] = start.kept()
         return torch.cat(answers)
 
-    return ask
+    def remember() -> Callable[[], None]:
+        noted = {**left}
+        return lambda: left.update(noted)
+
+    return ask, remember
