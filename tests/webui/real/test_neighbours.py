@@ -8,7 +8,9 @@ NEIGHBOUR = '''
 """As sd-webui-incantations: patches a denoiser in its first call and undoes that behind a batch.
 
 Its argument: "guides" combines the answers of the model by itself, as A1111 would; "passes on" calls what it
-has replaced; "takes the model" puts the UNet as it was before us in the place of ours, on the Forge family.
+has replaced; "takes the model" puts the UNet as it was before us in the place of ours, on the Forge family;
+"remembers" moves answers by a running average of its calls, as APG's momentum does, and "remembers steps" by
+one of the sampler's calls alone, by the host's count.
 """
 
 import functools
@@ -24,6 +26,19 @@ def guides(denoiser, x_out, conds_list, uncond, cond_scale):
         for row, weight in conds:
             result[i] += (x_out[row] - negative[i]) * (weight * cond_scale)
     return result
+
+
+def remembering(denoiser, by_steps):
+    average, before = 0.0, {}
+
+    def guide(denoised):
+        nonlocal average
+        own = denoiser.step not in before
+        moved = denoised - 0.5 * (before.setdefault(denoiser.step, average) if by_steps else average)
+        average = moved if own or not by_steps else average
+        return moved
+
+    return guide
 
 
 class Neighbour(scripts.Script):
@@ -43,8 +58,22 @@ class Neighbour(scripts.Script):
     def process(self, p, mode, late):
         self.mode, self.late = mode, late
 
+    def process_before_every_sampling(self, p, *args, **kwargs):
+        if not self.mode.startswith("remembers"):
+            return
+        denoiser = p.sampler.model_wrap_cfg
+        guide = remembering(denoiser, "steps" in self.mode)
+        if hasattr(p.sd_model, "forge_objects"):
+            unet = p.sd_model.forge_objects.unet = p.sd_model.forge_objects.unet.clone()
+            unet.set_model_sampler_post_cfg_function(lambda args: guide(args["denoised"]))
+        else:
+            guidance = denoiser.combine_denoised
+            denoiser.combine_denoised = lambda *asked: guide(guidance(*asked))
+
     def on_call(self, params):
         denoiser = params.denoiser
+        if self.mode.startswith("remembers"):
+            return
         if not self.mode or self.patched or denoiser.step < self.late:
             return
         if self.mode == "takes the model":
@@ -121,3 +150,10 @@ def test_after_a_late_undo_nothing_of_us_is_left(beside):
     plain = beside({}, **TWO)
     beside(ON, "passes on", **TWO)
     assert beside({}, **TWO) | {"seconds": 0} == plain | {"seconds": 0}
+
+
+@pytest.mark.parametrize("named", [{}, {"diffier": {"strength": 1.0, "start_percent": 0.0}}], ids=str)
+def test_a_memory_takes_in_the_samplers_calls_alone(beside, named):
+    made, by_steps = (beside(named, mode) for mode in ("remembers", "remembers steps"))
+    assert made["images"] == by_steps["images"] != beside(named)["images"]
+    assert made["comments"] == "" and made["infotexts"] == by_steps["infotexts"]
