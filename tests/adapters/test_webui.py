@@ -627,7 +627,12 @@ def counted(model, x, sigmas, extra_args=None, callback=None, disable=None):
 
 
 @pytest.mark.parametrize(
-    "plan", [*PLANS.values(), lambda start: Patch(DiffIER("renoise", iterations=2), 0.0, 1.0)]
+    "plan",
+    [
+        *PLANS.values(),
+        lambda start: Patch(DiffIER("renoise", iterations=2), 0.0, 1.0),
+        lambda start: Patch(MDSS(mdss(start).settings.model, 0.0)),
+    ],
 )
 @pytest.mark.parametrize("host", HOSTS)
 def test_what_others_keep_from_call_to_call_takes_in_the_samplers_calls_alone(host, plan):

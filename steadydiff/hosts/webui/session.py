@@ -116,6 +116,14 @@ class Session:
         return any(method.wants_branches for method in self._guided)
 
     @property
+    def _asks_aside(self) -> bool:
+        """Whether a method may ask the host's model or its guidance for more than the sampler's answers."""
+        return any(
+            method.acts_on == "state" or method.extra_calls or method.wants_branches
+            for method in self.methods
+        )
+
+    @property
     def edits_state(self) -> bool:
         """Whether the sampler's state is written to."""
         return bool(self._editors)
@@ -135,7 +143,8 @@ class Session:
     def ask(self, x: Tensor, level: Tensor, ask: Callable[[Tensor], Tensor]) -> Tensor:
         """Ask the host's model with the sampler's own state x, which the methods may correct in place."""
         corrected = self._corrected
-        self.guarded(self._remember, lambda: None)
+        if self._asks_aside:
+            self.guarded(self._remember, lambda: None)
         result = self._asked_or_edited(x, level, ask)
         self.calls += 1
         self._missed += bool(self._guided) and self._corrected == corrected and not self._failure
