@@ -19,8 +19,8 @@ from torch import Generator, Tensor, nn
 OURS = __name__.rpartition(".hosts.")[0]
 """The pack itself: what it keeps of a run is told of each call."""
 
-FOREIGN = (*sys.stdlib_module_names - {"collections", "types"}, "torch")
-"""Modules whose objects (threads, locks, files, streams) are nobody's memory of a call."""
+FOREIGN = (*sys.stdlib_module_names - {"collections", "types"}, "torch", "gradio")
+"""Modules whose objects (threads, locks, files, streams, buttons) are nobody's memory of a call."""
 
 NEAR = 3
 """So many objects deep a function's memory is looked for; further lies the host itself."""

@@ -145,17 +145,22 @@ def test_large_tensors_networks_and_what_is_ours_stay():
     class Ours:
         count = 0
 
-    Ours.__module__ = DiffIER.__module__
+    class Button:
+        clicks = 0
+
+    Ours.__module__, Button.__module__ = DiffIER.__module__, "gradio.components"
+    button = Button()
     large, network, ours, host_s = torch.zeros(9), nn.Linear(1, 1), Ours(), threading.Event()
-    options = {"large": large, "network": network, "ours": ours, "event": host_s}
+    options = {"large": large, "network": network, "ours": ours, "event": host_s, "button": button}
     before = Kept(options, copied=8)
     with as_kept(before):
         assert options["large"] is large
         large.add_(1)
         network.train(False)
-        ours.count = 1
+        ours.count = button.clicks = 1
         host_s.set()
-    assert large.sum() == 9 and not network.training and ours.count == 1 and host_s.is_set()
+    assert large.sum() == 9 and not network.training and host_s.is_set()
+    assert ours.count == button.clicks == 1
 
 
 def test_rings_and_long_chains_end():
