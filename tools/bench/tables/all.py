@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/ from benchmarks/*.json; measures nothing.
+"""Write the tables of docs/ from benchmarks/*.json; measures nothing.
 
 A table stands between `<!-- NAME -->` and `<!-- end of NAME -->`, and a test compares it with the results.
 """
@@ -310,8 +310,8 @@ def cost(scaling: Cells, prompt: Cells, mdss: Cells, diffier: Cells) -> str:
 
 # table -> (file it stands in, benches it is of, how it is made)
 TABLES: dict[str, tuple[str, str, Callable[..., str]]] = {
-    "compared": ("README.md", "drift antibias mdss diffier", compared),
-    "drift summary": ("README.md", "drift", drift_summary),
+    "compared": ("docs/results.md", "drift antibias mdss diffier", compared),
+    "drift summary": ("docs/results.md", "drift", drift_summary),
     "drift": ("docs/drift.md", "drift", drift_full),
     "antibias": ("docs/antibias_prompt.md", "antibias", antibias),
     "antibias recipes": ("docs/antibias_prompt.md", "antibias", antibias_recipes),
