@@ -11,12 +11,14 @@ if sys.version_info < (3, 10):  # before the imports, which an older Python cann
     sys.exit("SteadyDiff needs Python 3.10 or newer; this is Python %d.%d." % sys.version_info[:2])
 
 import argparse
+import ast
 import os
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+from tools.bench.shared.frame import options_of
 from tools.launch import webui
 from tools.launch.browser import ensure_browser_python, find_chromium
 from tools.launch.chat_server import running_chat
@@ -28,6 +30,7 @@ from tools.launch.server import running
 
 ROOT = Path(__file__).resolve().parent
 STARTED = time.monotonic()
+HELP = ["--help"]
 NOTHING_COLLECTED = 5  # pytest's exit code
 FAST = "not slow and not host and not gpu and not chat and not webui and not browser"
 TRAINERS = {
@@ -115,14 +118,22 @@ def train(options: argparse.Namespace, rest: list[str]) -> int:
 
 def mdss(options: argparse.Namespace, rest: list[str]) -> int:
     """Work on MDSS's files: `convert` splits a last layer widened to twice its channels into ours."""
-    return python_in_root(interpreter(options.python), ["-m", "tools.train.convert", options.action, *rest])
+    return python_in_root(
+        interpreter(options.python), ["-m", "tools.train.convert", *given(options.action), *rest]
+    )
 
 
 def bench(options: argparse.Namespace, rest: list[str]) -> int:
     """Run a benchmark against the real ComfyUI; further arguments go to it, its results to benchmarks/."""
+    if options.name == "tables":  # they measure nothing
+        return python_in_root(interpreter(options.python), ["-m", "tools.bench.tables.all", *rest])
     benches = [file.stem for file in sorted((ROOT / "tools" / "bench").glob("*.py"))]
     if options.name not in benches:
-        raise Stop(f"There is no bench '{options.name}'; there are: {', '.join(benches) or 'none'}.")
+        raise Stop(f"There is no bench '{options.name}'; there are: {', '.join(benches)}, tables.")
+    if rest == HELP:
+        source = (ROOT / "tools" / "bench" / f"{options.name}.py").read_text(encoding="utf-8")
+        options_of(options.name, ast.get_docstring(ast.parse(source))).print_help()
+        return 0
     host = ensure_host(options.python)
     python = ensure_judges(host.python) if options.name in ("photos", "digits") else host.python
     return python_in_root(python, ["-m", f"tools.bench.{options.name}", *rest], host)
@@ -136,7 +147,9 @@ def ensure_judges(base: Path) -> Path:
 
 def arpo(options: argparse.Namespace, rest: list[str]) -> int:
     """From a picture back to a prompt, by the tiny world or a running ComfyUI; arguments go to the search."""
-    return python_in_root(interpreter(options.python), ["-m", "tools.launch.arpo", options.image, *rest])
+    return python_in_root(
+        interpreter(options.python), ["-m", "tools.launch.arpo", *given(options.image), *rest]
+    )
 
 
 def pytest(python: Path, arguments: list[str], host: Host | None = None) -> int:
@@ -159,18 +172,37 @@ def interpreter(name: str | None, *modules: str) -> Path:
     return check_interpreter(name, ("torch", *modules)) if name else ensure_venv()
 
 
+def given(argument: str | None) -> list[str]:
+    """One argument, or none where only help is asked for."""
+    return [] if argument is None else [argument]
+
+
 def no_more(rest: list[str]) -> None:
     if rest:
         raise Stop(f"Unknown argument '{rest[0]}'; see run.py COMMAND --help.")
+
+
+class HandedOn(argparse.Action):
+    """`--help` of a command that hands its arguments on: the help of the program that takes them."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if getattr(namespace, "name", "") is None:  # which program is not said yet
+            parser.print_help()
+            parser.exit()
+        parser.exit(namespace.function(namespace, HELP))
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="run.py", description="SteadyDiff's commands", allow_abbrev=False)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(function, text: str) -> argparse.ArgumentParser:
+    def command(function, text: str, hands_on: bool = False) -> argparse.ArgumentParser:
         name, description = function.__name__, function.__doc__
-        sub = commands.add_parser(name, help=text, description=description, allow_abbrev=False)
+        sub = commands.add_parser(
+            name, help=text, description=description, allow_abbrev=False, add_help=not hands_on
+        )
+        if hands_on:
+            sub.add_argument("-h", "--help", nargs=0, action=HandedOn, help="show the options handed on")
         sub.add_argument("--python", metavar="PATH", help="use this interpreter, installing nothing")
         sub.set_defaults(function=function)
         return sub
@@ -186,14 +218,18 @@ def parser() -> argparse.ArgumentParser:
     sub = command(ui, "the same ComfyUI left running, for the browser")
     sub.add_argument("--port", type=int, default=8188)
     sub = command(
-        train, "train what ships with the repository, or on a model of yours: " + ", ".join(TRAINERS)
+        train, "train what ships with the repository, or on a model of yours: " + ", ".join(TRAINERS), True
     )
-    sub.add_argument("name", metavar="NAME")
-    sub = command(mdss, "convert checkpoints of MDSS: mdss convert WIDENED --out FILE")
+    sub.add_argument(
+        "name", metavar="NAME", help=f"one of {', '.join(TRAINERS)}; NAME --help has its options"
+    )
+    sub = command(mdss, "convert checkpoints of MDSS: mdss convert WIDENED --out FILE", True)
     sub.add_argument("action", choices=["convert"])
-    sub = command(bench, "measure; --quick for a short run, further arguments go to the bench")
-    sub.add_argument("name", metavar="NAME")
-    sub = command(arpo, "from a picture back to a prompt; further arguments go to tools/launch/arpo.py")
+    sub = command(bench, "measure; --quick for a short run, further arguments go to the bench", True)
+    sub.add_argument(
+        "name", metavar="NAME", help="a file of tools/bench/, or tables: NAME --help has its options"
+    )
+    sub = command(arpo, "from a picture back to a prompt; further arguments go to tools/launch/arpo.py", True)
     sub.add_argument("image", metavar="IMAGE", help="a picture, or scene:N for a drawing of the tiny world")
     return top
 
@@ -201,8 +237,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """Run one command; every expected failure ends here as one sentence and exit code 1."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` stops the server
-    options, rest = parser().parse_known_args(arguments)
     try:
+        options, rest = parser().parse_known_args(arguments)
         return options.function(options, rest)
     except Stop as stop:
         if stop.detail:

@@ -60,7 +60,9 @@ def test_every_file_that_is_linked_exists():
 
 @pytest.mark.parametrize("line", sorted(set(COMMANDS)))
 def test_every_command_is_one_the_launcher_knows(line):
-    _, unknown = run.parser().parse_known_args(line.split())
+    options, unknown = run.parser().parse_known_args(line.split())
+    benches = {file.stem for file in (ROOT / "tools" / "bench").glob("*.py")}
+    assert getattr(options, "name", "NAME") in {"NAME", "tables", *run.TRAINERS, *benches}
     assert [word for word in unknown if word != "--quick"] == []
 
 

@@ -280,3 +280,53 @@ def test_further_arguments_reach_the_trainer(monkeypatch):
     monkeypatch.setattr(run, "python_in_root", lambda *call: calls.append(call) or 0)
     assert run.main(["train", "tinyworld", "--steps", "5"]) == 0
     assert calls == [(Path("python"), ["-m", "steadydiff.tinyworld.train", "--steps", "5"], None)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "module"),
+    [
+        (["train", "antibias"], ["tools.train.antibias"]),
+        (["train", "mdss", "--images", "folder"], ["tools.train.mdss"]),
+        (["train", "photos"], ["steadydiff.tinyworld.photos.train"]),
+        (["mdss", "convert"], ["tools.train.convert", "convert"]),
+        (["bench", "tables"], ["tools.bench.tables.all"]),
+        (["mdss"], ["tools.train.convert"]),
+        (["arpo"], ["tools.launch.arpo"]),
+        (["arpo", "scene:7"], ["tools.launch.arpo", "scene:7"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_is_that_of_the_program_that_takes_the_options(monkeypatch, arguments, module, flag):
+    """And needs no host."""
+    calls = []
+    monkeypatch.setattr(run, "ensure_venv", lambda: Path("python"))
+    monkeypatch.setattr(run, "python_in_root", lambda *call: calls.append(call) or 0)
+    with pytest.raises(SystemExit, match="0"):
+        run.main([*arguments, flag])
+    assert [(python, words) for python, words, *_ in calls] == [(Path("python"), ["-m", *module, "--help"])]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["bench", "photos"], ("run.py bench photos", "--data", "--sheet", "--quick")),
+        (["bench", "mdss"], ("run.py bench mdss", "--curves", "--again", "relatives")),
+        (["train"], ("antibias", "NAME --help")),
+        (["bench"], ("tables", "NAME")),
+        (["test"], ("--browser",)),
+        ([], ("COMMAND",)),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_help_that_the_launcher_has_itself(capsys, arguments, shown):
+    with pytest.raises(SystemExit, match="0"):
+        run.main([*arguments, "--help"])
+    text = capsys.readouterr().out
+    assert [word for word in shown if word not in text] == []
+
+
+def test_a_command_without_its_name_is_refused(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run.main(["train"])
+    assert "NAME" in capsys.readouterr().err

@@ -31,7 +31,7 @@ from steadydiff.tinyworld.finetune import load_base, save_finetuned
 from steadydiff.tinyworld.text import tokenize
 from steadydiff.training.mdss import PLAN, MdssLoss, Recipe, train_mdss
 from tools.bench.shared import mdss_cost, world
-from tools.bench.shared.frame import Bench, Figures
+from tools.bench.shared.frame import Bench, Figures, options_of
 from tools.bench.shared.world import Condition, Way
 from tools.launch.environment import ROOT
 
@@ -318,8 +318,8 @@ def add_samplings(bench: Bench, work: Path) -> None:
 def main(arguments: list[str]) -> int:
     facts = {"weights": world.weights(), "judges": world.judges(), "part": PART, "noised": NOISED,
              "steps": STEPS, "batch": BATCH, "plan": repr(PLAN), "perturbation": PERTURBATION}  # fmt: skip
-    only_curves = "--curves" in arguments
-    bench = Bench("mdss", facts, [argument for argument in arguments if argument != "--curves"])
+    only_curves = options_of("mdss").parse_args(arguments).curves
+    bench = Bench("mdss", facts, arguments)
     with tempfile.TemporaryDirectory() as scratch:
         work = few_latents(Path(scratch)) if bench.quick else WORK
         add_trainings(bench, work)

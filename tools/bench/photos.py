@@ -9,7 +9,6 @@ JPEG copy of CIFAR-10, so are the real pictures and what the network was trained
 same seeds without and with Time Shift.
 """
 
-import argparse
 import hashlib
 import sys
 from collections.abc import Callable
@@ -32,13 +31,12 @@ from steadydiff.tinyworld.photos.data import load_photos
 from steadydiff.tinyworld.photos.network import SIZE_PX
 from steadydiff.tinyworld.photos.words import CLASSES
 from tools.bench.shared import photo_judges as judges
-from tools.bench.shared.frame import Bench, Figures
+from tools.bench.shared.frame import Bench, Figures, options_of
 from tools.launch.console import Stop
 from tools.launch.sheet import INK, PAPER
 
 SAMPLERS = {"ddpm": sample_ddpm, "ddim": sample_euler, "dpmpp_2m": sample_dpmpp_2m}
 SEEDS = (0, 1, 2)
-COUNT = 512  # samples of a cell; --count takes more
 BATCH = 128
 SPACES = ("classifier", "imagenet", "pixels")
 
@@ -204,18 +202,14 @@ def draw_sheet(results: dict[str, dict], file: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--count", type=int, default=COUNT)
-    parser.add_argument("--sheet", type=Path, metavar="FILE")
-    own, rest = parser.parse_known_args(arguments)
-    if own.data is None and not {"-h", "--help"} & set(rest):
+    own = options_of("photos").parse_args(arguments)
+    if own.data is None:
         raise Stop("This bench needs --data, CIFAR-10 as a folder, a tar or torchvision's download.")
     weights = hashlib.sha256((files.FOLDER / "epsilon.safetensors").read_bytes()).hexdigest()[:12]
     count = own.count
-    bench = Bench("photos", {"weights": weights, "count": count, "judges": 1}, rest)
+    bench = Bench("photos", {"weights": weights, "count": count, "judges": 1}, arguments)
     count = 512 if bench.quick else count
-    world = World(own.data or Path(), count)
+    world = World(own.data, count)
     if own.sheet:
         draw_sheet(bench.results, own.sheet)
         return 0

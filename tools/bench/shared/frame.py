@@ -26,11 +26,43 @@ from pathlib import Path
 
 from tools.launch.environment import ROOT
 
+OWN_OPTIONS: dict[str, dict[str, dict]] = {
+    "mdss": {"--curves": {"action": "store_true", "help": "only the curves of docs/mdss_curves.png"}},
+    "photos": {
+        "--data": {"type": Path, "help": "CIFAR-10 as a folder, a tar or torchvision's download"},
+        "--count": {"type": int, "default": 512, "help": "pictures of a cell; 512"},
+        "--sheet": {
+            "type": Path,
+            "metavar": "FILE",
+            "help": "only draw the sheet of docs/time_shift.md",
+        },
+    },
+}
+"""By bench: its options beyond those of all, as add_argument takes them."""
+
 Figures = dict[str, float | int | str | None]
 Cells = dict[str, dict]
 """What a bench keeps: by key, {"figures": Figures, "seconds": ...}."""
 
 RESULTS = ROOT / "benchmarks"
+
+
+def options_of(name: str, text: str | None = None) -> argparse.ArgumentParser:
+    """The options of one bench; made without importing it, so that help needs no host and no packages.
+
+    text: what its help says it measures
+    """
+    parser = argparse.ArgumentParser(prog=f"run.py bench {name}", description=text, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    for option, settings in OWN_OPTIONS.get(name, {}).items():
+        parser.add_argument(option, **settings)
+    parser.add_argument("--quick", action="store_true", help="a short run of the quick cells; keeps nothing")
+    parser.add_argument("--only", metavar="PATTERN", default="*", help="only cells whose key matches")
+    parser.add_argument("--fresh", action="store_true", help="measure again what has been measured")
+    parser.add_argument(
+        "--again", action="store_true", help="measure kept cells again and show what differs; keeps nothing"
+    )
+    return parser
 
 
 @dataclass(frozen=True)
@@ -50,18 +82,7 @@ class Bench:
     """
 
     def __init__(self, name: str, facts: dict, arguments: list[str] | None = None, results: Path = RESULTS):
-        parser = argparse.ArgumentParser(prog=f"run.py bench {name}")
-        parser.add_argument(
-            "--quick", action="store_true", help="a short run of the quick cells; keeps nothing"
-        )
-        parser.add_argument("--only", metavar="PATTERN", default="*", help="only cells whose key matches")
-        parser.add_argument("--fresh", action="store_true", help="measure again what has been measured")
-        parser.add_argument(
-            "--again",
-            action="store_true",
-            help="measure kept cells again and show what differs; keeps nothing",
-        )
-        options = parser.parse_args(arguments)
+        options = options_of(name).parse_args(arguments)
         self.name, self.facts = name, json.loads(json.dumps(facts))
         self.quick, self.only = options.quick, options.only
         self.fresh, self.again = options.fresh, options.again

@@ -3,6 +3,7 @@
 A table stands between `<!-- NAME -->` and `<!-- end of NAME -->`, and a test compares it with the results.
 """
 
+import argparse
 import itertools
 import json
 import re
@@ -351,7 +352,8 @@ def put(text: str, name: str, table: str) -> str:
     return f"{before}{begin}\n{table}\n\n{end}{after}"
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
+    argparse.ArgumentParser(prog="run.py bench tables", description=__doc__).parse_args(arguments)
     for path, text, wanted in tables():
         if text != wanted:
             path.write_text(wanted, encoding="utf-8")
@@ -360,4 +362,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
