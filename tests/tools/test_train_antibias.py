@@ -39,6 +39,8 @@ def test_a_command_line_becomes_a_file_that_says_what_it_is(variant, work):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (["--images", "folder"], "draws its own pictures; leave --images out, or name a checkpoint"),
+        (["--captions", "folder"], "leave --captions out"),
         (["--base", "sd15.safetensors"], "or a checkpoint together with --images; got 'sd15"),
         (["--sample-steps", "many"], "numbers are written like 8-50 or 10,20; got 'many'"),
         (["--sample-steps", "1"], "no schedule has two steps"),

@@ -47,6 +47,8 @@ def test_or_a_lora_without_one(work):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (["--images", "folder"], "draws its own pictures; leave --images out, or name a checkpoint"),
+        (["--captions", "folder"], "leave --captions out"),
         (["--base", "sd15.safetensors"], "or a checkpoint together with --images; got 'sd15"),
         (["--variant", "flow"], "tinyworld:epsilon takes the variant posterior or ddim; got flow"),
         (["--k", "999"], "k is at most 998; got 999"),

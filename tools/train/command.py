@@ -78,6 +78,12 @@ def run_training(
 def check_base(options: argparse.Namespace, bases: Iterable[str]) -> bool:
     """Whether --base is a checkpoint; SettingsError if it is neither one with pictures nor one of `bases`."""
     if options.base in bases:
+        for name in ("images", "captions"):
+            if given := getattr(options, name):
+                raise SettingsError(
+                    f"the tiny world draws its own pictures; leave --{name} out, or name a checkpoint "
+                    f"as --base; got --base {options.base} --{name} {given}"
+                )
         if options.flip:
             raise SettingsError("captions of the tiny world say left and right; leave --flip out")
         return False
