@@ -44,7 +44,7 @@ TRAINERS = {
 def demo(options: argparse.Namespace, rest: list[str]) -> int:
     """Run the workflows in a real ComfyUI and show baseline and corrected pictures side by side."""
     no_more(rest)
-    run_demo(ensure_host(options.python), STARTED, options.workflow)
+    run_demo(ensure_host(options.python), STARTED, options.workflow, options.open)
     return 0
 
 
@@ -209,6 +209,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(demo, "run the workflows in a real ComfyUI and show baseline and corrected side by side")
     sub.add_argument("--workflow", metavar="NAME", help="run only this one of workflows/api/")
+    sub.add_argument("--open", action="store_true", help="show the sheets worth seeing first")
     sub = command(test, "the fast suite, then the host suite; further arguments go to pytest")
     sub.add_argument("--fast", action="store_true", help="leave out the host suite and what is marked slow")
     sub.add_argument("--chat", action="store_true", help="also a real chat server, set up and started for it")

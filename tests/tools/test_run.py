@@ -219,6 +219,40 @@ def test_workflows_that_cannot_be_compared_or_found_are_refused(tmp_path):
         demo.load_graphs(folder, "empty")
 
 
+@pytest.mark.parametrize(
+    ("labels", "first"),
+    [(["antibias", "arpo", "measure"], ["arpo", "measure"]), (["antibias"], ["antibias"])],
+    ids=["all", "one"],
+)
+@pytest.mark.parametrize("opens", [True, False])
+def test_the_demo_points_out_the_sheets_worth_seeing_and_opens_them(
+    capsys, monkeypatch, tmp_path, labels, first, opens
+):
+    opened = []
+    monkeypatch.setattr(demo.webbrowser, "open", lambda url: opened.append(url) or opens)
+    sheets = {label: tmp_path / f"{label}_sheet.png" for label in labels}
+    demo.point_out(sheets, shown=False)
+    said = capsys.readouterr().out
+    assert [line.strip() for line in said.splitlines() if ".png" in line] == [str(sheets[f]) for f in first]
+    assert opened == []
+    demo.point_out(sheets, shown=True)
+    assert opened == [sheets[label].as_uri() for label in first]
+    assert ("by hand" in capsys.readouterr().out) is not opens
+
+
+def test_the_sheets_worth_seeing_first_are_of_workflows_that_exist():
+    assert demo.FIRST.keys() <= {file.stem for file in demo.WORKFLOWS.glob("*.json")}
+
+
+@pytest.mark.parametrize("words", [[], ["--open"]])
+def test_the_demo_is_told_whether_to_open_them(monkeypatch, words):
+    calls = []
+    monkeypatch.setattr(run, "ensure_host", lambda *_: None)
+    monkeypatch.setattr(run, "run_demo", lambda *call: calls.append(call))
+    assert run.main(["demo", *words]) == 0
+    assert calls == [(None, run.STARTED, None, bool(words))]
+
+
 # --- the commands -----------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import json
 import shutil
 import subprocess
 import time
+import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,15 +23,25 @@ from tools.launch.server import Server, running
 
 WORKFLOWS = ROOT / "workflows" / "api"
 OUTPUT = ROOT / "output" / "demo"
+FIRST = {  # of the tiny world's sheets those that show most; by its other workflows pictures change little
+    "arpo": "a picture with a drawing of a wrong prompt, and with one of the prompt that was found",
+    "measure": "how far the predicted noise wanders from training, without and with Epsilon Scaling",
+}
 SEED_INPUTS = ("seed", "noise_seed")
 
 
 def run_demo(
-    host: Host, started: float, name: str | None = None, workflows: Path = WORKFLOWS, output: Path = OUTPUT
+    host: Host,
+    started: float,
+    name: str | None = None,
+    shown: bool = False,
+    workflows: Path = WORKFLOWS,
+    output: Path = OUTPUT,
 ) -> None:
     """Run all workflows, or the one named; write pictures, sheets and report.json; say where they are.
 
-    `started` is the launcher's start on time.monotonic(); the report counts its waits from there.
+    `shown` opens the sheets worth seeing first. `started` is the launcher's start on time.monotonic(); the
+    report counts its waits from there.
     """
     graphs = load_graphs(workflows, name)
     output.mkdir(parents=True, exist_ok=True)
@@ -49,6 +60,17 @@ def run_demo(
     for label in runs:
         say(f"{label}: {output / report['workflows'][label]['sheet']}")
     say(f"report: {output / 'report.json'}")
+    point_out({label: output / run["sheet"] for label, run in report["workflows"].items()}, shown)
+
+
+def point_out(sheets: dict[str, Path], shown: bool) -> None:
+    """Say which sheets are worth seeing first, by label; open them if they are to be shown."""
+    chosen = [label for label in FIRST if label in sheets] or list(sheets)
+    say("\nWorth seeing first:")
+    for label in chosen:
+        say(f"  {sheets[label]}" + (f"\n    {FIRST[label]}" if label in FIRST else ""))
+    if shown and not all([webbrowser.open(sheets[label].resolve().as_uri()) for label in chosen]):
+        say("Nothing here opens pictures; open the files above by hand.")
 
 
 def load_graphs(folder: Path, name: str | None) -> dict[str, Graph]:
