@@ -111,7 +111,8 @@ def train(options: argparse.Namespace, rest: list[str]) -> int:
     """Train; further arguments go to the trainer. With --images the base model is loaded by ComfyUI."""
     if options.name not in TRAINERS:
         raise Stop(f"There is no training '{options.name}'; there are: {', '.join(TRAINERS)}.")
-    host = ensure_host(options.python) if any(a.startswith("--images") for a in rest) else None
+    pictures = any(a.startswith("--images") for a in rest) and "tinyworld:" not in " ".join(rest)
+    host = ensure_host(options.python) if pictures else None
     python = host.python if host else interpreter(options.python)
     return python_in_root(python, ["-m", TRAINERS[options.name], *rest], host)
 

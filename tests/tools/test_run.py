@@ -364,3 +364,14 @@ def test_a_command_without_its_name_is_refused(capsys):
     with pytest.raises(SystemExit, match="2"):
         run.main(["train"])
     assert "NAME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("base", "asked"), [("tinyworld:flow", 0), ("sd15.safetensors", 1)])
+def test_pictures_for_the_tiny_world_are_refused_without_fetching_a_host(monkeypatch, base, asked):
+    hosts = []
+    found = host.Host(Path("comfy"), "0.30.0", Path("python"))
+    monkeypatch.setattr(run, "ensure_host", lambda *_: hosts.append(found) or found)
+    monkeypatch.setattr(run, "ensure_venv", lambda: Path("python"))
+    monkeypatch.setattr(run, "python_in_root", lambda *_: 1)
+    assert run.main(["train", "mdss", "--base", base, "--images", "folder"]) == 1
+    assert len(hosts) == asked
