@@ -9,6 +9,7 @@ from .band_scaling import SteadyDiffBandScaling
 from .calibrate import SteadyDiffCalibrate
 from .chat_server import SteadyDiffChatServer
 from .clip_scorer import SteadyDiffCLIPScorer
+from .compare import SteadyDiffCompare
 from .diffier import SteadyDiffDiffIER
 from .diffier_report import SteadyDiffDiffIERReport
 from .edit_prompt import SteadyDiffEditPrompt
@@ -25,6 +26,7 @@ from .vision_model import SteadyDiffVisionModel
 
 NODES: list[type[io.ComfyNode]] = [
     SteadyDiffEpsilonScaling,
+    SteadyDiffCompare,
     SteadyDiffSchedule,
     SteadyDiffMeasure,
     SteadyDiffCalibrate,

@@ -170,6 +170,23 @@ def test_a_picture_keeps_the_drawn_workflow(graph, client):
     assert b"tEXtworkflow\0" in picture and b'"mark": "kept"' in picture
 
 
+@pytest.mark.parametrize(("wire", "acted"), [("scaling", True), ("world", False)])
+def test_compare_ends_a_graph_and_shows_its_sheet(wire, acted, graph, info, client):
+    nodes = {name: node for name, node in graph("schedule", steps=2).items() if name != "save"}
+    wires = {name: nodes["sampler"]["inputs"][name] for name in ("positive", "negative", "latent_image")}
+    widgets = widgets_of(info["SteadyDiffCompare"]) | {"steps": 2, "show_difference": True}
+    inputs = {**widgets, **wires, "model": [wire, 0], "vae": ["world", 2]}
+    nodes["compare"] = {"class_type": "SteadyDiffCompare", "inputs": inputs}
+    nodes["told"] = {"class_type": "PreviewAny", "inputs": {"source": ["compare", 4]}}
+    outputs = client.run(nodes)
+    assert client.image(outputs["compare"]["images"][0]).startswith(b"\x89PNG")
+    [told] = outputs["told"]["text"]
+    assert told.startswith("mean difference") if acted else told == "identical: nothing acted"
+    inputs["scales"] = "1, much"
+    status, answer = client.request("POST", "/prompt", {"prompt": nodes})
+    assert status == 400 and "scales" in answer["node_errors"]["compare"]["errors"][0]["details"]
+
+
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 
 
