@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..steadydiff.errors import SettingsError
-from ..steadydiff.hosts.comfy.attach import attach, bare, carried
+from ..steadydiff.hosts.comfy.attach import attach, patches_of, without_ours
 from ..steadydiff.hosts.patch import Patch
 from ..steadydiff.methods.epsilon_scaling import EpsilonScaling
 from ..steadydiff.schedules import table_schedule
@@ -140,8 +140,8 @@ class SteadyDiffCompare(io.ComfyNode):
 
 def without_and_with(model) -> dict:
     """The two models by their labels; the very same one, to be drawn once, if it carries nothing of ours."""
-    names = carried(model, HOST)
-    without = bare(model, HOST) if names else model
+    names = [patch.settings.title for patch in patches_of(model, HOST)]
+    without = without_ours(model, HOST) if names else model
     return {"without": without, f"with {' + '.join(names) or 'nothing of SteadyDiff'}": model}
 
 

@@ -8,7 +8,6 @@ import json
 
 import pytest
 import torch
-from torch import nn
 
 from steadydiff.denoiser import Run
 from steadydiff.hosts.comfy.session import inner_options
@@ -28,25 +27,10 @@ def diffier(pack):
     )[0]
 
 
-class Log(nn.Module):
-    """A list that extra calls are noted in as well: of those, a node's own list knows nothing afterwards."""
-
-    def __init__(self):
-        super().__init__()
-        self.noted = []
-        self.append, self.clear = self.noted.append, self.noted.clear
-
-    def __len__(self):
-        return len(self.noted)
-
-    def __iter__(self):
-        return iter(self.noted)
-
-
 @pytest.fixture
-def counted(model):
+def counted(model, log):
     """A patched clone and the list of its calls: the time step of each."""
-    calls, clone = Log(), model.clone()
+    calls, clone = log(), model.clone()
 
     def around(apply_model, args):
         calls.append(args["timestep"][0].item())
@@ -213,12 +197,12 @@ def test_noise_masks_keep_what_is_masked(model, diffier, sample, distance):
     assert distance(ours[..., :4], plain[..., :4]) > 1e-3
 
 
-def test_the_given_part_of_a_video_is_shown_clean(model, diffier, sample, monkeypatch):
+def test_the_given_part_of_a_video_is_shown_clean(model, diffier, sample, monkeypatch, log):
     """As LTX-Video, Wan 2.2 and others have it: no noise where a frame is given, in no call."""
     monkeypatch.setattr(
         model.model, "scale_latent_inpaint", lambda latent_image, **more: latent_image, raising=False
     )
-    mask, latent, seen = torch.zeros(1, 1, 8, 8), torch.full((1, 4, 8, 8), 2.0), Log()
+    mask, latent, seen = torch.zeros(1, 1, 8, 8), torch.full((1, 4, 8, 8), 2.0), log()
     mask[..., :4] = 1
     watched = model.clone()
 

@@ -52,9 +52,9 @@ def calibrate(pack, host, conds):
 
 
 @pytest.fixture
-def calls(model):
+def calls(model, log):
     """Count the model calls of a patched clone."""
-    counted = []
+    counted = log()
     clone = model.clone()
 
     def around(apply_model, args):

@@ -53,13 +53,13 @@ def test_refusals_name_the_product(host, pack, models, conds, monkeypatch):
     model = models["flow"].clone()
     monkeypatch.setattr(model.model, "model_config", model_of("ZImage").model_config)
     network = model.get_model_object("diffusion_model")
-    hosts = {name: sys.modules[f"{PACK}.steadydiff.hosts.comfy_{name}"] for name in ("train", "finetune")}
+    hosts = {name: sys.modules[f"{PACK}.steadydiff.hosts.comfy.{name}"] for name in ("train", "finetune")}
     monkeypatch.setattr(network, "in_channels", 9, raising=False)
     with pytest.raises(Exception, match="this Z-Image reads more than the noisy latent"):
         hosts["train"].check_input(model)
     monkeypatch.setattr(hosts["finetune"], "known_layer", lambda network, name: pytest.fail(name))
     with pytest.raises(pytest.fail.Exception, match="Z-Image"):
-        hosts["finetune"].schedule_of(model, None)
+        hosts["finetune"].schedule_of(model)
 
 
 def test_cards_and_schedules_name_the_product():

@@ -21,9 +21,9 @@ LOUD, STD, STEPS, WIDE = 8.0, 0.5, 12, 32
 
 
 @pytest.fixture
-def exact(models):
-    """A flow model with noise of this scale, as HiDream-O1 has it, and data of that scale; and the deviations
-    of the states it was asked at, by level."""
+def exact(models, log):
+    """A flow model with noise of this scale, as HiDream-O1 has it, and data of that scale; and the levels
+    and deviations of the states it was asked at."""
 
     def exact(scale):
         model = models["flow"].clone()
@@ -36,11 +36,10 @@ def exact(models):
         levels = copy.copy(own)
         levels.__class__ = Scaled
         model.add_object_patch("model_sampling", levels)
-        answer, asked = gaussian_denoiser(0.0, scale * STD, "flow", scale), {}
+        answer, asked = gaussian_denoiser(0.0, scale * STD, "flow", scale), log()
 
         def network(apply_model, args):
-            level = round(float(args["timestep"][0]), 5)
-            asked.setdefault(level, []).append(float(args["input"].std()))
+            asked.append((round(float(args["timestep"][0]), 5), float(args["input"].std())))
             return answer(args["input"], args["timestep"])
 
         model.set_model_unet_function_wrapper(network)
@@ -101,7 +100,9 @@ def test_diffier_shows_the_model_states_as_loud_as_the_samplers(pack, host, cond
         noise = torch.randn(1, 4, WIDE, WIDE, generator=torch.Generator().manual_seed(0))
         euler, sigmas = host.samplers.sampler_object("euler"), sigmas_of(model, STEPS)
         finals.append(guider.sample(noise, 0 * noise, euler, sigmas, seed=1, disable_pbar=True))
-        asked_again = [stds for stds in asked.values() if len(stds) > 1]
+        levels = dict.fromkeys(level for level, _ in asked)
+        stds = [[std for level, std in asked if level == one] for one in levels]
+        asked_again = [found for found in stds if len(found) > 1]
         assert len(asked_again) > STEPS / 2
         for outer, *inner in asked_again:
             assert inner == pytest.approx([outer] * len(inner), rel=0.5)
