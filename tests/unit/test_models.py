@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from steadydiff.tinyworld import files
+from steadydiff.tinyworld.photos import files as photos
 from steadydiff.tinyworld.reader import attributes
 from steadydiff.tinyworld.scenes import render, sample_scenes
 from steadydiff.tinyworld.train import HELD_OUT, SCALE_FACTOR
@@ -58,3 +59,10 @@ def test_loading_the_judge_moves_no_random_numbers():
     torch.manual_seed(3)
     files.load_reader()
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_the_photos_longest_training_is_found():
+    steps = {
+        path.stem: photos.header(path.stem)["steps"] for path in photos.FOLDER.glob("epsilon*.safetensors")
+    }
+    assert len(steps) > 1 and steps[photos.newest("epsilon")] == max(steps.values())

@@ -47,6 +47,12 @@ def header(name: str, folder: Path = FOLDER) -> dict:
     return load_checkpoint(folder / f"{name}.safetensors", kind=KIND, version=VERSION)[1]
 
 
+def newest(variant: str, folder: Path = FOLDER) -> str:
+    """Return the name of the shipped file of a variant that has been trained longest."""
+    names = [path.stem for path in sorted(folder.glob(f"{variant}*.safetensors"))]
+    return max(names, key=lambda name: header(name, folder)["steps"], default=variant)
+
+
 def load(name: str, folder: Path = FOLDER) -> tuple[PhotoNet, TextEncoder]:
     """Return the host-free network and text encoder of one file; ComfyUI builds its own kinds from it."""
     stored = tensors(name, folder)

@@ -58,10 +58,11 @@ def train(variant: str, data: Path, work: Path, steps: int, shipped: bool = Fals
     torch.manual_seed(PLANS[variant].seed)
     model, start = Trainee(), 0
     if shipped:
-        unet, text = files.load(variant)
+        newest = files.newest(variant)
+        unet, text = files.load(newest)
         model.unet.load_state_dict(unet.state_dict())
         model.text.load_state_dict(text.state_dict())
-        start = files.header(variant)["steps"]
+        start = files.header(newest)["steps"]
 
     def loss(rng: torch.Generator, seed: int) -> Tensor:
         del seed
@@ -110,7 +111,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("output/photos"), help="folder of the states")
     parser.add_argument("--steps", type=int, default=50_000, help="stop at so many steps of 64 pictures")
     parser.add_argument(
-        "--shipped", action="store_true", help="go on from models/photos/ if no state is kept"
+        "--shipped",
+        action="store_true",
+        help="go on from the longest trained of models/photos/ if no state is kept",
     )
     parser.add_argument(
         "--export-average",
