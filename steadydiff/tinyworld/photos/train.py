@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--shipped",
         action="store_true",
-        help="go on from the longest trained of models/photos/ if no state is kept",
+        help="go on from the latest of models/photos/ if no state is kept",
     )
     parser.add_argument(
         "--export-average",
