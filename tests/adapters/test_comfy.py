@@ -343,7 +343,7 @@ def test_calls_of_ours_are_checked_for_cancel_counted_and_unseen_by_the_sampler(
 
 def test_a_second_diffier_is_refused():
     once = attach(Patcher(), Patch(DiffIER()), HOST)
-    with pytest.raises(SettingsError, match="this model has DiffIER already"):
+    with pytest.raises(SettingsError, match="DiffIER is on this model already"):
         attach(once, Patch(DiffIER("norm")), HOST)
 
 

@@ -234,7 +234,7 @@ def test_models_it_was_not_trained_for_are_refused(models, patched, bump):
 
 
 def test_two_on_one_model_are_refused(models, patched, bump):
-    with pytest.raises(Exception, match="has an anti-bias prompt already"):
+    with pytest.raises(Exception, match="anti-bias prompt is on this model already"):
         patched(patched(models["epsilon"], bump), bump)
 
 

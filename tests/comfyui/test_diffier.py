@@ -262,7 +262,7 @@ def test_epsilon_scaling_lies_outside_whatever_the_order(
 
 
 def test_a_second_node_is_refused(model, diffier):
-    with pytest.raises(ValueError, match="has a DiffIER node already"):
+    with pytest.raises(ValueError, match="DiffIER is on this model already"):
         diffier(diffier(model))
 
 

@@ -272,7 +272,7 @@ def test_models_it_was_not_trained_for_are_refused(models, patched, head_of):
         Exception, match=r"sd.safetensors .* that reads \[320, 3, 3\], and this model's reads \[32"
     ):
         patched(model, wide)
-    with pytest.raises(Exception, match="has MDSS already"):
+    with pytest.raises(Exception, match="MDSS is on this model already"):
         patched(patched(model))
 
 

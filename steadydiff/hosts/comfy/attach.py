@@ -33,7 +33,7 @@ def attach(model: Any, patch: Patch, host: ComfyHost) -> Any:
     patch.check_part()
     known, title = patches_of(model, host), patch.settings.title
     if patch.settings.single and any(one.settings.title == title for one in known):
-        raise SettingsError(f"this model has {title} already, and two would correct twice; use one")
+        raise SettingsError(f"{title} is on this model already, and two would correct twice; use one")
     if patch.resource:
         patch.resource.check(model)
     patch.settings.check(states_of(model.get_model_object("model_sampling")).space)
