@@ -67,7 +67,7 @@ def put(method: str, model, side: int):
 
 def network(model, side: int) -> dict:
     """The paper's network for latents of this size."""
-    state = sys.modules[f"{PACK}.steadydiff.hosts.comfy.state"]
+    state = sys.modules[f"{PACK}.steadydiff.hosts.comfy.antibias"]
     own = PromptNetwork(PromptConfig(4, 32, attention_levels=attention_at(side, 3))).to(model.load_device)
     kind = load("comfy.model_patcher").CoreModelPatcher
     patcher = kind(own, load_device=model.load_device, offload_device=model.load_device)

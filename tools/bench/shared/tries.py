@@ -111,7 +111,7 @@ def _core(name: str):
 def _antibias(space: str) -> dict:
     device = torch.device("cpu")
     patcher = host().Patcher(Bump(), load_device=device, offload_device=device)
-    state = _core("hosts.comfy.state")
+    state = _core("hosts.comfy.antibias")
     return {"antibias": state.LoadedPrompt(patcher, state.Card(target="phi", space=space), name="made up")}
 
 
