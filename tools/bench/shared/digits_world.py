@@ -125,7 +125,8 @@ def _kept(kind, name: str, train):  # noqa: ANN001, ANN202  (one network of eith
             model.load_state_dict(load_file(file))
         else:
             say(f"Training the digits' {name}, once ...")
-            model.load_state_dict(train(model))
+            with torch.enable_grad():  # whoever asks for it first may be sampling
+                model.load_state_dict(train(model))
             file.parent.mkdir(parents=True, exist_ok=True)
             save_file(model.state_dict(), file)
     return model.eval().requires_grad_(False)
