@@ -8,7 +8,6 @@ from ..steadydiff.inputs import kinds as inputs
 from ..steadydiff.methods.band_scaling import BandScaling
 from ..steadydiff.methods.epsilon_scaling import EpsilonScaling
 from ..steadydiff.schedules import Schedule
-from .epsilon_scaling import check_part
 from .shared import schema
 from .shared.host import HOST
 
@@ -45,7 +44,7 @@ class SteadyDiffBandScaling(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, start_percent=0.0, end_percent=1.0):
-        return check_part(start_percent, end_percent)
+        return schema.check_part(start_percent, end_percent)
 
     @classmethod
     def execute(

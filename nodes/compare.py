@@ -11,8 +11,8 @@ from ..steadydiff.hosts.patch import Patch
 from ..steadydiff.methods.epsilon_scaling import EpsilonScaling
 from ..steadydiff.schedules import table_schedule
 from ..steadydiff.sheets import ROWS, difference, draw_sheet, verdict
-from .arpo import Bar
 from .shared import schema
+from .shared.bar import Bar
 from .shared.host import HOST, fitted_latent
 
 MOST = 12  # columns of a sheet

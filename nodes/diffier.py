@@ -7,7 +7,6 @@ from ..steadydiff.hosts.comfy.attach import attach
 from ..steadydiff.hosts.patch import Patch
 from ..steadydiff.inputs import kinds as inputs
 from ..steadydiff.methods.diffier import PAPER, DiffIER
-from .epsilon_scaling import check_part
 from .shared import schema
 from .shared.host import HOST
 
@@ -39,7 +38,7 @@ class SteadyDiffDiffIER(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, start_percent=0.5, end_percent=1.0):
-        return check_part(start_percent, end_percent)
+        return schema.check_part(start_percent, end_percent)
 
     @classmethod
     def execute(

@@ -38,20 +38,10 @@ class SteadyDiffEpsilonScaling(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, start_percent=0.0, end_percent=1.0):
-        return check_part(start_percent, end_percent)
+        return schema.check_part(start_percent, end_percent)
 
     @classmethod
     def execute(cls, model, scale, slope, start_percent, end_percent, space, schedule=None) -> io.NodeOutput:
         by_step = None if schedule is None else Schedule.from_json(schedule)
         settings = EpsilonScaling(scale=scale, slope=slope, schedule=by_step, space=space)
         return io.NodeOutput(attach(model, Patch(settings, start_percent, end_percent), HOST))
-
-
-def check_part(start_percent: float | None, end_percent: float | None) -> str | bool:
-    """Say what is wrong with a part of a run, True if nothing; None is a link, not known yet."""
-    for name, value in (("start_percent", start_percent), ("end_percent", end_percent)):
-        if value is not None and not 0 <= value <= 1:
-            return f"{name} is a number from 0 to 1; got {value}"
-    if start_percent is not None and end_percent is not None and start_percent > end_percent:
-        return f"start_percent is not above end_percent; got {start_percent} and {end_percent}"
-    return True

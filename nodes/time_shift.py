@@ -6,7 +6,6 @@ from ..steadydiff.hosts.comfy.attach import attach
 from ..steadydiff.hosts.patch import Patch
 from ..steadydiff.inputs import kinds as inputs
 from ..steadydiff.methods.time_shift import TimeShift
-from .epsilon_scaling import check_part
 from .shared import schema
 from .shared.host import HOST
 
@@ -33,7 +32,7 @@ class SteadyDiffTimeShift(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, start_percent=0.0, end_percent=1.0):
-        return check_part(start_percent, end_percent)
+        return schema.check_part(start_percent, end_percent)
 
     @classmethod
     def execute(cls, model, factor, start_percent, end_percent) -> io.NodeOutput:

@@ -82,3 +82,13 @@ def widget(one: Input):
         return io.Boolean.Input(one.name, default=one.default, tooltip=one.tooltip)
     assert one.kind in ("line", "text"), one
     return io.String.Input(one.name, default=one.default, multiline=one.kind == "text", tooltip=one.tooltip)
+
+
+def check_part(start_percent: float | None, end_percent: float | None) -> str | bool:
+    """Say what is wrong with a part of a run, True if nothing; None is a link, not known yet."""
+    for name, value in (("start_percent", start_percent), ("end_percent", end_percent)):
+        if value is not None and not 0 <= value <= 1:
+            return f"{name} is a number from 0 to 1; got {value}"
+    if start_percent is not None and end_percent is not None and start_percent > end_percent:
+        return f"start_percent is not above end_percent; got {start_percent} and {end_percent}"
+    return True

@@ -1,0 +1,33 @@
+"""The progress bar of nodes that draw several pictures."""
+
+import comfy.model_management
+import comfy.utils
+import latent_preview
+import torch
+
+from ...steadydiff.arpo.clip_scorer import as_pil
+
+
+class Bar:
+    """One progress bar over all steps of all drawings; it shows each drawing and obeys Cancel."""
+
+    def __init__(self, model, steps: int, drawings: int):
+        self._bar, self._total = comfy.utils.ProgressBar(steps * drawings), steps * drawings
+        self._before, self._done, self._steps = 0, 0, steps
+        self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+
+    def on_step(self, step, denoised, x, total_steps):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self._done = self._before + min(step + 1, self._steps)
+        preview = self._previewer
+        self._show(preview.decode_latent_to_preview_image("JPEG", denoised) if preview else None)
+
+    def drawn(self, picture: torch.Tensor) -> torch.Tensor:
+        """Show a finished drawing; the next ones count from here."""
+        self._before += self._steps
+        self._done = self._before
+        self._show(("JPEG", as_pil(picture), latent_preview.MAX_PREVIEW_RESOLUTION))
+        return picture
+
+    def _show(self, preview) -> None:
+        self._bar.update_absolute(min(self._done, self._total), self._total, preview)
