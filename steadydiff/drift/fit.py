@@ -29,6 +29,7 @@ from ..methods.diffier import DiffIER
 from ..methods.epsilon_scaling import EpsilonScaling
 from ..methods.method import Method
 from ..methods.time_shift import TimeShift
+from ..methods.window import later_half
 from . import signs
 from .stepping import Sampler, same_luck
 
@@ -79,12 +80,6 @@ class Correction:
 
 
 PLAIN = Correction()
-
-
-def later_half(run: Run) -> float:
-    """Return the sigma from which on the later half of a run's steps goes down."""
-    steps = sorted(run.sigmas[:-1], reverse=True)
-    return steps[len(steps) // 2] if steps else math.inf
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from ..errors import SettingsError
 from ..noise import MemberNoise
 from .epsilon_scaling import scale_at, scale_epsilon, scale_table, sigma_limit
 from .method import Defaults
-from .window import Windowed, check_window, edges
+from .window import Windowed, check_window, edges, later_half
 
 Mode = Literal["renoise", "norm", "previous", "literal"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -210,10 +210,7 @@ class DiffIER(Windowed, Defaults):
 
     def window(self, run: Run) -> tuple[float, float]:
         """Return the lowest and the highest sigma at which it acts, the bounds' tolerance included."""
-        high = self.sigma_high
-        if high is None:
-            steps = sorted(run.sigmas[:-1], reverse=True)
-            high = steps[len(steps) // 2] if steps else math.inf
+        high = later_half(run) if self.sigma_high is None else self.sigma_high
         low, high = edges(high, self.sigma_low, run)
         return low, min(high, sigma_limit(run.space))
 

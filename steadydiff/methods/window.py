@@ -33,6 +33,12 @@ def edges(sigma_high: float, sigma_low: float, run: Run) -> tuple[float, float]:
     return sigma_low * (1 - EDGE_TOLERANCE), high * (1 + EDGE_TOLERANCE)
 
 
+def later_half(run: Run) -> float:
+    """Return the sigma from which on the later half of a run's steps goes down."""
+    steps = sorted(run.sigmas[:-1], reverse=True)
+    return steps[len(steps) // 2] if steps else math.inf
+
+
 class Windowed:
     """Frozen settings with the fields sigma_high and sigma_low."""
 
