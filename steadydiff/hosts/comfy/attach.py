@@ -38,17 +38,13 @@ def attach(model: Any, patch: Patch, host: ComfyHost) -> Any:
         patch.resource.check(model)
     patch.settings.check(states_of(model.get_model_object("model_sampling")).space)
     clone = without_ours(model, host)
-    _hang(clone, Attachment((*known, patch), host))
+    attachment = Attachment((*known, patch), host)
+    for kind, wrapper in attachment.wrappers().items():
+        clone.add_wrapper_with_key(kind, KEY, wrapper)
+    if models := [one for patch in attachment.patches for one in models_of(patch)]:
+        clone.set_additional_models(KEY, models)
     logger.info("SteadyDiff: %s attached (%s)", title, patch)
     return clone
-
-
-def _hang(model: Any, attachment: Attachment) -> None:
-    """Let a model carry the patches of an attachment and nothing else of ours."""
-    for kind, wrapper in attachment.wrappers().items():
-        model.add_wrapper_with_key(kind, KEY, wrapper)
-    if models := [one for patch in attachment.patches for one in models_of(patch)]:
-        model.set_additional_models(KEY, models)
 
 
 def models_of(patch: Patch) -> Sequence[Any]:
@@ -136,17 +132,17 @@ class Attachment:
         models = iter(model.get_additional_models_with_key(KEY))  # the clone's own
         for patch in self.patches:
             own = [next(models) for _ in models_of(patch)]
-            method = patch.resolve(model.get_model_object("model_sampling"))
-            if method.acts_on == "state" and not method.is_off:
-                rectify(executor, method, patch.resource, run, own)
+            if patch.settings.acts_on == "state":
+                method = patch.resolve(model.get_model_object("model_sampling"))
+                if not method.is_off:
+                    rectify(executor, method, patch.resource, run, own)
 
     def _open(self, guider: Any, sampler: Any, sigmas: Tensor, seed: int | None) -> Session:
         model = guider.model_patcher
         model_sampling = model.get_model_object("model_sampling")
         run = run_of(model_sampling, sigmas, seed)
-        methods = [patch.resolve(model_sampling) for patch in self.patches]
-        answers = [method for method in methods if method.acts_on == "answer"]
-        session = Session(answers, run, self.host)
+        answers = [patch for patch in self.patches if patch.settings.acts_on == "answer"]
+        session = Session([patch.resolve(model_sampling) for patch in answers], run, self.host)
         for settings in session.methods:
             _warn_of_differences(settings, guider, sampler, run)
         return session
