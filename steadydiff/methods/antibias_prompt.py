@@ -182,7 +182,7 @@ class AntiBiasPrompt(StateSettings):
     It rectifies the sampler's own state: the wrapped denoiser writes into x.
     """
 
-    title: ClassVar[str] = "anti-bias prompt"
+    title: ClassVar[str] = "Anti-Bias Prompt"
     what: ClassVar[str] = "anti-bias model"
     order: ClassVar[int] = 4  # before the model is called; the order among its like changes nothing
 

@@ -205,7 +205,7 @@ def test_the_window_is_in_the_hosts_units():
 def test_what_is_attached_is_seen_told_and_taken_off_again():
     model = attached(strength=0.5)
     assert [str(patch) for patch in patches_of(model, HOST)] == [
-        "anti-bias prompt net.safetensors, strength 0.5, 0 to 100 % of the run"
+        "Anti-Bias Prompt net.safetensors, strength 0.5, 0 to 100 % of the run"
     ]
     bare = without_ours(model, HOST)
     assert bare.wrappers == {} and bare.additional == {} and len(model.additional[KEY]) == 1

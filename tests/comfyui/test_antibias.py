@@ -90,7 +90,7 @@ def test_one_correction_is_that_step_started_from_the_corrected_state(
     own = host.samplers.sampler_object(sampler)
     if sampler in REFUSED:
         with pytest.raises(Exception, match=f"{sampler} does not ask.*choose euler"):
-            state_module.check_sampler(own, "anti-bias prompt")
+            state_module.check_sampler(own, "Anti-Bias Prompt")
         return
     space = "flow" if isinstance(model.get_model_object("model_sampling"), host.sampling.CONST) else "ve"
     function, run = own.sampler_function, state_module.Run(space, tuple(sigmas_of(model).tolist()))
@@ -234,7 +234,7 @@ def test_models_it_was_not_trained_for_are_refused(models, patched, bump):
 
 
 def test_two_on_one_model_are_refused(models, patched, bump):
-    with pytest.raises(Exception, match="anti-bias prompt is on this model already"):
+    with pytest.raises(Exception, match="Anti-Bias Prompt is on this model already"):
         patched(patched(models["epsilon"], bump), bump)
 
 
@@ -272,4 +272,4 @@ def test_measure_drift_names_it(pack, models, patched, bump, conds, sigmas_of, h
         **{"cfg": 2.0, "seed": 5, "count": 2, "batch_size": 2, "refine": 1},
     )
     label = json.loads(measured.args[2])["label"]
-    assert label == "anti-bias prompt made for this test, strength 0.5, 0 to 100 % of the run"
+    assert label == "Anti-Bias Prompt made for this test, strength 0.5, 0 to 100 % of the run"

@@ -15,10 +15,10 @@ from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork, att
 from tools.bench import epsilon_scaling as timing
 from tools.bench.shared import mdss_cost
 from tools.bench.shared.frame import Bench, Figures
+from tools.bench.shared.tries import METHODS
 from tools.launch.inprocess import PACK, defaults_of, load, load_pack, prepare_host
 
 SIZES = {"SD1.5": (timing.SD15, 64), "SDXL": (timing.SDXL, 128)}  # name -> (network, side of its latents)
-METHODS = {"Epsilon Scaling": {}, "Anti-Bias Prompt": {}, "DiffIER": {"start_percent": 0.0}, "MDSS": {}}
 
 
 def main() -> int:
@@ -57,12 +57,13 @@ def cost(size: str, batch: int, method: str, rounds: int) -> Figures:
 
 
 def put(method: str, model, side: int):
-    """A clone with the method's node at its defaults, with a network or head of random weights."""
+    """A clone with the method's node on, as `tries` has it, with a network or head of random weights."""
     if method == "MDSS":
         return mdss_cost.with_head(model)
-    node = load_pack()[f"SteadyDiff{method}".replace(" ", "").replace("-", "")]
+    name, widgets, _ = METHODS[method]
+    node = load_pack()[f"SteadyDiff{name}"]
     own = network(model, side) if method == "Anti-Bias Prompt" else {}
-    return node.execute(**(defaults_of(node) | METHODS[method] | {"model": model} | own))[0]
+    return node.execute(**(defaults_of(node) | widgets | {"model": model} | own))[0]
 
 
 def network(model, side: int) -> dict:

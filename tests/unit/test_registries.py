@@ -1,0 +1,51 @@
+"""A method is a row of SAMPLING_METHODS: whatever lists methods by hand knows each of them."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from steadydiff.methods import SAMPLING_METHODS
+
+ROOT = Path(__file__).resolve().parents[2]
+STEMS = {method.title: Path(method.__module__.replace(".", "/")).name for method in SAMPLING_METHODS}
+DOCUMENTED_WITH = {"Band Scaling": "epsilon_scaling"}  # no paper of its own
+BEFORE_THE_CALL = {"Time Shift", "Band Scaling"}  # no panel yet
+
+
+def text(*parts):
+    return ROOT.joinpath(*parts).read_text(encoding="utf-8")
+
+
+def literal(file, name):
+    """The value that a module gives to a name, read without importing it: benches import a host."""
+    for node in ast.parse(text(*file.split("/"))).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == name:
+            return ast.literal_eval(node.value)
+    raise AssertionError(f"{file} has no {name}")
+
+
+def test_every_method_has_a_title_of_its_own():
+    assert len(STEMS) == len(SAMPLING_METHODS) > 4
+    assert all(title[0].isupper() for title in STEMS)
+
+
+@pytest.mark.parametrize("title", STEMS)
+def test_every_method_has_its_node_help_page_and_document(title):
+    node = text("nodes", f"{STEMS[title]}.py")
+    ids = [f"SteadyDiff{title.replace(' ', '').replace('-', '')}"]
+    assert f'node_id="{ids[0]}"' in node and ids[0] in text("nodes", "__init__.py")
+    assert text("web", "docs", f"{ids[0]}.md") and text("web", "docs", ids[0], "zh.md")
+    assert title in text("docs", f"{DOCUMENTED_WITH.get(title, STEMS[title])}.md")
+    assert title in text("docs", "which.md")
+
+
+@pytest.mark.parametrize("title", STEMS)
+def test_every_method_is_tested_and_tried_with_all_others(title):
+    assert (ROOT / "tests" / "unit" / f"test_{STEMS[title]}.py").is_file()
+    assert title in literal("tools/bench/shared/tries.py", "METHODS")
+
+
+def test_every_method_has_a_panel_in_the_webui():
+    panels = text("extension", "steadydiff_webui", "panels", "__init__.py")
+    assert {t for t, stem in STEMS.items() if f"{stem}.PANEL" not in panels} == BEFORE_THE_CALL
