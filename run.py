@@ -62,7 +62,8 @@ def test(options: argparse.Namespace, rest: list[str]) -> int:
     if options.chat:
         codes.append(chat_suite(python, rest))
     if options.webui:
-        codes.append(webui_suite(python, rest, host or ensure_host(options.python, *needed)))
+        own = with_browser(python) if options.browser else python
+        codes.append(webui_suite(own, rest, host or ensure_host(options.python, *needed)))
     if options.browser:
         codes.append(browser_suite(python, rest, host or ensure_host(options.python, *needed)))
     if rest and 0 in codes:  # arguments may select tests of one suite only
@@ -89,10 +90,16 @@ def webui_suite(python: Path, rest: list[str], host: Host) -> int:
 
 def browser_suite(python: Path, rest: list[str], host: Host) -> int:
     """Run what needs ComfyUI's pages in a real browser."""
-    own = ensure_browser_python(python)
-    os.environ["STEADYDIFF_CHROMIUM"] = find_chromium(own)
+    own = with_browser(python)
     say(f"\nBrowser suite in {os.environ['STEADYDIFF_CHROMIUM'] or 'Chromium'}")
     return pytest(own, ["-m", "browser", *(rest or ["tests/browser"])], host)
+
+
+def with_browser(base: Path) -> Path:
+    """Return an interpreter that drives a browser, which the environment then names."""
+    own = ensure_browser_python(base)
+    os.environ["STEADYDIFF_CHROMIUM"] = find_chromium(own)
+    return own
 
 
 def ui(options: argparse.Namespace, rest: list[str]) -> int:
@@ -215,7 +222,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--fast", action="store_true", help="leave out the host suite and what is marked slow")
     sub.add_argument("--chat", action="store_true", help="also a real chat server, set up and started for it")
     variables = ", ".join(kind.variable for kind in webui.KINDS)
-    sub.add_argument("--browser", action="store_true", help="also ComfyUI's pages in headless Chromium")
+    sub.add_argument(
+        "--browser",
+        action="store_true",
+        help="also the pages in headless Chromium: ComfyUI's, and with --webui the WebUIs'",
+    )
     sub.add_argument("--webui", action="store_true", help=f"also the real WebUIs named by {variables}")
     sub = command(ui, "the same ComfyUI left running, for the browser")
     sub.add_argument("--port", type=int, default=8188)

@@ -10,6 +10,8 @@ import json
 import os
 import shutil
 import subprocess
+import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +19,17 @@ from typing import Any
 
 from tools.launch.console import Stop, tail
 from tools.launch.environment import HOSTS, ROOT, borrowing_venv, setup_lock
-from tools.launch.server import stop
+from tools.launch.server import free_port, stop
 
 FOLDER = HOSTS / "webui"
 EXTENSION = "SteadyDiff"
 NOT_OF_A_CLONE = (".*", "__pycache__", "output", "runs", "tests", "benchmarks")
 NOT_OF_A_HOST = (".*", "venv", "models", "outputs", "output", "extensions", "embeddings")
-EXPECTED_BY_A1111 = (  # its start only looks whether they are there; nothing of them is used
+START_LIMIT = 300
+EXPECTED = (  # A1111's start only looks whether they are there, a page's start for the last one's folder
     "repositories/stable-diffusion-stability-ai/ldm/models/diffusion/ddpm.py",
     "repositories/generative-models/sgm/__init__.py",
+    "repositories/stable-diffusion-webui-assets/none",
 )
 
 
@@ -116,29 +120,69 @@ def running(
         else:
             shutil.rmtree(pack, ignore_errors=True)
         pack.parent.mkdir(parents=True, exist_ok=True)
-        for name, file in models.items():
-            (data / "models" / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, data / "models" / name)
+        put(models, data)
         process = _spawn(python, root, data, log)
         try:
             yield Webui(process, kind, data, log)
         finally:
-            if process.stdin:
-                with contextlib.suppress(OSError):
-                    process.stdin.close()
-            stop(process)
-            if process.stdout:
-                process.stdout.close()
+            end(process)
 
 
-def _spawn(python: Path, root: Path, data: Path, log: Path) -> subprocess.Popen:
+@contextlib.contextmanager
+def serving(kind: Kind, python: Path, models: dict[str, Path], folder: Path) -> Iterator[str]:
+    """Start a host with the pack in it for browsers, stop it however the block ends; yields its address.
+
+    Its copies lie in `folder`: below one whose name begins with a dot its own page's files are refused.
+    """
+    root, data, log, port = folder / "root", folder / "data", folder / "host.log", free_port(0)
+    refresh(checkout(kind), root)
+    copy(ROOT, data / "extensions" / EXTENSION, NOT_OF_A_CLONE)
+    put(models, data)
+    process, address = _spawn(python, root, data, log, "serve", str(port)), f"http://127.0.0.1:{port}"
+    try:
+        ends = time.monotonic() + START_LIMIT
+        while not _answers(address):
+            if process.poll() is not None or time.monotonic() > ends:
+                raise Stop(f"{kind.name} does not serve its page.", tail(log, 25))
+            time.sleep(1)
+        yield address
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen) -> None:
+    """Stop a host and close the pipes to it."""
+    if process.stdin:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    stop(process)
+    if process.stdout:
+        process.stdout.close()
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def put(models: dict[str, Path], data: Path) -> None:
+    """Copy files to their places below a data folder's models."""
+    for name, file in models.items():
+        (data / "models" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, data / "models" / name)
+
+
+def _spawn(python: Path, root: Path, data: Path, log: Path, *more: str) -> subprocess.Popen:
     program = ROOT / "tools" / "webui_host" / "main.py"
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "CUDA_VISIBLE_DEVICES": ""}
     for name in ("PYTHONPATH", "COMMANDLINE_ARGS", "PYTHONDONTWRITEBYTECODE"):
         environment.pop(name, None)
     with open(log, "wb") as out:
         return subprocess.Popen(
-            [str(python), str(program), str(root), str(data)],
+            [str(python), str(program), str(root), str(data), *more],
             cwd=root, env=environment, text=True, encoding="utf-8",
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=out,
         )  # fmt: skip
@@ -152,7 +196,7 @@ def refresh(source: Path, root: Path) -> None:
     if mark.is_file() and mark.read_text(encoding="utf-8") == seen:
         return
     copy(source, root, NOT_OF_A_HOST)
-    for name in EXPECTED_BY_A1111:
+    for name in EXPECTED:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
     mark.write_text(seen, encoding="utf-8")

@@ -37,7 +37,7 @@ def answer_lines() -> None:
 
 def serve(port: str) -> None:
     """Leave the whole WebUI running for a browser."""
-    boot.start(sys.argv[1], sys.argv[2], "--port", port, "--api")
+    boot.start(sys.argv[1], sys.argv[2], "--port", port, "--api", "--gradio-allowed-path", sys.argv[1])
     boot.run_webui()
 
 
