@@ -44,6 +44,8 @@ SETTINGS = {
 CHOICES = (*inputs.CALIBRATE, *(one for one in inputs.MEASURE if one.name == "refine"))
 """What is asked beside them."""
 
+LABELS = {"method": "Shape", "count": "Samples", "refine": "Fine steps"}
+
 
 class Found:
     """What one calibration has found; `error` if nothing."""
@@ -121,23 +123,30 @@ class Row:
     def __init__(self, targets: Sequence[Any], elem_id: str) -> None:
         """targets: the panel's switch, its choice of a schedule, and the schedule's file."""
         self._targets = [*targets]
-        with gr.Accordion("Calibrate", open=False, elem_id=elem_id):
+        with gr.Accordion("Calibrate", open=False, elem_id=elem_id, elem_classes=["steadydiff-more"]):
             gr.HTML(
                 "Finds a schedule for the prompt, sampler, steps, CFG scale and size set above, with the "
                 "loaded checkpoint. Takes as long as some pictures. It mends few-step error only, not the "
                 "model's own bias: the checkpoint's own samples are the measure."
             )
-            self._choices = [
-                widget(one, f"Calibration {one.name}", f"{elem_id}_{one.name}") for one in CHOICES
-            ]
+            with gr.Row():
+                self._choices = [widget(one, LABELS[one.name], f"{elem_id}_{one.name}") for one in CHOICES]
             with gr.Row():
                 self._name = gr.Textbox(
                     value="calibrated", label="Schedule's name", elem_id=f"{elem_id}_name", scale=3
                 )
-                self._button = gr.Button("Measure", elem_id=f"{elem_id}_measure")
+                self._button = gr.Button("Fit to this checkpoint", elem_id=f"{elem_id}_measure")
             with gr.Row():
-                self._curve = gr.Image(label="Scales", interactive=False, elem_id=f"{elem_id}_curve")
-                self._drift = gr.Image(label="Drift", interactive=False, elem_id=f"{elem_id}_drift")
+                self._curve, self._drift = (
+                    gr.Image(
+                        label=label,
+                        show_label=False,
+                        visible=False,
+                        interactive=False,
+                        elem_id=f"{elem_id}_{name}",
+                    )
+                    for name, label in (("curve", "Scales"), ("drift", "Drift"))
+                )
             self._said = gr.HTML(elem_id=f"{elem_id}_said")
 
     def connect(self, settings: dict[str, Any]) -> None:
@@ -163,7 +172,8 @@ def clicked(*values: Any) -> list:
     except SteadyDiffError as error:
         return [*[unchanged] * 5, f"<p class='error'>{html.escape(str(error))}</p>"]
     chosen = gr.update(choices=["none", *SCHEDULES.files()], value=file)
-    curve, drift = picture(schedule_figure, found.schedule), picture(drift_figure, found.measurement)
+    drawn = picture(schedule_figure, found.schedule), picture(drift_figure, found.measurement)
+    curve, drift = (gr.update(value=one, visible=True) for one in drawn)
     instead = ", in the place of another" if file in known else ""
     said = f"Kept as {html.escape(file)}{instead}, and chosen above: {len(found.schedule.values)} scales."
     said = " ".join([said, *map(html.escape, found.said)])

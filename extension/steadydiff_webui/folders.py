@@ -21,10 +21,14 @@ class ModelFolder:
 
     name:   of the folder; the setting is called <name>_dir
     suffix: of its files
+    origin: where the first one comes from, said while there is none
+    page:   the file of docs/ that tells how
     """
 
     name: str
     suffix: str = ".safetensors"
+    origin: str = ""
+    page: str = ""
 
     @property
     def setting(self) -> str:
@@ -77,10 +81,12 @@ class ModelFolder:
             ) from None
 
 
-ANTIBIAS = ModelFolder("steadydiff_antibias")
-MDSS = ModelFolder("steadydiff_mdss")
-SCHEDULES = ModelFolder("steadydiff_schedules", ".json")
-MEASUREMENTS = ModelFolder("steadydiff_measurements", ".json")
+TRAINED = "No file yet: it must be trained for your checkpoint."
+MEASURED = "No file yet: Epsilon Scaling's Calibrate makes one."
+ANTIBIAS = ModelFolder("steadydiff_antibias", origin=TRAINED, page="antibias_prompt.md")
+MDSS = ModelFolder("steadydiff_mdss", origin=TRAINED, page="mdss.md")
+SCHEDULES = ModelFolder("steadydiff_schedules", ".json", MEASURED, "webui.md")
+MEASUREMENTS = ModelFolder("steadydiff_measurements", ".json", MEASURED, "webui.md")
 FOLDERS = (ANTIBIAS, MDSS, SCHEDULES, MEASUREMENTS)
 
 

@@ -6,19 +6,17 @@ from functools import partial
 
 import gradio as gr
 from modules import scripts
-from modules.ui_components import InputAccordion
 
 from steadydiff.hosts.webui import attach as webui
 
-from . import calibration, presets, settings, xyz
+from . import calibration, docs, layout, presets, settings, xyz
 from .arguments import enabled, is_strict, read
 from .arpo import routes as arpo_routes
 from .arpo import tab as arpo_tab
 from .folders import File
 from .host import find_host, native_scaling
-from .panels import PANELS, epsilon_scaling
+from .panels import PANELS, ROWS, epsilon_scaling
 from .report import Refused, Report, begin
-from .widgets import widget
 
 
 class SteadyDiffScript(scripts.Script):
@@ -35,26 +33,39 @@ class SteadyDiffScript(scripts.Script):
         self._calibration, self._settings = None, {}
 
     def ui(self, is_img2img):
-        components, self.infotext_fields, self.paste_field_names = [], [], []
-        with gr.Accordion("SteadyDiff", open=False, elem_id=self.elem_id("steadydiff")):
-            for panel in PANELS:
-                components.extend(self._panel(panel))
-            presets.row(components, self.elem_id("presets"))
-        self._connect()
+        label, elem_id = layout.header({panel.name: panel.defaults() for panel in PANELS}), self.elem_id
+        with gr.Accordion(label, open=False, elem_id=elem_id("steadydiff")) as outer:
+            use = presets.Row(elem_id("presets"))
+            found = {}
+            for row in ROWS:
+                with gr.Row():
+                    for panel in row:
+                        with gr.Column(min_width=280):
+                            found[panel.name] = layout.Drawn(panel, elem_id(panel.name))
+        drawn = [found[panel.name] for panel in PANELS]
+        components = [component for one in drawn for component in one.components]
+        use.connect(components)
+        layout.connect_header(outer, drawn)
+        self._paste(drawn)
+        if not self.is_img2img:
+            self._calibrate(found[epsilon_scaling.PANEL.name])
         return components
 
-    def _panel(self, panel):
-        elem_id = self.elem_id(panel.name)
-        with InputAccordion(False, label=panel.title, elem_id=elem_id) as switch:
-            widgets = [widget(one, panel.label(one), f"{elem_id}_{one.name}") for one in panel.inputs]
-            if panel is epsilon_scaling.PANEL and not self.is_img2img:
-                targets = [switch, *(widgets[place] for place in epsilon_scaling.CHOSEN_BY_CALIBRATION)]
-                self._calibration = calibration.Row(targets, f"{elem_id}_calibration")
-        self.infotext_fields.append((switch, panel.mentioned))
-        for one, component in zip(panel.inputs, widgets, strict=True):
-            self.infotext_fields.append((component, partial(panel.pasted, one)))
-            self.paste_field_names.append(panel.key(one))
-        return [switch, *widgets]
+    def _paste(self, drawn):
+        """Say which widgets an infotext's values go to."""
+        self.infotext_fields, self.paste_field_names = [], []
+        for one in drawn:
+            switch, *widgets = one.components
+            self.infotext_fields.append((switch, one.panel.mentioned))
+            for given, component in zip(one.panel.inputs, widgets, strict=True):
+                self.infotext_fields.append((component, partial(one.panel.pasted, given)))
+                self.paste_field_names.append(one.panel.key(given))
+
+    def _calibrate(self, drawn):
+        targets = [drawn.by_name[name] for name in ("enabled", *epsilon_scaling.CHOSEN_BY_CALIBRATION)]
+        with drawn.below:
+            self._calibration = calibration.Row(targets, self.elem_id("epsilon_scaling_calibration"))
+        self._connect()
 
     def after_component(self, component, **kwargs):
         """Note the host's own widgets, from which a calibration takes its settings."""
@@ -112,6 +123,7 @@ class SteadyDiffScript(scripts.Script):
 
 def register() -> None:
     """Register everything the host forgets when its UI is reloaded; called at every load of the script."""
+    docs.register()
     xyz.register()
     settings.register()
     searches = arpo_tab.Searches()

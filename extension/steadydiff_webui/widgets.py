@@ -1,33 +1,23 @@
 """An input's widget, of keywords that gradio 3.41 and 4.40 share."""
 
 import gradio as gr
-from modules.ui_common import create_refresh_button
 
 from steadydiff.inputs.kinds import Input
 
 
 def widget(one: Input, label: str, elem_id: str):
-    """Return an input as a gradio component."""
-    common = {"value": one.default, "label": label, "info": one.tooltip, "elem_id": elem_id}
+    """Return an input as a gradio component; what it means is told where the pointer rests on it."""
+    common = {"value": one.default, "label": label, "elem_id": elem_id, "min_width": 100}
     if one.kind == "number":
-        return gr.Slider(minimum=one.least, maximum=one.most, step=one.step, **common)
-    if one.kind == "whole" and one.most > 100_000:  # a seed
-        return gr.Number(precision=0, **common)
-    if one.kind == "whole":
-        return gr.Slider(minimum=one.least, maximum=one.most, step=1, **common)
-    if one.kind == "choice":
-        return gr.Dropdown(choices=list(one.options), **common)
-    if one.kind == "file":
-        return _file(one, common)
-    if one.kind == "switch":
-        return gr.Checkbox(**common)
-    assert one.kind in ("line", "text"), one
-    return gr.Textbox(lines=1 if one.kind == "line" else 3, **common)
-
-
-def _file(one, common):
-    with gr.Row():
-        dropdown = gr.Dropdown(choices=list(one.options), **common)
-        button = f"{common['elem_id']}_refresh"
-        create_refresh_button(dropdown, lambda: None, lambda: {"choices": list(one.options)}, button)
-    return dropdown
+        made = gr.Number(step=one.step, **common)  # its bounds are told by `read`, in a sentence
+    elif one.kind == "whole":
+        made = gr.Number(precision=0, **common)
+    elif one.kind in ("choice", "file"):
+        made = gr.Dropdown(choices=list(one.options), **common)
+    elif one.kind == "switch":
+        made = gr.Checkbox(**common)
+    else:
+        assert one.kind in ("line", "text"), one
+        made = gr.Textbox(lines=1 if one.kind == "line" else 3, **common)
+    made.webui_tooltip = one.tooltip  # where the hosts look for it
+    return made

@@ -40,4 +40,13 @@ def plan(values: dict) -> Plan:
     return begin
 
 
-PANEL = Panel("Anti-Bias Prompt", "antibias_prompt", INPUTS, plan)
+PANEL = Panel(
+    "Anti-Bias Prompt", "antibias_prompt", INPUTS, plan,
+    hint="0 is off, 1 as trained.",
+    page="antibias_prompt.md",
+    rows=({"file": "Anti-bias file", "strength": "Anti-bias strength"},),
+    more=(
+        {"start_percent": "Anti-bias starts at (0 to 1)", "end_percent": "Anti-bias ends at (0 to 1)"},
+        {"calls": "Corrected calls"},
+    ),
+)  # fmt: skip

@@ -43,4 +43,22 @@ def holds(values: dict) -> dict[str, str]:
     return {"measurement hash": sha256(content).hexdigest()[:10]}
 
 
-PANEL = Panel("DiffIER", "diffier", INPUTS, plan, holds)
+PANEL = Panel(
+    "DiffIER", "diffier", INPUTS, plan,
+    hint="0 is off, 0.5 usual. Higher: more contrast, then hard edges.",
+    page="diffier.md",
+    rows=({"mode": "DiffIER mode", "strength": "DiffIER strength", "iterations": "Iterations"},),
+    more=(
+        {
+            "start_percent": "DiffIER starts at (0 to 1)", "end_percent": "DiffIER ends at (0 to 1)",
+            "threshold": "Stop below", "values": "DiffIER values",
+        },
+        {
+            "divide_by_cfg": "Weaker at high CFG",
+            "antithetic": "Two opposite noises (calmer, twice the time)", "measurement": "Measured norms",
+        },
+    ),
+    choice="mode",
+    serves={"divide_by_cfg": "renoise", "antithetic": "renoise", "measurement": "norm"},
+    holds=holds,
+)  # fmt: skip

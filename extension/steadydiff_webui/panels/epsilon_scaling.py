@@ -75,8 +75,30 @@ def holds(values: dict) -> dict[str, str]:
     return {"schedule_file values": ", ".join(map(repr, from_file(values).values))}
 
 
-CHOSEN_BY_CALIBRATION = tuple(
-    place for place, one in enumerate(INPUTS) if one.name in ("schedule", "schedule_file")
-)
+CHOSEN_BY_CALIBRATION = ("schedule", "schedule_file")
 
-PANEL = Panel("Epsilon Scaling", "epsilon_scaling", INPUTS, plan, holds)
+PANEL = Panel(
+    "Epsilon Scaling", "epsilon_scaling", INPUTS, plan,
+    hint="1 is off. Higher: more texture, then grain. Lower: smoother.",
+    page="epsilon_scaling.md",
+    rows=(
+        {
+            "scale": "Scale", "schedule": "Source", "slope": "Change per step", "table": "Own table",
+            "tsr_k": "TSR k", "tsr_sigma": "TSR sigma", "dcw_lambda": "DCW lambda",
+            "schedule_file": "Saved schedule",
+        },
+    ),
+    more=(
+        {
+            "start_percent": "Start at (0 to 1)", "end_percent": "End at (0 to 1)",
+            "space": "Scale noise or velocity",
+        },
+    ),
+    choice="schedule",
+    serves={
+        "scale": LINE, "slope": LINE, "table": "table", "tsr_k": "snr", "tsr_sigma": "snr",
+        "dcw_lambda": "dcw", "schedule_file": "file",
+    },
+    head=("scale", "schedule"),
+    holds=holds,
+)  # fmt: skip

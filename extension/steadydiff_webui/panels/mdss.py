@@ -48,4 +48,13 @@ def loaded_checkpoint() -> Path:
     return Path(shared.sd_model.sd_checkpoint_info.filename)
 
 
-PANEL = Panel("MDSS", "mdss", INPUTS, plan)
+PANEL = Panel(
+    "MDSS", "mdss", INPUTS, plan,
+    hint="0 is off, 1 as trained.",
+    page="mdss.md",
+    rows=({"file": "MDSS file", "strength": "MDSS strength"},),
+    more=(
+        {"start_percent": "MDSS starts at (0 to 1)", "end_percent": "MDSS ends at (0 to 1)"},
+        {"branches": "Prediction used"},
+    ),
+)  # fmt: skip

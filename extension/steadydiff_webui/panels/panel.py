@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from steadydiff.hosts.webui.attach import Plan
 from steadydiff.inputs.kinds import Input, Switch
 
 ENABLED = Switch("enabled", False, "Whether it acts.")
+
+Row = Mapping[str, str]
+"""Inputs side by side: their names, and what they are called there."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,13 @@ class Panel:
     name:   its name in the API, and part of its attributes' on a processing object
     inputs: what the user sets, beside the accordion's own switch
     plan:   makes of their values what a run needs
+    hint:   one short line: which way to turn what
+    page:   the file of docs/ that tells the rest
+    rows:   what is drawn at once, row by row, and
+    more:   what is drawn in the part that is closed at first; every input is in one of the two
+    choice: the input that says which others serve, and
+    serves: for which of its options alone an input does; it is hidden at the others
+    head:   whose values the header tells: that of the first one that is not hidden
     holds:  tells what the files that are used hold now, by names of its own
     """
 
@@ -26,6 +37,13 @@ class Panel:
     name: str
     inputs: tuple[Input, ...]
     plan: Callable[[dict], Plan]
+    hint: str
+    page: str
+    rows: tuple[Row, ...]
+    more: tuple[Row, ...]
+    choice: str = ""
+    serves: Mapping[str, str] = field(default_factory=dict)
+    head: tuple[str, ...] = ("strength",)
     holds: Callable[[dict], dict[str, str]] = lambda values: {}
 
     @property
@@ -66,7 +84,22 @@ class Panel:
 
     def label(self, one: Input) -> str:
         """Return an input's label; within a script file the host wants them all different."""
-        return f"{one.name.replace('_', ' ').capitalize()} ({self.title})"
+        return next(row[one.name] for row in (*self.rows, *self.more) if one.name in row)
+
+    def shows(self, name: str, chosen: object) -> bool:
+        """Return whether an input serves at an option of the choice."""
+        return self.serves.get(name, chosen) == chosen
+
+    def headline(self, values: Mapping[str, Any]) -> str:
+        """Return in a few words what is set; `values` has the inputs of `heads`."""
+        name = next(one for one in self.head if self.shows(one, values.get(self.choice)))
+        value = values[name]
+        said = f"{value:g}" if isinstance(value, (int, float)) else str(value or "")
+        return f"{self.title} {said}".strip()
+
+    def heads(self) -> Iterator[Input]:
+        """Yield the inputs that the header depends on."""
+        return (one for one in self.all_inputs if one.name in (ENABLED.name, self.choice, *self.head))
 
     def defaults(self) -> dict:
         """Return the inputs' values if nothing is said."""

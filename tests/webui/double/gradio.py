@@ -1,5 +1,7 @@
 """A stand-in for gradio that takes just the keywords that 3.41.2 and 4.40.0 share, and draws nothing."""
 
+from types import SimpleNamespace
+
 COMMON = {
     "value",
     "label",
@@ -78,3 +80,4 @@ _made("Gallery", COMMON - {"info"} | {
 })  # fmt: skip
 _made("File", COMMON - {"info"} | {"file_count", "file_types", "type", "height"})
 _made("State", {"value"})
+context = SimpleNamespace(Context=SimpleNamespace(root_block=Blocks()))  # noqa: F821 (made above)

@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items):
 
 def pytest_generate_tests(metafunc):
     """Tests that ask for a host, or for what it is without the pack, run with every one."""
-    for name in {"packed", "bare"} & set(metafunc.fixturenames):
+    for name in {"packed", "bare", "served"} & set(metafunc.fixturenames):
         marks = [pytest.param(kind, marks=skip(kind), id=kind.name) for kind in webui.KINDS]
         metafunc.parametrize(name, marks, indirect=True, scope="session")
 
@@ -88,6 +88,16 @@ def packed(request, start):
 def bare(request, start):
     """A host from whose folder the pack was removed after use; nothing of ours is left but files."""
     return start(request.param, extension=False, fresh=False)
+
+
+@pytest.fixture(scope="session")
+def served(request, models, tmp_path_factory):
+    """A host's address; of ours it has no file yet."""
+    kind, python = request.param, Path(os.environ[PYTHONS[request.param.gradio]])
+    own = {name: file for name, file in models.items() if not name.startswith("steadydiff")}
+    folder = tmp_path_factory.mktemp(kind.name.replace(" ", "-").lower())
+    with webui.serving(kind, python, own, folder) as address:
+        yield kind.name, address
 
 
 ON = {

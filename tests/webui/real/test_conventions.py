@@ -56,6 +56,9 @@ result = shown[0], said, *(list(folder.files()) for folder in (folders.SCHEDULES
 """
 
 WORDS = """
+import html
+import re
+
 from modules import shared
 
 found = set()
@@ -66,9 +69,11 @@ def add(*texts):
 def walk(block, ours):
     ours = ours or "steadydiff" in str(getattr(block, "elem_id", "") or "")
     if ours:
-        add(getattr(block, "label", None), getattr(block, "info", None))
+        add(*(getattr(block, name, None) for name in ("label", "info", "webui_tooltip")))
         if type(block).__name__ == "Button":
             add(block.value)
+        if type(block).__name__ == "HTML":
+            add(*re.split("<[^>]*>", html.unescape(str(block.value or ""))))
     for child in getattr(block, "children", None) or []:
         walk(child, ours)
 

@@ -1,0 +1,5 @@
+"""What our routes answer with."""
+
+
+class PlainTextResponse:
+    """A text."""
