@@ -15,8 +15,10 @@ from PIL import Image
 from steadydiff.arpo.clip_scorer import as_pil
 from steadydiff.arpo.log import Step
 from steadydiff.errors import SteadyDiffError
+from steadydiff.inputs.arpo import SERVER as SERVER_PROPOSES
 from steadydiff.inputs.kinds import Input
 
+from .. import layout
 from ..settings import SERVER
 from ..widgets import widget
 from .search import Search, banks, parts
@@ -31,6 +33,23 @@ HEADINGS = {
     "scorer": "CLIP scorer",
 }
 SHOWN = ("iterations", "prompt")  # of the search, above the accordions
+SIDE_BY_SIDE = 4
+LABELS = {
+    ("proposer", "proposer"): "Who suggests phrases",
+    ("search", "iterations"): "Rounds",
+    ("search", "prompt"): "Start prompt",
+    ("search", "best_by"): "Keep the prompt closest by",
+    ("search", "drop"): "Also remove phrases",
+    ("search", "min_gain"): "Smallest gain",
+    ("search", "keep_as"): "Save search as",
+    ("drawing", "cfg"): "CFG scale",
+    ("bank", "most"): "Phrases per list",
+    ("bank", "against"): "Weight of the drawing",
+    ("server", "url"): "Server address",
+    ("server", "model"): "Vision model on the server",
+    ("server", "key_name"): "Name of the saved key",
+}
+"""What inputs are called whose names say too little."""
 
 
 class Searches:
@@ -63,7 +82,7 @@ def tab(searches: Searches) -> gr.Blocks:
     with gr.Blocks(analytics_enabled=False) as blocks:
         with gr.Row(equal_height=False):
             with gr.Column(variant="panel", elem_id=f"{NAME}_settings"):
-                reference = gr.Image(label="Reference", type="pil", height=320, elem_id=f"{NAME}_reference")
+                reference = gr.Image(label="Reference", type="pil", height=240, elem_id=f"{NAME}_reference")
                 with gr.Row():
                     start = gr.Button("Find the prompt", variant="primary", elem_id=f"{NAME}_start")
                     cancel = gr.Button("Cancel", interactive=False, elem_id=f"{NAME}_cancel")
@@ -137,27 +156,38 @@ def settings_widgets(known: dict[str, tuple[Input, ...]]) -> dict[tuple[str, str
         if part == "server" and one.name in SERVER:
             made.do_not_save_to_config = True  # the settings page says with what they begin
 
-    for one in known["search"]:
-        if one.name in SHOWN:
+    shown = [one for one in known["search"] if one.name in SHOWN]
+    with gr.Row(elem_classes=["steadydiff-row"]):
+        add("proposer", known["proposer"][0])
+        for one in shown:
             add("search", one)
-    add("proposer", known["proposer"][0])
+    accordions = {}
     for part, heading in HEADINGS.items():
-        with gr.Accordion(heading, open=False, elem_id=f"{NAME}_{part}"):
-            for one in known[part]:
-                if (part, one.name) not in widgets:
-                    add(part, one)
-            if part == "bank":
-                create_refresh_button(
-                    widgets["bank", "bank"], lambda: None, lambda: {"choices": list(banks())},
-                    f"{NAME}_bank_refresh",
-                )  # fmt: skip
+        with gr.Accordion(
+            heading, open=False, elem_id=f"{NAME}_{part}", elem_classes=["steadydiff-more"]
+        ) as accordions[part]:
+            rest = [one for one in known[part] if one not in shown]
+            for first in range(0, len(rest), SIDE_BY_SIDE):
+                with gr.Row(elem_classes=["steadydiff-row"]):
+                    for one in rest[first : first + SIDE_BY_SIDE]:
+                        add(part, one)
+                        if (part, one.name) == ("bank", "bank"):
+                            create_refresh_button(
+                                widgets[part, one.name], lambda: None, lambda: {"choices": list(banks())},
+                                f"{NAME}_bank_refresh",
+                            )  # fmt: skip
+    proposer, serving = widgets["proposer", "proposer"], accordions["server"]
+    layout.follow(
+        [proposer], lambda chosen: gr.update(visible=chosen == SERVER_PROPOSES), [proposer], [serving]
+    )
     return widgets
 
 
 def label(part: str, one: Input) -> str:
     """Within a tab the host wants labels to differ, so those of the helpers say whose they are."""
     words = one.name.replace("_", " ").capitalize()
-    return f"{words} ({HEADINGS[part]})" if part in ("bank", "server", "scorer") else words
+    words = f"{words} ({HEADINGS[part]})" if part in ("bank", "server", "scorer") else words
+    return LABELS.get((part, one.name), words)
 
 
 def fitting(picture: Image.Image | None, width: float, height: float) -> tuple:

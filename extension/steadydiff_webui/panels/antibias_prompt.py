@@ -44,7 +44,7 @@ PANEL = Panel(
     "Anti-Bias Prompt", "antibias_prompt", INPUTS, plan,
     hint="0 is off, 1 as trained.",
     page="antibias_prompt.md",
-    rows=({"file": "Anti-bias file", "strength": "Anti-bias strength"},),
+    rows=({"file": "Anti-bias file", "strength": "Strength"},),
     more=(
         {"start_percent": "Anti-bias starts at (0 to 1)", "end_percent": "Anti-bias ends at (0 to 1)"},
         {"calls": "Corrected calls"},

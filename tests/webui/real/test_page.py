@@ -13,6 +13,8 @@ pytestmark = pytest.mark.skipif(
 )
 SHOTS = Path(__file__).resolve().parents[3] / "output" / "browser"
 OURS = "#script_txt2img_steadydiff_"
+ARPO = "#steadydiff_arpo_"
+ENTRIES = "ul[role=listbox] li, ul.options li"
 PATIENCE = 300_000  # milliseconds; a change takes a tenth of a second on an idle core
 HEIGHT = "name => document.querySelector(name).getBoundingClientRect().height"
 LABEL = "([name, text]) => document.querySelector(name + ' .label-wrap').innerText.trim().startsWith(text)"
@@ -66,7 +68,7 @@ def switch_on(page, name):
 def choose(page, name, text):
     """Pick an entry of a list."""
     page.click(f"{OURS}{name} input")
-    page.locator("ul[role=listbox] li, ul.options li").filter(has_text=text).first.click()
+    page.locator(ENTRIES).filter(has_text=text).first.click()
 
 
 def shot(page, served, name):
@@ -128,3 +130,17 @@ def test_a_pasted_infotext_shows_and_names_what_it_switches_on(page):
     page.click("#paste")
     says(page, "SteadyDiff: Epsilon Scaling table, DiffIER 0.3")
     page.wait_for_function(f"name => ({SHOWN})([name]).length", arg=f"{OURS}epsilon_scaling_table")
+
+
+def test_arpos_tab_is_low_and_shows_the_server_only_if_it_is_asked(page, served):
+    page.locator("#tabs > .tab-nav button", has_text="SteadyDiff ARPO").first.click()
+    page.wait_for_function(f"name => ({SHOWN})([name]).length", arg=f"{ARPO}start")
+    assert page.evaluate(SHOWN, [f"{ARPO}server"]) == []
+    for part in ("drawing", "search", "bank", "scorer"):
+        page.click(f"{ARPO}{part} .label-wrap >> nth=0")
+        page.locator(f"{ARPO}{part} .label-wrap.open").first.wait_for()
+        assert page.evaluate(HEIGHT, f"{ARPO}settings") <= 900
+        page.click(f"{ARPO}{part} .label-wrap >> nth=0")
+    page.click(f"{ARPO}proposer_proposer input")
+    page.locator(ENTRIES).filter(has_text="chat server").first.click()
+    page.wait_for_function(f"name => ({SHOWN})([name]).length", arg=f"{ARPO}server")
