@@ -76,7 +76,7 @@ def file_widget(one: File, label: str, elem_id: str):
         elem_id=f"{elem_id}_none", elem_classes=["steadydiff-hint"],
     )  # fmt: skip
 
-    def noted(*_: Any):
+    def noted():
         return gr.update(visible=not one.folder.files())
 
     look.click(lambda: [gr.update(choices=list(one.options)), noted()], outputs=[made, note], **AT_ONCE)
