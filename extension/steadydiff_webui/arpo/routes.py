@@ -97,6 +97,7 @@ def encoded(picture: Image.Image) -> str:
 
 
 def as_json(search: Search, images: bool) -> dict:
+    state, status = search.state, search.status  # first: once it is done, all its steps are there
     log, best = search.log, search.best
     steps = as_dict(log)["steps"] if log else []
     if log and images:
@@ -104,8 +105,8 @@ def as_json(search: Search, images: bool) -> dict:
             s | {"image": encoded(as_pil(step.picture))} for s, step in zip(steps, log.steps, strict=True)
         ]
     return {
-        "state": search.state,
-        "status": search.status,
+        "state": state,
+        "status": status,
         "prompt": best.phrases.prompt if best else "",
         "infotext": search.infotext(best) if best else "",
         "steps": steps,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from steadydiff.arpo.log import Step
+from steadydiff.arpo.log import Log, Step
 from steadydiff.arpo.phrases import Phrases
 from steadydiff.errors import SettingsError
 
@@ -146,6 +146,20 @@ def test_a_picture_sent_to_the_api_is_read_as_people_see_it(ours):
     half = base64.b64encode(file.getvalue()[:50]).decode()
     with pytest.raises(SettingsError, match="image cannot be read as a picture"):
         ours.arpo_routes.decoded(half)
+
+
+def test_a_search_that_ends_while_it_is_read_is_not_told_as_done_without_its_steps(ours):
+    class Ending:
+        state, status, best = "searching", "", None
+
+        @property
+        def log(self):
+            found = Log("", 0, Phrases(()), (Step(Phrases(("a cat",)), None, 0.1, 0.2),))
+            ended, self.state = self.state == "done", "done"
+            return found if ended else None
+
+    seen = ours.arpo_routes.as_json(Ending(), images=False)
+    assert (seen["state"], len(seen["steps"])) in (("searching", 0), ("done", 1))
 
 
 def test_what_a_model_says_cannot_write_into_the_page(ours):
