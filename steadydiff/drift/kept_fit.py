@@ -1,0 +1,272 @@
+"""Fits kept in files: under which key, what was found, and what was measured of one that has not ended.
+
+A key tells models and runs apart, not prompts and seeds: `digest` of what the fit depends on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from types import FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, SettingsError
+from ..files.atomic import write_whole
+from ..files.checkpoints import load_checkpoint, save_checkpoint
+from ..schedules import MadeFor, parsed
+from .fit import PLAIN, Correction, Fit, FitSettings, Progress, Signs
+from .measurement import FEW_STEP_ONLY, OWN_SAMPLES
+
+logger = logging.getLogger("steadydiff")
+
+FORMAT, VERSION = "steadydiff_auto", 1
+UNFINISHED = "fit_in_progress"
+LOOKED_AT = 64  # numbers of a tensor that are looked at
+DEEPEST = 8
+
+PLAINLY = (str, bool, int, float)
+
+
+def digest(*things: Any) -> str:
+    """Return a sha256 of things that is the same in every session; of tensors LOOKED_AT numbers count."""
+    text = json.dumps([described(thing) for thing in things], sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+def described(thing: Any, tensors: bool = True, depth: int = DEEPEST) -> Any:
+    """Return what tells a thing from others in JSON's terms, nothing of where it lies in memory.
+
+    tensors: also look into the tensors that functions and objects hold. What other packs hang on a model
+             changes its own while it runs; their numbers and words say how it was set.
+    """
+    if thing is None or isinstance(thing, PLAINLY):
+        return repr(thing)
+    if isinstance(thing, Tensor):
+        return _tensor(thing)
+    if depth == 0:
+        return type(thing).__qualname__
+    if isinstance(thing, Mapping):
+        return {str(name): described(one, tensors, depth - 1) for name, one in thing.items()}
+    if isinstance(thing, (set, frozenset)):
+        return sorted(str(described(one, tensors, depth - 1)) for one in thing)
+    if isinstance(thing, (list, tuple)):
+        return [described(one, tensors, depth - 1) for one in thing]
+    return _object(thing, tensors, depth - 1)
+
+
+def _object(thing: Any, tensors: bool, depth: int) -> Any:
+    """A function by its name and what it closes over, a bound one with its object; others by their fields."""
+    named = thing if hasattr(thing, "__qualname__") else type(thing)
+    name = f"{getattr(named, '__module__', '')}.{named.__qualname__}"
+    if isinstance(thing, MethodType):
+        held = {"self": thing.__self__}
+    elif isinstance(thing, FunctionType):
+        cells = zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True)
+        held = {name: _content(cell) for name, cell in cells}
+        held |= {str(at): one for at, one in enumerate(thing.__defaults__ or ())}
+    elif isinstance(thing, partial):
+        held = {"func": thing.func, **dict(enumerate(thing.args)), **thing.keywords}
+    else:
+        held = {} if isinstance(thing, type) else getattr(thing, "__dict__", {})
+    wanted = {
+        key: one for key, one in held.items()
+        if tensors or key == "self" or isinstance(one, PLAINLY) or _acts(one)
+    }  # fmt: skip
+    return {"is": name, **{str(key): described(one, tensors, depth) for key, one in wanted.items()}}
+
+
+def _acts(thing: Any) -> bool:
+    return callable(thing) and not isinstance(thing, (type, nn.Module))
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
+
+
+def _tensor(tensor: Tensor) -> Any:
+    """Shape, kind, and some of the numbers, evenly chosen."""
+    facts = [list(tensor.shape), str(tensor.dtype)]
+    try:
+        flat = tensor.detach().reshape(-1)
+        at = torch.linspace(0, max(len(flat) - 1, 0), min(len(flat), LOOKED_AT), dtype=torch.float64)
+        return [*facts, flat[at.round().long().to(flat.device)].cpu().float().tolist()]
+    except (RuntimeError, NotImplementedError, TypeError):  # quantised kinds that cannot be indexed
+        return facts
+
+
+@dataclass(frozen=True)
+class KeptFit:
+    """A fit, with what it was made for. `to_json` and `from_json` keep it.
+
+    key:        `digest` of what it depends on
+    pictures:   samples it was made on
+    references: the real pictures beside them, in words
+    prompt:     `digest` of the prompts, which the key does not hold
+    shape:      [C, *S] of one latent
+    """
+
+    key: str
+    fit: Fit
+    made_for: MadeFor
+    pictures: int
+    references: str
+    prompt: str
+    shape: tuple[int, ...]
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the references were the model's own samples, so that only few-step error shows."""
+        return self.references.startswith(OWN_SAMPLES)
+
+    def to_json(self) -> str:
+        known = {name: value for name, value in asdict(self.made_for).items() if value is not None}
+        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self), "made_for": known}, indent=1)
+
+    @classmethod
+    def from_json(cls, source: str | Mapping[str, Any]) -> KeptFit:
+        """Read a kept fit.
+
+        Raises:  SettingsError if it is none, of another version, or damaged.
+        """
+        data = parsed(source, "a kept fit")
+        if data.get("format") != FORMAT or data.get("version") != VERSION:
+            raise SettingsError(
+                f"a kept fit is JSON of format {FORMAT!r}, version {VERSION}; got format "
+                f"{data.get('format')!r}, version {data.get('version')!r}"
+            )
+        try:
+            fit = dict(data["fit"])
+            fit["correction"] = Correction(**fit["correction"])
+            fit |= {name: Signs(**fit[name]) for name in ("before", "after")}
+            fit["scores"] = {str(name): (float(a), float(b)) for name, (a, b) in fit["scores"].items()}
+            facts = {one.name: data["made_for"].get(one.name) for one in fields(MadeFor)}
+            own = {name: data[name] for name in ("key", "pictures", "references", "prompt")}
+            found = cls(fit=Fit(**fit), made_for=MadeFor(**facts), shape=tuple(data["shape"]), **own)
+            found.report()  # which formats every number
+            return found
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise SettingsError(f"a kept fit lacks something or holds what it cannot ({error!r})") from error
+
+    @property
+    def headline(self) -> str:
+        """What was found, in a sentence or two."""
+        found, before = self.fit.correction, self.fit.before
+        if found != PLAIN:
+            return f"Corrected: {found}."
+        if abs(before.j) < FitSettings().trust * before.j_error:
+            return "Nothing to correct. The model is left as it is."
+        if (before.j < 0) != (before.v < 0):
+            return "Judge and variance disagree. The model is left as it is."
+        return "Nothing that was tried helps. The model is left as it is."
+
+    def report(self) -> str:
+        """The headline and the figures behind it, in lines."""
+        fit, before = self.fit, self.fit.before
+        lines = [self.headline]
+        if self.is_own:
+            lines[0] = f"No pictures connected: {FEW_STEP_ONLY}. {lines[0]}"
+        lines.append(f"Why: {fit.reason}.")
+        if lines[0].find("disagree") > 0:
+            lines.append(_two_reasons(before, self.made_for.cfg, self.is_own))
+        lines.append(f"Plain: {before} (j: how much harder its pictures are for the model than real ones, "
+                     f"v: how much more they vary).")  # fmt: skip
+        if fit.correction != PLAIN:
+            lines.append(f"Corrected: {fit.after}.")
+        tried = [f"{name} {score:.3f} ± {error:.3f}" for name, (score, error) in fit.scores.items()]
+        if len(tried) > 1:
+            lines.append(f"Distance to the references, plain is 1: {', '.join(tried)}.")
+        lines.append(f"Measured on {self.pictures} pictures, against {self.references}.")
+        return "\n".join(lines)
+
+    def remarks(self, prompt: str, shape: Sequence[int]) -> list[str]:
+        """Say what is otherwise now than when it was measured, though it still holds."""
+        sizes = [torch.Size(one[1:]).numel() for one in (self.shape, shape)]
+        said = ["Measured with another prompt."] if prompt != self.prompt else []
+        if not 0.25 <= sizes[0] / sizes[1] <= 4:
+            said.append(f"Measured at another size: latents of {list(self.shape)}, now {list(shape)}.")
+        return said
+
+
+def _two_reasons(before: Signs, cfg: float | None, own: bool) -> str:
+    told = "the model finds its own pictures too " + ("easy" if before.j < 0 else "hard")
+    varied = "less" if before.v < 0 else "more"
+    guided = "guidance, which makes pictures vary more" if cfg not in (None, 1) else "chance in few pictures"
+    other = (
+        "an error that finer steps do not have"
+        if own
+        else "images that the model was trained on, or that show something else than the prompt asks for"
+    )
+    return f"Two possible reasons, as {told} though they vary {varied}: {guided}; {other}."
+
+
+class Unfinished:
+    """What was measured of a fit that has not ended, in a file that goes when it has.
+
+    problem: `digest` of all it depends on; a file of another problem is not read
+    own:     the model's own finely stepped samples so far [M, C, *S], in the host's units, or None
+    done:    what was tried so far
+    """
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.path, self.problem = path, problem
+        self.own: Tensor | None = None
+        self.done: Progress = {}
+        if path.exists():
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            tensors, header = load_checkpoint(self.path, kind=UNFINISHED, version=VERSION)
+        except CheckpointError as error:
+            logger.warning("SteadyDiff: %s; measuring begins anew", error)
+            return
+        if header.get("problem") != self.problem:
+            return
+        self.own = tensors.get("own")
+        for at, name in enumerate(header["tried"]):
+            parts = ((key.partition("."), one) for key, one in tensors.items())
+            self.done[name] = {field: one for (number, _, field), one in parts if number == str(at)}
+
+    def save(self) -> None:
+        """Write all that was measured; SteadyDiffError where that fails."""
+        tried = enumerate(self.done.values())
+        tensors = {f"{at}.{key}": one for at, kept in tried for key, one in kept.items()}
+        if self.own is not None:
+            tensors["own"] = self.own
+        save_checkpoint(
+            self.path, tensors, kind=UNFINISHED, version=VERSION, problem=self.problem, tried=[*self.done]
+        )
+
+    def end(self) -> None:
+        """Remove the file."""
+        self.path.unlink(missing_ok=True)
+
+
+def load(path: Path, key: str) -> KeptFit | None:
+    """Return the fit that a file holds, None where there is none for this key.
+
+    Raises:  SettingsError for a file that cannot be read, naming it.
+    """
+    try:
+        found = KeptFit.from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path.name} cannot be read ({error}); delete it, or measure again") from error
+    return found if found.key == key else None
+
+
+def save(path: Path, found: KeptFit) -> None:
+    """Write a fit whole; SteadyDiffError where that fails."""
+    write_whole(path, found.to_json())

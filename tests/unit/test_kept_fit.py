@@ -1,0 +1,159 @@
+"""Kept fits: the same key for the same thing in every session, files that are read back or refused."""
+
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+
+from steadydiff.drift import kept_fit
+from steadydiff.drift.fit import PLAIN, Correction, Fit, Signs
+from steadydiff.drift.kept_fit import KeptFit, Unfinished, digest
+from steadydiff.errors import SettingsError
+from steadydiff.schedules import MadeFor
+
+EASY = Signs(-0.5, 0.1, -0.3, 0.1)
+LIKE = Signs(0.1, 0.1, 0.3, 0.1)
+TORN = Signs(-0.5, 0.1, 0.3, 0.1)
+
+
+def kept(correction=PLAIN, before=EASY, references="16 connected images", cfg=1.0):
+    scores = {"plain": (1.0, 0.0), "c 0.9": (0.8, 0.05)}
+    fit = Fit(correction, "c 0.9 brings samples 20% nearer", before, LIKE, scores, 120, 3)
+    made_for = MadeFor("ddpm", "normal", 3, cfg, "PhotoModel", (2.0, 1.0, 0.5, 0.0))
+    return KeptFit("k", fit, made_for, 16, references, "p", (4, 8, 8))
+
+
+def guide(scale):
+    kernel = torch.zeros(3)
+
+    def patched(x):
+        return x * scale + kernel
+
+    return patched
+
+
+class Holder:
+    def __init__(self, strength):
+        self.strength = strength
+        self.cache = None
+
+    def set(self, cache):
+        self.cache = cache
+
+
+def test_a_digest_is_the_same_in_another_process():
+    code = (
+        "import torch; from steadydiff.drift.kept_fit import digest; "
+        "print(digest({'b': 1, 'a': {2.5, 'x'}}, [torch.arange(9.0), None, print]))"
+    )
+    said = {subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.strip()
+            for _ in range(2)}  # fmt: skip
+    assert said == {digest({"a": {"x", 2.5}, "b": 1}, [torch.arange(9.0), None, print]).encode()}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (1, 1.5), ("1", 1), (True, 1), ([1, 2], [2, 1]), ({"a": 1}, {"b": 1}),
+        (torch.zeros(9), torch.zeros(9, 1)), (torch.zeros(9), torch.zeros(9).half()),
+        (torch.zeros(9), torch.tensor([0.0] * 8 + [1])), (guide(1.0), guide(2.0)),
+        (Holder(1), Holder(2)), (Holder(1).set, Holder(2).set), (partial(max, 1), partial(max, 2)),
+    ],
+)  # fmt: skip
+def test_what_differs_has_another_digest(one, other):
+    assert digest(one) == digest(one) != digest(other)
+
+
+def test_what_a_run_leaves_in_other_packs_objects_does_not_count():
+    def described(thing):
+        return kept_fit.described(thing, tensors=False)
+
+    used, fresh = Holder(1), Holder(1)
+    used.set(torch.zeros(3))
+    assert described(used) == described(fresh) != described(Holder(2))
+    assert described(used.set) == described(fresh.set) != described(Holder(2).set)
+    assert described(guide(1.0)) == described(guide(1.0)) != described(guide(2.0))
+
+
+def test_things_that_hold_themselves_come_to_an_end():
+    loop = Holder(1)
+    loop.cache = [loop]
+    assert digest(loop) == digest(loop)
+
+
+def test_a_fit_is_read_back_as_it_was(tmp_path):
+    file, found = tmp_path / "auto" / "a.json", kept(Correction(scale=1.04, later=True))
+    assert kept_fit.load(file, "k") is None
+    kept_fit.save(file, found)
+    assert kept_fit.load(file, "k") == found
+    assert kept_fit.load(file, "another") is None
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [
+        ('"steadydiff_auto"', '"other"'), ('"version": 1', '"version": 2'), ("{", "["), ('"fit"', '"fi"'),
+        ('"scale": 1.0', '"scale": "much"'), ('"j": -0.5', '"j": null'), ('"shape"', '"shap"'),
+    ],
+)  # fmt: skip
+def test_what_is_no_kept_fit_is_refused_by_name(tmp_path, was, becomes):
+    file, text = tmp_path / "a.json", kept().to_json()
+    assert was in text
+    file.write_text(text.replace(was, becomes), encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"a\.json cannot be read .* delete it, or measure again"):
+        kept_fit.load(file, "k")
+
+
+@pytest.mark.parametrize(
+    ("correction", "before", "said"),
+    [
+        (Correction(factor=0.9), EASY, "Corrected: c 0.9."),
+        (PLAIN, LIKE, "Nothing to correct. The model is left as it is."),
+        (PLAIN, TORN, "Judge and variance disagree. The model is left as it is."),
+        (PLAIN, EASY, "Nothing that was tried helps. The model is left as it is."),
+    ],
+)
+def test_the_headline_says_what_was_found(correction, before, said):
+    assert kept(correction, before).report().startswith(said)
+    own = kept(correction, before, "own samples of 80 steps").report()
+    assert own.startswith("No pictures connected: few-step error only, not the model's own bias. " + said)
+
+
+def test_a_disagreement_has_two_possible_reasons():
+    assert "guidance, which makes" in (guided := kept(before=TORN, cfg=7.0).report())
+    assert "trained on" in guided
+    assert "chance in few pictures" in kept(before=TORN).report()
+    assert "Two possible reasons" not in kept().report()
+
+
+def test_another_prompt_or_size_is_told():
+    assert kept().remarks("p", (4, 8, 8)) == kept().remarks("p", (4, 16, 16)) == []
+    assert kept().remarks("q", (4, 32, 8)) == ["Measured with another prompt."]
+    assert "another size" in kept().remarks("p", (4, 32, 32))[0]
+
+
+def test_what_was_measured_is_found_again_for_the_same_problem_only(tmp_path):
+    file, first = tmp_path / "auto" / "a.safetensors", Unfinished(tmp_path / "auto" / "a.safetensors", "p")
+    assert first.own is None and first.done == {}
+    first.own = torch.randn(2, 4, 8, 8)
+    first.done["lambda 1.04 in the later half"] = {"loss": torch.randn(5, 2), "calls": torch.tensor(3)}
+    first.save()
+    again = Unfinished(file, "p")
+    assert torch.equal(again.own, first.own)
+    [(name, found)] = again.done.items()
+    assert name == "lambda 1.04 in the later half" and int(found["calls"]) == 3
+    assert torch.equal(found["loss"], first.done[name]["loss"])
+    other = Unfinished(file, "q")
+    assert other.own is None and other.done == {}
+    again.end()
+    again.end()
+    assert not file.exists()
+
+
+def test_a_damaged_file_of_what_was_measured_begins_anew(tmp_path, caplog):
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(b"no tensors")
+    assert Unfinished(file, "p").done == {}
+    assert "measuring begins anew" in caplog.text
