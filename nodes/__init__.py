@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from . import antibias_prompt, mdss
 from .antibias_prompt import SteadyDiffAntiBiasPrompt, SteadyDiffLoadAntiBias
 from .arpo import SteadyDiffARPO
+from .auto_correct import SteadyDiffAuto
 from .band_scaling import SteadyDiffBandScaling
 from .calibrate import SteadyDiffCalibrate
 from .chat_server import SteadyDiffChatServer
@@ -26,6 +27,7 @@ from .vision_model import SteadyDiffVisionModel
 
 NODES: list[type[io.ComfyNode]] = [
     SteadyDiffEpsilonScaling,
+    SteadyDiffAuto,
     SteadyDiffCompare,
     SteadyDiffSchedule,
     SteadyDiffMeasure,

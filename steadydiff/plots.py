@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from textwrap import shorten, wrap
+from textwrap import fill, shorten, wrap
 from typing import TYPE_CHECKING, Any
 
 from .errors import SettingsError, SteadyDiffError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from .arpo.log import Log
     from .drift.gap import Gap
+    from .drift.kept_fit import KeptFit
     from .drift.measurement import Measurement
 
 # The plot is a card of its own, dark on light, so that it reads the same on a dark and on a light canvas.
@@ -163,6 +164,45 @@ def gap_figure(plain: Gap, corrected: Gap, cfg: float) -> Figure:
         axes.set_title(title, color=INK, fontsize=11, loc="left")
         _look(axes)
     figure.axes[-1].set_xlabel("step (first = noisiest)", color=INK)
+    return figure
+
+
+def fit_figure(kept: KeptFit | None) -> Figure:
+    """Draw the signs of plain and corrected pictures, and how near what was tried comes to the references.
+
+    Bars are two standard errors to either side; grey where nothing was corrected.
+
+    Raises:  SteadyDiffError as `schedule_figure`.
+    """
+    if kept is None:
+        raise SteadyDiffError("nothing was measured")
+    from matplotlib.ticker import MaxNLocator
+
+    fit, figure = kept.fit, _figure((6.4, 3.6))
+    chosen, tries = str(fit.correction), len(fit.scores)
+    signs, *more = figure.subplots(1, 2 if tries > 1 else 1, squeeze=False)[0]
+    shown = [("plain", fit.before, NEUTRAL, -0.1)]
+    if chosen != "plain":
+        shown.append(("corrected", fit.after, LINE, 0.1))
+    _look(signs)
+    signs.axhline(0.0, color=INK, linewidth=1.2, linestyle=DASHES)
+    for label, one, color, aside in shown:
+        bars = [2 * one.j_error, 2 * one.v_error]
+        signs.errorbar([aside, 1 + aside], [one.j, one.v], bars, fmt="o", color=color, label=label)
+    signs.set(xlim=(-0.5, 1.5), xticks=(0, 1), xticklabels=("difficulty j", "variance v"))
+    signs.set_ylabel("against the references, 0 = alike", color=INK)
+    figure.legend(frameon=False, fontsize=9, loc="outside lower left", ncols=2)
+    for tried in more:
+        _look(tried)
+        tried.axvline(1.0, color=INK, linewidth=1.2, linestyle=DASHES)
+        for place, (name, (score, error)) in enumerate(fit.scores.items()):
+            color = LINE if name == chosen != "plain" else NEUTRAL
+            tried.errorbar(score, -place, None, 2 * error, fmt="o", color=color)
+        tried.set(ylim=(0.5 - tries, 0.5), yticks=range(0, -tries, -1), xlabel="distance, plain = 1")
+        tried.set_yticklabels([fill(name, 18) for name in fit.scores], fontsize=9)
+        tried.xaxis.set_major_locator(MaxNLocator(4))
+    said = fill(kept.report().partition("\n")[0], 70)
+    figure.suptitle(said, color=INK, fontsize=11, x=0.02, ha="left")
     return figure
 
 

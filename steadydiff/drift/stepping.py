@@ -106,14 +106,14 @@ def next_question(
 
 
 @contextmanager
-def same_luck(x: Tensor) -> Iterator[None]:
+def same_luck(x: Tensor, seed: int = 0) -> Iterator[None]:
     """Give code the same random numbers each time it runs, and leave the rest of the world its own."""
     with torch.random.fork_rng([x.device] if x.is_cuda else []):
         # Not torch.manual_seed, which notes the whole call stack for every accelerator that sleeps.
-        torch.default_generator.manual_seed(0)
+        torch.default_generator.manual_seed(seed % 2**63)
         if x.is_cuda:
             with torch.cuda.device(x.device):
-                torch.cuda.manual_seed(0)
+                torch.cuda.manual_seed(seed % 2**63)
         yield
 
 

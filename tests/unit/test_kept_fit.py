@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,6 +12,7 @@ from steadydiff.drift import kept_fit
 from steadydiff.drift.fit import PLAIN, Correction, Fit, Signs
 from steadydiff.drift.kept_fit import KeptFit, Unfinished, digest
 from steadydiff.errors import SettingsError
+from steadydiff.plots import fit_figure, pixels
 from steadydiff.schedules import MadeFor
 
 EASY = Signs(-0.5, 0.1, -0.3, 0.1)
@@ -157,3 +159,15 @@ def test_a_damaged_file_of_what_was_measured_begins_anew(tmp_path, caplog):
     file.write_bytes(b"no tensors")
     assert Unfinished(file, "p").done == {}
     assert "measuring begins anew" in caplog.text
+
+
+@pytest.mark.parametrize("scores", [{"plain": (1.0, 0.0)}, {"plain": (1.0, 0.0), "c 0.9": (0.8, 0.05)}])
+@pytest.mark.parametrize("correction", [PLAIN, Correction(factor=0.9)])
+def test_the_plot_shows_signs_and_what_was_tried(correction, scores):
+    pytest.importorskip("matplotlib")
+    found = kept(correction)
+    figure = fit_figure(replace(found, fit=replace(found.fit, scores=scores)))
+    assert len(figure.axes) == min(len(scores), 2)
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    assert labels == (["plain"] if correction == PLAIN else ["plain", "corrected"])
+    assert pixels(figure).std() > 0

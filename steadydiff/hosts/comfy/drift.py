@@ -136,7 +136,7 @@ def measure_model(
     for at in range(0, len(seeds), batch):
         part = seeds[at : at + batch]
         if reference is None:
-            clean = _sample_finely(setup, shape, part, times)
+            clean = sample_finely(setup, shape, part, times)
         else:
             clean = reference[[(at + j) % len(reference) for j in range(len(part))]]
         _measure_batch(setup, recorder, part, clean, paper)
@@ -234,7 +234,7 @@ def _check(setup: Setup, shape: Sequence[int]) -> None:
         )
 
 
-def _sample_finely(setup: Setup, shape: Sequence[int], seeds: Sequence[int], times: int) -> Tensor:
+def sample_finely(setup: Setup, shape: Sequence[int], seeds: Sequence[int], times: int) -> Tensor:
     """The model's own clean samples [B, C, *S] in the host's units, by a run of many small steps."""
     fine = torch.tensor(refine(setup.run.sigmas, times), dtype=torch.float32)
     noise = unit_noise(shape, seeds)
@@ -329,6 +329,15 @@ class Inner:
             return self.ask(x, sigma)
         finally:
             self._model = own
+
+    def ask_unguided(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Ask as `ask` does, for the positive prompt alone."""
+        guider = self._model.inner_model
+        weight, guider.cfg = guider.cfg, 1.0
+        try:
+            return self.ask(x, sigma)
+        finally:
+            guider.cfg = weight
 
     def condition(self, conditioning: Any, x: Tensor) -> None:
         """From now on ask with this conditioning of the host's, one row per sample of x."""

@@ -1,0 +1,192 @@
+"""SteadyDiffAuto: measures a model once, chooses a correction and applies it; what it found is kept."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import comfy.samplers
+import comfy.utils
+import torch
+from comfy_api.latest import io
+
+from ..steadydiff.drift import kept_fit
+from ..steadydiff.drift.fit import FitSettings
+from ..steadydiff.drift.kept_fit import KeptFit, Unfinished, digest
+from ..steadydiff.drift.measurement import own_samples
+from ..steadydiff.errors import SettingsError
+from ..steadydiff.files.atomic import check_writable
+from ..steadydiff.hosts.comfy.fit import (
+    Plan,
+    check_fit,
+    corrected,
+    fit_model,
+    key_of,
+    own_references,
+    problem_of,
+)
+from ..steadydiff.plots import fit_figure
+from .shared import schema
+from .shared.host import fitted_latent
+from .shared.meter import Meter, say
+from .shared.plot import image
+from .shared.schedule_folder import auto_file
+from .shared.set_up import make_setup
+
+QUALITIES = {
+    "quick": (16, FitSettings()),
+    "normal": (32, FitSettings()),
+    "thorough": (64, FitSettings(thorough=True)),
+}
+MEASURE = ("when needed", "again", "never")
+NEVER = (
+    "Not measured: measure is never, and no measurement of this model with this sampler, steps, cfg and "
+    "quality is kept. The model is left as it is."
+)
+
+
+class SteadyDiffAuto(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema.schema(
+            node_id="SteadyDiffAuto",
+            display_name="Auto Correct (SteadyDiff)",
+            category=schema.CATEGORY,
+            description="Measures what a model's pictures lack, tries corrections, and applies the one that "
+            "helps, or none. Measures once for a model, its LoRAs, sampler, steps and CFG, and keeps what it "
+            "found: a new prompt or seed does not measure again. Experimental: the rule misses its goal on "
+            "the small networks it was tried on (docs/digits.md), and no large model was measured.",
+            search_aliases=["steady", "drift", "exposure bias", "epsilon scaling", "calibrate", "washed out"],
+            is_experimental=True,
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="The model as you use it, with its LoRAs and without other corrections "
+                    "of SteadyDiff; put those behind this node.",
+                ),
+                io.Conditioning.Input(
+                    "positive", tooltip="Prompt of the pictures it measures on. Another prompt later on "
+                    "does not measure again.",
+                ),
+                io.Conditioning.Input("negative", tooltip="What to steer away from, at cfg above 1."),
+                io.Latent.Input("latent_image", tooltip="An empty latent of the size you sample at."),
+                io.Int.Input(
+                    "steps", default=20, min=1, max=10000, tooltip="As in your KSampler.",
+                ),
+                io.Float.Input(
+                    "cfg", default=7.0, min=schema.Least(0.0), max=100.0, step=0.1, round=0.01,
+                    tooltip="As in your KSampler. With guidance the answer is mostly: leave it as it is.",
+                ),
+                io.Combo.Input(
+                    "sampler_name", options=comfy.samplers.SAMPLER_NAMES, default="euler",
+                    tooltip="As in your KSampler; not one of the CFG++ kind, dpm_fast or dpm_adaptive.",
+                ),
+                io.Combo.Input(
+                    "scheduler", options=comfy.samplers.SCHEDULER_NAMES, default="normal",
+                    tooltip="As in your KSampler.",
+                ),
+                io.Combo.Input(
+                    "quality", options=list(QUALITIES), default="normal",
+                    tooltip="How many pictures it measures on: 16, 32 or 64. Takes, at 20 steps, at most the "
+                    "time of 64, 128 or 496 pictures, without images 128, 256 or 752; mostly it knows "
+                    "earlier. More is surer.",
+                ),
+                io.Combo.Input(
+                    "measure", options=list(MEASURE), default="when needed",
+                    tooltip="when needed: only if nothing is kept for this model, its LoRAs, sampler, steps, "
+                    "cfg and quality. again: anew. never: uses what is kept, else leaves the model as it is.",
+                ),
+                io.Image.Input(
+                    "images", optional=True,
+                    tooltip="8 or more real pictures of what the prompt asks for that the model was not "
+                    "trained on. Without them the model's own finely stepped samples serve, which show the "
+                    "error of few steps only. Cut to the size of latent_image.",
+                ),
+                io.Vae.Input("vae", optional=True, tooltip="Encodes the images; the model's own VAE."),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, optional=True,
+                    extra_dict={"advanced": True},
+                    tooltip="Of the first picture it measures on. A new one alone does not measure again.",
+                ),
+                io.Int.Input(
+                    "batch_size", default=4, min=1, max=4096, optional=True, extra_dict={"advanced": True},
+                    tooltip="How many pictures are sampled at a time: more is faster and takes more memory.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    tooltip="The corrected model, or the very same where there is nothing to correct."
+                ),
+                io.String.Output(
+                    display_name="info", tooltip="What it chose and why, with errors, in sentences."
+                ),
+                io.Image.Output(display_name="plot", tooltip="What was found and what was tried."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model, positive, negative, latent_image, steps, cfg, sampler_name, scheduler, quality, measure,
+        images=None, vae=None, seed=0, batch_size=4,
+    ) -> io.NodeOutput:  # fmt: skip
+        sampler = comfy.samplers.sampler_object(sampler_name)
+        sigmas = comfy.samplers.calculate_sigmas(
+            model.get_model_object("model_sampling"), scheduler, steps
+        ).cpu()
+        setup = make_setup(model, positive, negative, sampler, sigmas, cfg, calls=0)
+        shape = tuple(fitted_latent(model, latent_image).shape[1:])
+        pictures, settings = QUALITIES[quality]
+        plan = Plan(pictures, batch_size, seed=seed, settings=settings)
+        if images is not None and vae is None:
+            raise SettingsError("images need the vae that encodes them; connect it")
+        key = key_of(setup, plan, None if images is None else digest_of(images, vae))
+        file, prompt = auto_file(setup.made_for, key), digest(positive, negative)
+        kept = None if measure == "again" else kept_fit.load(file, key)
+        if kept is None and measure == "never":
+            say(NEVER)
+            return io.NodeOutput(model, NEVER, image(fit_figure, None))
+        if kept is None:
+            kept = measured(setup, shape, plan, images, vae, key, prompt, file)
+        own = replace(setup, model=model)
+        info = "\n".join([kept.report(), *kept.remarks(prompt, shape), f"Kept in {file.name}."])
+        say(kept.headline)
+        return io.NodeOutput(corrected(own, kept.fit.correction), info, image(fit_figure, kept))
+
+
+def measured(setup, shape, plan: Plan, images, vae, key: str, prompt: str, file: Path) -> KeptFit:
+    """Measure, and keep what was found; what was measured when it is cancelled is gone on from next time."""
+    count = None if images is None else min(len(images), plan.pictures)
+    per_run = check_fit(setup, shape, count)
+    check_writable(file)
+    unfinished = Unfinished(file.with_suffix(".safetensors"), problem_of(key, prompt, shape, plan))
+    least, most = plan.calls(per_run, count)
+    done = plan.calls_made(per_run, count, unfinished.own, unfinished.done)
+    setup = replace(setup, on_call=Meter(setup.model, least, most, done, per_run / plan.batch))
+
+    def on_batch(made) -> None:
+        unfinished.own = made
+        unfinished.save()
+
+    if images is None:
+        real = own_references(setup, shape, plan, unfinished.own, on_batch)
+        references = own_samples(setup.run.steps * plan.refine)
+    else:
+        real, references = encoded(images[:count], vae, shape), f"{count} connected images"
+    fit = fit_model(setup, shape, real, plan, unfinished.done, lambda name: unfinished.save())
+    kept = KeptFit(key, fit, setup.made_for, plan.pictures, references, prompt, shape)
+    kept_fit.save(file, kept)
+    unfinished.end()
+    return kept
+
+
+def digest_of(images: torch.Tensor, vae) -> str:
+    """Tell images from others by every pixel, without encoding them."""
+    pixels = (images.cpu().float().clamp(0, 1) * 65535).round().int().numpy().tobytes()
+    return f"{hashlib.sha256(pixels).hexdigest()} {list(images.shape)} {type(vae.first_stage_model).__name__}"
+
+
+def encoded(images: torch.Tensor, vae, shape: tuple[int, ...]) -> torch.Tensor:
+    """The images as latents [N, C, *S] of the size that is sampled; cut where their shape differs."""
+    height, width = (side * vae.spacial_compression_encode() for side in shape[-2:])
+    pictures = comfy.utils.common_upscale(
+        images[..., :3].movedim(-1, 1), width, height, "area", "center"
+    ).movedim(1, -1)
+    return vae.encode(pictures).cpu()

@@ -1,0 +1,37 @@
+"""models/steadydiff_schedules: schedules that users kept, and in auto/ what Auto Correct found."""
+
+from pathlib import Path
+
+import folder_paths
+
+from ...steadydiff.errors import SettingsError
+from ...steadydiff.files.checkpoints import is_file_name
+from ...steadydiff.schedules import MadeFor
+
+NAME, FOUND = "steadydiff_schedules", "auto"
+
+
+def folder() -> Path:
+    return Path(folder_paths.models_dir) / NAME
+
+
+def auto_file(made_for: MadeFor, key: str) -> Path:
+    """Where what was found for a model and run is kept."""
+    facts = (made_for.model, made_for.sampler, made_for.steps, f"cfg{made_for.cfg:g}", key[:8])
+    return folder() / FOUND / ("_".join(map(str, facts)) + ".json")
+
+
+def options() -> list[str]:
+    """The kept schedules by their names, those of Auto Correct after the others."""
+    return [
+        *sorted(file.stem for file in folder().glob("*.json")),
+        *sorted(f"{FOUND}/{file.stem}" for file in (folder() / FOUND).glob("*.json")),
+    ]
+
+
+def file_of(name: str) -> Path:
+    """Return the file of a schedule by its name; SettingsError for a name that is no file's."""
+    within, _, plain = name.strip().removesuffix(".json").rpartition("/")
+    if within not in ("", FOUND) or not is_file_name(plain):
+        raise SettingsError(f"name is that of a file, without folders; got {name!r}")
+    return folder() / within / f"{plain}.json"
