@@ -18,6 +18,7 @@ from .epsilon_scaling import SteadyDiffEpsilonScaling
 from .mdss import SteadyDiffLoadMDSS, SteadyDiffMDSS
 from .measure import SteadyDiffMeasure
 from .phrase_bank import SteadyDiffPhraseBank
+from .saved_schedules import SteadyDiffLoadSchedule, SteadyDiffSaveSchedule
 from .schedule import SteadyDiffSchedule
 from .time_shift import SteadyDiffTimeShift
 from .tinyworld import SteadyDiffTinyWorld
@@ -30,6 +31,8 @@ NODES: list[type[io.ComfyNode]] = [
     SteadyDiffAuto,
     SteadyDiffCompare,
     SteadyDiffSchedule,
+    SteadyDiffSaveSchedule,
+    SteadyDiffLoadSchedule,
     SteadyDiffMeasure,
     SteadyDiffCalibrate,
     SteadyDiffTimeShift,

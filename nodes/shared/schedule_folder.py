@@ -31,7 +31,7 @@ def options() -> list[str]:
 
 def file_of(name: str) -> Path:
     """Return the file of a schedule by its name; SettingsError for a name that is no file's."""
-    within, _, plain = name.strip().removesuffix(".json").rpartition("/")
-    if within not in ("", FOUND) or not is_file_name(plain):
+    within, slash, plain = name.strip().removesuffix(".json").rpartition("/")
+    if (slash and within != FOUND) or not is_file_name(plain):
         raise SettingsError(f"name is that of a file, without folders; got {name!r}")
     return folder() / within / f"{plain}.json"

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from types import FunctionType, MethodType
@@ -18,10 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..denoiser import Run
 from ..errors import CheckpointError, SettingsError
 from ..files.atomic import write_whole
 from ..files.checkpoints import load_checkpoint, save_checkpoint
-from ..schedules import MadeFor, parsed
+from ..methods.window import later_half
+from ..schedules import MadeFor, Schedule, parsed
 from .fit import PLAIN, Correction, Fit, FitSettings, Progress, Signs
 from .measurement import FEW_STEP_ONLY, OWN_SAMPLES
 
@@ -208,6 +211,30 @@ def _two_reasons(before: Signs, cfg: float | None, own: bool) -> str:
         else "images that the model was trained on, or that show something else than the prompt asks for"
     )
     return f"Two possible reasons, as {told} though they vary {varied}: {guided}; {other}."
+
+
+def lambda_schedule(correction: Correction, made_for: MadeFor) -> Schedule | None:
+    """Return a correction's lambda as a schedule over the sigmas it was made for, None where it has none."""
+    if correction.scale == 1 or not made_for.sigmas:
+        return None
+    half = later_half(Run("ve", made_for.sigmas)) if correction.later else math.inf
+    scales = tuple(correction.scale if sigma <= half else 1.0 for sigma in made_for.sigmas[:-1])
+    return Schedule("table", scales, made_for)
+
+
+def schedule_in(text: str) -> Schedule:
+    """Return the schedule that a file of schedules or a kept fit holds.
+
+    Raises:  SettingsError if it is neither, or a fit without a lambda.
+    """
+    data = parsed(text, "a schedule")
+    if data.get("format") != FORMAT:
+        return Schedule.from_json(data)
+    kept = KeptFit.from_json(data)
+    schedule, found = lambda_schedule(kept.fit.correction, kept.made_for), kept.fit.correction
+    if schedule is None or replace(found, scale=1.0, later=False) != PLAIN:
+        raise SettingsError(f"Auto Correct found {found} there, which is no schedule; use Auto Correct")
+    return schedule
 
 
 class Unfinished:

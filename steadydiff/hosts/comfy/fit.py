@@ -24,14 +24,12 @@ from ...drift.fit import (
     first_tries,
     fit,
 )
-from ...drift.kept_fit import VERSION, described, digest
+from ...drift.kept_fit import VERSION, described, digest, lambda_schedule
 from ...drift.measurement import check_reference, unit_noise
 from ...drift.signs import RATIOS
 from ...drift.stepping import same_luck
 from ...errors import SettingsError, ShapeError
 from ...methods.epsilon_scaling import EpsilonScaling
-from ...methods.window import later_half
-from ...schedules import Schedule
 from ..patch import Patch
 from .attach import attach, patches_of, without_ours
 from .drift import Inner, Setup, inside_run, sample_finely, steps_of
@@ -197,12 +195,9 @@ def corrected(setup: Setup, correction: Correction) -> Any:
     Its lambda becomes a schedule over the run, which other runs read off by level, and are told that they
     differ.
     """
-    model, run = setup.model, setup.run
-    methods = replace(correction, scale=1.0).methods(run)
-    if correction.scale != 1:
-        highest = later_half(run) if correction.later else math.inf
-        scales = tuple(correction.scale if sigma <= highest else 1.0 for sigma in run.sigmas[:-1])
-        methods = (*methods, EpsilonScaling(schedule=Schedule("table", scales, setup.made_for)))
+    model, methods = setup.model, replace(correction, scale=1.0).methods(setup.run)
+    if schedule := lambda_schedule(correction, setup.made_for):
+        methods = (*methods, EpsilonScaling(schedule=schedule))
     for method in methods:
         model = attach(model, Patch(method), setup.host)
     return model
