@@ -69,7 +69,7 @@ class SteadyDiffAuto(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="What to steer away from, at cfg above 1."),
                 io.Latent.Input("latent_image", tooltip="An empty latent of the size you sample at."),
                 io.Int.Input(
-                    "steps", default=20, min=1, max=10000, tooltip="As in your KSampler.",
+                    "steps", default=20, min=1, max=10000, tooltip="The same as in your KSampler.",
                 ),
                 io.Float.Input(
                     "cfg", default=7.0, min=schema.Least(0.0), max=100.0, step=0.1, round=0.01,
@@ -81,7 +81,7 @@ class SteadyDiffAuto(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "scheduler", options=comfy.samplers.SCHEDULER_NAMES, default="normal",
-                    tooltip="As in your KSampler.",
+                    tooltip="The same as in your KSampler.",
                 ),
                 io.Combo.Input(
                     "quality", options=list(QUALITIES), default="normal",
@@ -128,15 +128,15 @@ class SteadyDiffAuto(io.ComfyNode):
         images=None, vae=None, seed=0, batch_size=4,
     ) -> io.NodeOutput:  # fmt: skip
         sampler = comfy.samplers.sampler_object(sampler_name)
-        sigmas = comfy.samplers.calculate_sigmas(
-            model.get_model_object("model_sampling"), scheduler, steps
-        ).cpu()
-        setup = make_setup(model, positive, negative, sampler, sigmas, cfg, calls=0)
+        own = comfy.samplers.KSampler(model, steps, model.load_device, sampler_name, scheduler, 1.0)
+        setup = make_setup(model, positive, negative, sampler, own.sigmas.cpu(), cfg, calls=0)
+        setup = replace(setup, scheduler=scheduler)
         shape = tuple(fitted_latent(model, latent_image).shape[1:])
         pictures, settings = QUALITIES[quality]
         plan = Plan(pictures, batch_size, seed=seed, settings=settings)
         if images is not None and vae is None:
             raise SettingsError("images need the vae that encodes them; connect it")
+        images = None if images is None else images[:pictures]
         key = key_of(setup, plan, None if images is None else digest_of(images, vae))
         file, prompt = auto_file(setup.made_for, key), digest(positive, negative)
         kept = None if measure == "again" else kept_fit.load(file, key)
@@ -145,15 +145,16 @@ class SteadyDiffAuto(io.ComfyNode):
             return io.NodeOutput(model, NEVER, image(fit_figure, None))
         if kept is None:
             kept = measured(setup, shape, plan, images, vae, key, prompt, file)
-        own = replace(setup, model=model)
         info = "\n".join([kept.report(), *kept.remarks(prompt, shape), f"Kept in {file.name}."])
         say(kept.headline)
-        return io.NodeOutput(corrected(own, kept.fit.correction), info, image(fit_figure, kept))
+        return io.NodeOutput(
+            corrected(replace(setup, model=model), kept.fit.correction), info, image(fit_figure, kept)
+        )
 
 
 def measured(setup, shape, plan: Plan, images, vae, key: str, prompt: str, file: Path) -> KeptFit:
     """Measure, and keep what was found; what was measured when it is cancelled is gone on from next time."""
-    count = None if images is None else min(len(images), plan.pictures)
+    count = None if images is None else len(images)
     per_run = check_fit(setup, shape, count)
     check_writable(file)
     unfinished = Unfinished(file.with_suffix(".safetensors"), problem_of(key, prompt, shape, plan))
@@ -169,7 +170,7 @@ def measured(setup, shape, plan: Plan, images, vae, key: str, prompt: str, file:
         real = own_references(setup, shape, plan, unfinished.own, on_batch)
         references = own_samples(setup.run.steps * plan.refine)
     else:
-        real, references = encoded(images[:count], vae, shape), f"{count} connected images"
+        real, references = encoded(images, vae, shape), f"{count} connected images"
     fit = fit_model(setup, shape, real, plan, unfinished.done, lambda name: unfinished.save())
     kept = KeptFit(key, fit, setup.made_for, plan.pictures, references, prompt, shape)
     kept_fit.save(file, kept)
@@ -179,14 +180,16 @@ def measured(setup, shape, plan: Plan, images, vae, key: str, prompt: str, file:
 
 def digest_of(images: torch.Tensor, vae) -> str:
     """Tell images from others by every pixel, without encoding them."""
-    pixels = (images.cpu().float().clamp(0, 1) * 65535).round().int().numpy().tobytes()
-    return f"{hashlib.sha256(pixels).hexdigest()} {list(images.shape)} {type(vae.first_stage_model).__name__}"
+    found = hashlib.sha256(f"{list(images.shape)} {type(vae.first_stage_model).__name__}".encode())
+    for picture in images:
+        found.update((picture.cpu().float().clamp(0, 1) * 65535).round().int().numpy().tobytes())
+    return found.hexdigest()
 
 
 def encoded(images: torch.Tensor, vae, shape: tuple[int, ...]) -> torch.Tensor:
     """The images as latents [N, C, *S] of the size that is sampled; cut where their shape differs."""
     height, width = (side * vae.spacial_compression_encode() for side in shape[-2:])
-    pictures = comfy.utils.common_upscale(
-        images[..., :3].movedim(-1, 1), width, height, "area", "center"
-    ).movedim(1, -1)
-    return vae.encode(pictures).cpu()
+    pictures = images[..., :3].movedim(-1, 1)
+    pictures = comfy.utils.common_upscale(pictures, width, height, "area", "center").movedim(1, -1)
+    # One by one: VAEs of videos take several for one video.
+    return torch.cat([vae.encode(picture[None]).cpu() for picture in pictures])

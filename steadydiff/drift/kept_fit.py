@@ -103,7 +103,8 @@ def _tensor(tensor: Tensor) -> Any:
     try:
         flat = tensor.detach().reshape(-1)
         at = torch.linspace(0, max(len(flat) - 1, 0), min(len(flat), LOOKED_AT), dtype=torch.float64)
-        return [*facts, flat[at.round().long().to(flat.device)].cpu().float().tolist()]
+        some = flat[at.round().long().to(flat.device)].cpu().float().tolist()
+        return [*facts, [f"{number:.4g}" for number in some]]  # a text encoder may round otherwise next time
     except (RuntimeError, NotImplementedError, TypeError):  # quantised kinds that cannot be indexed
         return facts
 

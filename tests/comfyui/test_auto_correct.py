@@ -197,6 +197,16 @@ def test_the_corrected_run_is_the_one_that_was_tried(
     assert distance(ours, model.model.process_latent_out(drawn[0])) < 1e-4
 
 
+@pytest.mark.parametrize("name", ["dpm_2", "uni_pc", "euler"])
+def test_it_samples_at_ksamplers_levels(auto, choose, models, kept, host, name):
+    choose()
+    auto(models["epsilon"], sampler_name=name, scheduler="karras")
+    [file] = kept.iterdir()
+    facts = json.loads(file.read_text(encoding="utf-8"))["made_for"]
+    own = host.samplers.KSampler(models["epsilon"], STEPS, "cpu", name, "karras", 1.0)
+    assert facts["sigmas"] == own.sigmas.tolist() and facts["scheduler"] == "karras"
+
+
 def test_a_strength_of_diffier_is_carried_too(auto, choose, models, sample):
     choose(strength=0.3)
     model = auto(models["epsilon"])[0]

@@ -187,6 +187,20 @@ def test_compare_ends_a_graph_and_shows_its_sheet(wire, acted, graph, info, clie
     assert status == 400 and "scales" in answer["node_errors"]["compare"]["errors"][0]["details"]
 
 
+def test_auto_correct_measures_once_on_a_server(graph, info, client):
+    nodes = graph("schedule", steps=2)
+    ends = {name: nodes["sampler"]["inputs"][name] for name in ("positive", "negative", "latent_image")}
+    run = {"steps": 2, "cfg": 1.0, "quality": "quick", "batch_size": 16}
+    inputs = {**widgets_of(info["SteadyDiffAuto"]), **run, **ends, "model": ["world", 0]}
+    nodes["auto"] = {"class_type": "SteadyDiffAuto", "inputs": inputs}
+    nodes["sampler"]["inputs"]["model"] = ["auto", 0]
+    nodes["told"] = {"class_type": "PreviewAny", "inputs": {"source": ["auto", 1]}}
+    [first] = client.run(nodes)["told"]["text"]
+    inputs |= {"seed": 1, "measure": "never"}
+    [second] = client.run(nodes)["told"]["text"]
+    assert first == second and first.startswith("No pictures connected: few-step error only")
+
+
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 
 
