@@ -5,6 +5,7 @@ A key tells models and runs apart, not prompts and seeds: `digest` of what the f
 
 from __future__ import annotations
 
+import dis
 import hashlib
 import json
 import logging
@@ -44,46 +45,74 @@ def digest(*things: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
-def described(thing: Any, tensors: bool = True, depth: int = DEEPEST) -> Any:
+def described(thing: Any, tensors: bool = True) -> Any:
     """Return what tells a thing from others in JSON's terms, nothing of where it lies in memory.
 
-    tensors: also look into the tensors that functions and objects hold. What other packs hang on a model
-             changes its own while it runs; their numbers and words say how it was set.
+    tensors: also look into what functions and objects hold beside numbers and words. What other packs hang
+             on a model changes its own while it runs; numbers and words say how it was set, unless one of
+             its functions writes them.
     """
+    return _described(
+        thing, frozenset() if tensors else frozenset(_written(thing, DEEPEST)), tensors, DEEPEST
+    )
+
+
+def _described(thing: Any, written: frozenset[int], tensors: bool, depth: int) -> Any:
     if thing is None or isinstance(thing, PLAINLY):
         return repr(thing)
     if isinstance(thing, Tensor):
         return _tensor(thing)
     if depth == 0:
         return type(thing).__qualname__
+    more = (written, tensors, depth - 1)
     if isinstance(thing, Mapping):
-        return {str(name): described(one, tensors, depth - 1) for name, one in thing.items()}
+        return {str(name): _described(one, *more) for name, one in thing.items()}
     if isinstance(thing, (set, frozenset)):
-        return sorted(str(described(one, tensors, depth - 1)) for one in thing)
+        return sorted(str(_described(one, *more)) for one in thing)
     if isinstance(thing, (list, tuple)):
-        return [described(one, tensors, depth - 1) for one in thing]
-    return _object(thing, tensors, depth - 1)
-
-
-def _object(thing: Any, tensors: bool, depth: int) -> Any:
-    """A function by its name and what it closes over, a bound one with its object; others by their fields."""
-    named = thing if hasattr(thing, "__qualname__") else type(thing)
-    name = f"{getattr(named, '__module__', '')}.{named.__qualname__}"
-    if isinstance(thing, MethodType):
-        held = {"self": thing.__self__}
-    elif isinstance(thing, FunctionType):
-        cells = zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True)
-        held = {name: _content(cell) for name, cell in cells}
-        held |= {str(at): one for at, one in enumerate(thing.__defaults__ or ())}
-    elif isinstance(thing, partial):
-        held = {"func": thing.func, **dict(enumerate(thing.args)), **thing.keywords}
-    else:
-        held = {} if isinstance(thing, type) else getattr(thing, "__dict__", {})
+        return [_described(one, *more) for one in thing]
+    held = _held(thing, written)
     wanted = {
         key: one for key, one in held.items()
         if tensors or key == "self" or isinstance(one, PLAINLY) or _acts(one)
     }  # fmt: skip
-    return {"is": name, **{str(key): described(one, tensors, depth) for key, one in wanted.items()}}
+    named = thing if hasattr(thing, "__qualname__") else type(thing)
+    name = f"{getattr(named, '__module__', '')}.{named.__qualname__}"
+    return {"is": name, **{str(key): _described(one, *more) for key, one in wanted.items()}}
+
+
+def _held(thing: Any, written: frozenset[int] = frozenset()) -> dict[Any, Any]:
+    """What a function closes over, but for cells `written`; a bound one's object; another thing's fields."""
+    if isinstance(thing, MethodType):
+        return {"self": thing.__self__}
+    if isinstance(thing, FunctionType):
+        held = {name: _content(cell) for name, cell in _cells(thing) if id(cell) not in written}
+        return held | dict(enumerate(thing.__defaults__ or ()))
+    if isinstance(thing, partial):
+        return {"func": thing.func, **dict(enumerate(thing.args)), **thing.keywords}
+    return {} if isinstance(thing, type) else dict(getattr(thing, "__dict__", {}))
+
+
+def _written(thing: Any, depth: int) -> set[int]:
+    """Return the ids of the cells that functions in a thing write to (`nonlocal`)."""
+    if depth == 0 or thing is None or isinstance(thing, (*PLAINLY, Tensor, nn.Module)):
+        return set()
+    if isinstance(thing, Mapping):
+        inner = list(thing.values())
+    elif isinstance(thing, (list, tuple)):
+        inner = list(thing)
+    else:
+        inner = [one for key, one in _held(thing).items() if key == "self" or _acts(one)]
+    found = {one for held in inner for one in _written(held, depth - 1)}
+    if isinstance(thing, FunctionType):
+        code = dis.get_instructions(thing.__code__)
+        names = {step.argval for step in code if step.opname == "STORE_DEREF"}
+        found |= {id(cell) for name, cell in _cells(thing) if name in names}
+    return found
+
+
+def _cells(function: FunctionType) -> list[tuple[str, Any]]:
+    return list(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
 
 
 def _acts(thing: Any) -> bool:

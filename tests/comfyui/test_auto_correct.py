@@ -118,6 +118,29 @@ def test_what_another_model_or_run_measures_anew(auto, counted):
     assert not calls
 
 
+@pytest.mark.parametrize(
+    ("name", "values"), [("sag.SelfAttentionGuidance", (0.5, 2.0)), ("tomesd.TomePatchModel", (0.3,))]
+)
+def test_a_patch_that_changes_while_it_runs_is_measured_once(auto, models, name, values):
+    file, node = name.split(".")
+    patched, other = (
+        getattr(load(f"comfy_extras.nodes_{file}"), node).execute(models["epsilon"], first, *values[1:])[0]
+        for first in (values[0], values[0] / 2)
+    )
+    auto(patched, batch_size=16)
+    assert known(auto, patched) and not known(auto, other)
+
+
+def test_the_tooltip_tells_the_cost(pack, adapter):
+    node = pack["SteadyDiffAuto"]
+    plans = [adapter.Plan(n, settings=rule) for n, rule in sys.modules[node.__module__].QUALITIES.values()]
+    costs = [[plan.calls(20, n)[1] * plan.batch / 20 for plan, n in zip(plans, counts, strict=True)]
+             for counts in ([plan.pictures for plan in plans], [None] * 3)]  # fmt: skip
+    assert costs == [[64, 128, 496], [128, 256, 752]]
+    [tooltip] = [one.tooltip for one in node.GET_SCHEMA().inputs if one.id == "quality"]
+    assert "the time of 64, 128 or 496 pictures, without images 128, 256 or 752" in tooltip.replace("  ", " ")
+
+
 def test_never_leaves_the_model_as_it_is(auto, counted, kept):
     model, calls = counted
     given, info, plot = auto(model, measure="never")

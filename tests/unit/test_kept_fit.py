@@ -79,6 +79,24 @@ def test_what_a_run_leaves_in_other_packs_objects_does_not_count():
     assert described(guide(1.0)) == described(guide(1.0)) != described(guide(2.0))
 
 
+def test_what_a_function_writes_itself_does_not_count():
+    def patches(strength):
+        calls, undo = 0, None
+
+        def merge(x):
+            nonlocal calls, undo
+            calls += 1
+            undo = lambda: x  # noqa: E731
+            return strength * x
+
+        return {"merge": merge, "unmerge": [lambda x: undo() if undo else x * calls]}
+
+    used, fresh = patches(2), patches(2)
+    used["merge"](1)
+    other = kept_fit.described(patches(3), tensors=False)
+    assert kept_fit.described(used, tensors=False) == kept_fit.described(fresh, tensors=False) != other
+
+
 def test_things_that_hold_themselves_come_to_an_end():
     loop = Holder(1)
     loop.cache = [loop]
