@@ -210,7 +210,7 @@ class KeptFit:
         if self.is_own:
             lines[0] = f"No pictures connected: {FEW_STEP_ONLY}. {lines[0]}"
         lines.append(f"Why: {fit.reason}.")
-        if lines[0].find("disagree") > 0:
+        if "disagree" in lines[0]:
             lines.append(_two_reasons(before, self.made_for.cfg, self.is_own))
         lines.append(f"Plain: {before} (j: how much harder its pictures are for the model than real ones, "
                      f"v: how much more they vary).")  # fmt: skip
