@@ -23,8 +23,9 @@ class SteadyDiffDiffIERReport(io.ComfyNode):
             category=schema.CATEGORY,
             description="Shows what DiffIER finds and what it repairs, step by step: samples without "
             "SteadyDiff's corrections and with those the model carries, and at each step asks the model "
-            "about its own estimate, noised again. Draws the error, its sum over the run, and the guidance "
-            "weight that would have had the smallest; says how many model calls each run made.",
+            "about its own estimate, noised again. Draws the error and its sum over the run; with real "
+            "pictures as reference also the guidance weight that has the smallest error at them. Says how "
+            "many model calls each run made.",
             search_aliases=["training-inference gap", "accumulated error", "optimal cfg", "guidance weight"],
             inputs=[
                 io.Model.Input("model", tooltip="The model with its corrections, e.g. from DiffIER."),
@@ -35,7 +36,7 @@ class SteadyDiffDiffIERReport(io.ComfyNode):
                 io.Latent.Input("latent_image", tooltip="An empty latent of the size you sample at."),
                 io.Float.Input(
                     "cfg", default=7.0, min=schema.Least(0.0), max=100.0, step=0.1, round=0.01,
-                    tooltip="As in the sampler. At 1 there is no guidance, and no weight is drawn.",
+                    tooltip="As in the sampler. At 1 there is no guidance, and no weight is measured.",
                 ),
                 io.Int.Input(
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
@@ -49,6 +50,12 @@ class SteadyDiffDiffIERReport(io.ComfyNode):
                     "batch_size", default=4, min=1, max=4096,
                     tooltip="How many are sampled at a time: larger is faster and takes more memory.",
                 ),
+                io.Latent.Input(
+                    "reference", optional=True,
+                    tooltip="Real pictures like those the prompt asks for, as latents of the size of "
+                    "latent_image, e.g. from VAE Encode. Only at them is the best guidance weight known; "
+                    "at the model's own estimates it would repeat cfg. 16 are few, 64 good.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="plot", tooltip="Error per step, its sum, and the weight."),
@@ -59,11 +66,14 @@ class SteadyDiffDiffIERReport(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, positive, negative, sampler, sigmas, latent_image, cfg, seed, count, batch_size,
+        reference=None,
     ) -> io.NodeOutput:  # fmt: skip
-        calls = 2 * math.ceil(count / batch_size) * (len(sigmas) - 1)
+        clean = None if reference is None else reference["samples"]
+        shown = 0 if clean is None else math.ceil(len(clean) / batch_size)
+        calls = (2 * math.ceil(count / batch_size) + shown) * (len(sigmas) - 1)
         setup = make_setup(model, positive, negative, sampler, sigmas, cfg, calls)
         shape = fitted_latent(model, latent_image).shape[1:]
-        plain, corrected = measure_gap(setup, tuple(shape), range(seed, seed + count), batch_size)
+        plain, corrected = measure_gap(setup, tuple(shape), range(seed, seed + count), batch_size, clean)
         plot = image(gap_figure, plain, corrected, cfg)
         return io.NodeOutput(plot, report(plain, corrected))
 
@@ -78,6 +88,7 @@ def report(plain: Gap, corrected: Gap) -> str:
         "model_calls_without": plain.calls,
         "model_calls_corrected": corrected.calls,
         "extra_model_calls": corrected.extra,
+        "guidance_weight_of_least_error": plain.best_weight,
     }
     parts = {"summary": summary, "without": plain.as_dict(), "corrected": corrected.as_dict()}
     return json.dumps(parts, indent=2)

@@ -133,13 +133,13 @@ def _band(axes: Any, at: Any, values: Any, errors: Any, color: str, scale: Any =
 
 
 def gap_figure(plain: Gap, corrected: Gap, cfg: float) -> Figure:
-    """Draw the loss over the steps, step by step and summed, and the guidance weights if there was guidance.
+    """Draw the loss over the steps, step by step and summed, and what was measured of the guidance weight.
 
     Raises:  SteadyDiffError as `schedule_figure`.
     """
     guided = any(weight is not None for weight in corrected.weight)
-    figure = _figure((6.4, 8.4 if guided else 6.0))
-    losses, sums, *more = figure.subplots(3 if guided else 2, 1)
+    figure = _figure((6.4, 11.2 if guided else 6.0))
+    losses, sums, *more = figure.subplots(4 if guided else 2, 1)
     steps = range(1, len(corrected.before) + 1)
     style = {"linewidth": 1.4, "marker": "o", "markersize": 4 if len(steps) <= 60 else 2}
     grey, ours = {"color": NEUTRAL, **style}, {"color": LINE, **style}
@@ -151,19 +151,27 @@ def gap_figure(plain: Gap, corrected: Gap, cfg: float) -> Figure:
     losses.legend(frameon=False, fontsize=9, labelcolor=INK)
     sums.plot(steps, plain.accumulated, **grey)
     sums.plot(steps, corrected.accumulated, **ours)
-    for axes in more:
-        axes.axhline(cfg, color=INK, linewidth=1.2, linestyle=DASHES)
-        axes.plot(steps, plain.weight, **grey)
-        axes.plot(steps, corrected.weight, **ours)
+    if guided:
+        weights, curve = more
+        weights.axhline(cfg, color=INK, linewidth=1.2, linestyle=DASHES)
+        weights.plot(steps, corrected.weight, **ours)
+        known = [row for row in zip(steps, corrected.weight, corrected.weight_error, strict=True) if row[2]]
+        if known:
+            _band(weights, *zip(*known, strict=True), LINE)
+        tried = [max(2 * cfg, 4.0) * share / 40 for share in range(41)]
+        curve.plot(tried, [corrected.loss_at(weight) for weight in tried], color=LINE, linewidth=1.4)
+        curve.axvline(cfg, color=INK, linewidth=1.2, linestyle=DASHES)
+        curve.set_xlabel("guidance weight", color=INK)
     titles = (
         "Error of the predicted noise at the model's own estimates, mean square",
         "The same, summed over the steps",
-        "Guidance weight of the smallest error; dashed: cfg",
+        "Guidance weight of the smallest error at real pictures; dashed: cfg",
+        "Error at real pictures over the guidance weight, mean of all steps; dashed: cfg",
     )
     for axes, title in zip((losses, sums, *more), titles, strict=False):
         axes.set_title(title, color=INK, fontsize=11, loc="left")
         _look(axes)
-    figure.axes[-1].set_xlabel("step (first = noisiest)", color=INK)
+    (more[0] if guided else sums).set_xlabel("step (first = noisiest)", color=INK)
     return figure
 
 

@@ -343,8 +343,8 @@ class Recorder:
         return {
             "sampling_norm": standard_errors(sampling, count),
             "training_norm": standard_errors(training, count),
-            "quotient": standard_errors(_off_quotient(sampling, training), count),
-            "variance_error": standard_errors(_off_quotient(rows["states"], expected), count),
+            "quotient": standard_errors(off_quotient(sampling, training), count),
+            "variance_error": standard_errors(off_quotient(rows["states"], expected), count),
             **self._paper.standard_errors,
         }
 
@@ -456,7 +456,7 @@ def check_reference(clean: Tensor, shape: Sequence[int]) -> None:
         )
 
 
-def _off_quotient(over: Tensor, under: Tensor) -> Tensor:
+def off_quotient(over: Tensor, under: Tensor) -> Tensor:
     """How far each sample is off the quotient of two means: its share in that quotient's error.
 
     Shapes:  over, under, result [N, places], paired sample by sample.

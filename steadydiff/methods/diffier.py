@@ -81,18 +81,19 @@ def residual_loss(denoised: Tensor, again: Tensor, sigma: Tensor | float, space:
     return (denoised - again).flatten(1).square().mean(1) * ratio**2
 
 
-def optimal_weight(denoised: Tensor, cond: Tensor, uncond: Tensor) -> tuple[Tensor, Tensor]:
-    """Numerator and denominator of w* - 1, for the guidance weight w* whose noise at x' is nearest to z.
+def optimal_weight(clean: Tensor, cond: Tensor, uncond: Tensor) -> tuple[Tensor, Tensor]:
+    """Numerator and denominator of w* - 1, for the guidance weight w* whose noise at x is nearest to z.
 
-    Shapes:  denoised, and the branches' clean estimates cond and uncond at x' = alpha * denoised + sigma * z,
-             all [B, C, *S]; results [B]. Sum each over samples and draws before dividing: that is the minimum
-             of the summed loss, while a mean of quotients hangs on their smallest denominators.
+    Shapes:  clean, and the branches' clean estimates cond and uncond at x = alpha * clean + sigma * z, all
+             [B, C, *S]; results [B]. Sum each over samples and draws before dividing: that is the minimum
+             of the summed loss, while a mean of quotients hangs on their smallest denominators. Unbiased on
+             real pictures; at guided estimates in their place a perfect model's w* nears the guidance weight.
     Source:  the same, equations 9 and 16, with the noise z in the place of the true score.
     """
-    check_same_shape(denoised, cond)
+    check_same_shape(clean, cond)
     check_same_shape(cond, uncond)
     guidance = (cond - uncond).flatten(1)
-    return (guidance * (denoised - cond).flatten(1)).sum(1), guidance.square().sum(1)
+    return (guidance * (clean - cond).flatten(1)).sum(1), guidance.square().sum(1)
 
 
 def norm_factor(

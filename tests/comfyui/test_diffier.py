@@ -395,7 +395,9 @@ def report(pack, host, conds, sigmas_of):
 
 
 def test_the_report_shows_what_was_found_repaired_and_asked(model, diffier, report):
-    plot, told = report(diffier(model, start_percent=0.5, antithetic=True, strength=0.2))
+    pictures = {"samples": torch.randn(5, 4, 8, 8)}
+    method = diffier(model, start_percent=0.5, antithetic=True, strength=0.2)
+    plot, told = report(method, reference=pictures)
     assert plot.ndim == 4 and plot.shape[-1] == 3 and 0 <= plot.min() < plot.max() <= 1
     plain, ours, summary = told["without"], told["corrected"], told["summary"]
     assert (plain["calls"], plain["extra"], plain["count"]) == (4, 0, 3)
@@ -407,6 +409,24 @@ def test_the_report_shows_what_was_found_repaired_and_asked(model, diffier, repo
     assert summary["error_corrected"] == pytest.approx(sum(ours["after"]))
     assert summary["error_without"] == pytest.approx(sum(plain["after"]))
     assert all(isinstance(weight, float) for weight in ours["weight"][1:])
+    assert all(isinstance(error, float) for error in ours["weight_error"][1:])
+    assert ours["weight"] == plain["weight"]
+    assert isinstance(summary["guidance_weight_of_least_error"], float)
+
+
+def test_the_weight_is_the_models_and_not_the_cfg(model, report):
+    """The same pictures: the same weight at every cfg; without pictures none."""
+    pictures = {"samples": torch.randn(5, 4, 8, 8)}
+    low, high = (report(model, cfg=cfg, reference=pictures)[1]["without"]["weight"] for cfg in (2.0, 8.0))
+    assert low[1:] == pytest.approx(high[1:], rel=1e-3)
+    told = report(model)[1]
+    assert set(told["without"]["weight"]) == {None}
+    assert told["summary"]["guidance_weight_of_least_error"] is None
+
+
+def test_pictures_of_another_size_are_refused(model, report):
+    with pytest.raises(ValueError, match="reference latents have the model's own shape"):
+        report(model, reference={"samples": torch.zeros(2, 4, 4, 4)})
 
 
 def test_the_report_without_guidance_or_correction(model, report):

@@ -19,13 +19,16 @@ RUNS = {
 }
 
 
-def recorded(model, run, methods=(), count=20, batches=2):
+def recorded(model, run, methods=(), count=20, batches=2, real=None):
+    """real: draws clean pictures [B, C, H, W] for each batch"""
     recorder = GapRecorder(run, range(run.steps))
     for _ in range(batches):
         denoise = recorder.around(model)
         for method in methods:
             denoise = method.wrap(denoise, run)
         recorder.sample(sample_euler, denoise, torch.randn(count, 2, 16, 16) * run.sigmas[0])
+        if real is not None:
+            recorder.pair(recorder.around(model), real(count))
     return recorder.gap()
 
 
@@ -67,15 +70,77 @@ def test_a_correction_that_repairs_is_seen_to(space):
     assert ours.count == 40
 
 
-def test_the_optimal_weight_of_a_model_that_goes_half_way():
-    """Conditional data N(1, 0.5²); the model's condition goes half the way from N(-1, 0.5²), so w* is 2."""
-    true, uncond = gaussian_denoiser(1.0, 0.5), gaussian_denoiser(-1.0, 0.5)
-    half = Guided(lambda x, s: torch.lerp(uncond(x, s), true(x, s), 0.5), uncond, 2.0)
-    run = Run("ve", (14.6, 6.0, 3.0, 1.0, 0.0), 1)
-    found = recorded(half, run, count=60, batches=1)
-    # At the last steps the estimate is a sample of the data; before, it is smoother than one.
-    assert found.weight[-1] == pytest.approx(2.0, abs=0.2)
-    assert all(weight is not None and math.isfinite(weight) for weight in found.weight)
+MEANS, STD = (1.0, -1.0), 0.5
+
+
+def real_pictures(count):
+    """Of the first class, N(1, 0.5²); a picture of the second is N(-1, 0.5²)."""
+    return MEANS[0] + STD * torch.randn(count, 2, 16, 16)
+
+
+def both_classes(space):
+    """E[x0 | x] where each element is of either class, half and half."""
+    of_class = [gaussian_denoiser(mean, STD, space) for mean in MEANS]
+
+    def denoise(x, sigma):
+        level = sigma.view(-1, 1, 1, 1)
+        alpha = 1 - level if space == "flow" else 1.0
+        first = torch.sigmoid(2 * MEANS[0] * alpha * x / (alpha**2 * STD**2 + level**2))
+        return torch.lerp(of_class[1](x, sigma), of_class[0](x, sigma), first)
+
+    return denoise
+
+
+@pytest.mark.parametrize("cfg", [1.0, 2.0, 4.0, 8.0])
+@pytest.mark.parametrize("share", [1.0, 0.5, 2.0])
+@pytest.mark.parametrize("space", RUNS)
+def test_the_optimal_weight_is_the_models_own_whatever_the_cfg(space, share, cfg):
+    """A model whose condition goes `share` of the way from the unconditional to the true answer: 1 / share.
+
+    The unconditional one is exact on a mixture of two Gaussians, the true one on one of them.
+    """
+    true, uncond, run = gaussian_denoiser(MEANS[0], STD, space), both_classes(space), RUNS[space]
+    model = Guided(lambda x, s: torch.lerp(uncond(x, s), true(x, s), share), uncond, cfg)
+    found = recorded(model, run, count=40, batches=2, real=real_pictures)
+    for step in range(space == "flow", run.steps - 1):  # at the last step both know nearly all
+        weight, error = found.weight[step], found.weight_error[step]
+        assert weight == pytest.approx(1 / share, abs=min(4 * error, 0.15))
+    best, others = found.loss_at(1 / share), [found.loss_at(1 / share + by) for by in (-0.5, 0.5)]
+    assert best < min(others)
+    assert others[0] - best == pytest.approx(others[1] - best, rel=0.2)
+
+
+def test_L_of_w_is_the_loss_of_the_guided_noise():
+    """L(w) against (e_w - z)² by hand, from the same pairs."""
+    run, asked = RUNS["ve"], []
+    true, uncond = gaussian_denoiser(MEANS[0], STD), both_classes("ve")
+    recorder = GapRecorder(run, range(run.steps))
+    model = Guided(true, uncond, 1.0)
+
+    def seen(x, sigma):
+        asked.append((x, sigma))
+        return recorder.around(model)(x, sigma)
+
+    clean = real_pictures(5)
+    recorder.around(model)
+    recorder.pair(seen, clean)
+    recorder.sample(sample_euler, recorder.around(model), torch.randn(5, 2, 16, 16) * run.sigmas[0])
+    found, loss = recorder.gap(), 0.0
+    for x, sigma in asked:
+        guided = torch.lerp(uncond(x, sigma), true(x, sigma), 3.0)
+        loss += ((clean - guided) / sigma.view(-1, 1, 1, 1)).square().mean().item() / run.steps
+    assert found.loss_at(3.0) == pytest.approx(loss, rel=1e-4)
+
+
+def test_no_weight_without_real_pictures_or_guidance():
+    guided = Guided(gaussian_denoiser(1.0), gaussian_denoiser(-1.0), 3.0)
+    for found in (
+        recorded(guided, RUNS["ve"]),
+        recorded(gaussian_denoiser(), RUNS["ve"], real=real_pictures),
+    ):
+        assert found.weight == found.weight_error == (None,) * 4
+        with pytest.raises(SteadyDiffError, match="needs guidance and real pictures"):
+            found.loss_at(1.0)
 
 
 def test_batches_make_no_difference_to_a_sample():
@@ -97,8 +162,8 @@ def test_nan_is_a_sentence():
 def test_the_plot_shows_every_curve():
     exact = gaussian_denoiser(0.0, 0.5)
     model = Guided(exact, gaussian_denoiser(0.3, 0.9), 3.0)
-    plain, ours = (recorded(model, RUNS["ve"], methods) for methods in ((), (DiffIER(),)))
-    losses, sums, weights = gap_figure(plain, ours, 3.0).axes
+    plain, ours = (recorded(model, RUNS["ve"], methods, real=real_pictures) for methods in ((), (DiffIER(),)))
+    losses, sums, weights, curve = gap_figure(plain, ours, 3.0).axes
     assert [list(line.get_ydata()) for line in losses.lines] == [
         list(plain.after), list(ours.before), list(ours.after),
     ]  # fmt: skip
@@ -107,5 +172,8 @@ def test_the_plot_shows_every_curve():
         list(ours.accumulated),
     ]
     assert list(ours.weight) in [list(line.get_ydata()) for line in weights.lines]
+    weight, loss = (list(values) for values in curve.lines[0].get_data())
+    assert weight[0] == 0 and weight[-1] > 3
+    assert loss == pytest.approx([ours.loss_at(w) for w in weight])
     assert "6 model calls" in losses.get_legend().get_texts()[-1].get_text()
     assert len(gap_figure(recorded(exact, RUNS["ve"]), recorded(exact, RUNS["ve"]), 1.0).axes) == 2

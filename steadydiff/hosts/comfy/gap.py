@@ -1,6 +1,6 @@
 """ComfyUI: measures the gap of a model, with and without its corrections, inside the host's own runs.
 
-Duck-typed like `comfy.py`, and built on the runs of `comfy_drift.py`.
+Duck-typed, and built on the runs of `drift.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ...drift.gap import Gap, GapRecorder
-from ...drift.measurement import unit_noise
+from ...drift.measurement import check_reference, unit_noise
 from ..patch import POST_CFG
 from .attach import without_ours
 from .drift import Inner, Setup, inside_run, steps_of
@@ -20,31 +20,41 @@ from .host import KEY
 from .session import GuidedModel
 
 
-def measure_gap(setup: Setup, shape: Sequence[int], seeds: Sequence[int], batch: int) -> tuple[Gap, Gap]:
+def measure_gap(
+    setup: Setup, shape: Sequence[int], seeds: Sequence[int], batch: int, reference: Tensor | None = None
+) -> tuple[Gap, Gap]:
     """Sample from the same noise without our corrections and with them; return the gap of each.
 
     shape: [C, *S] of one latent
     seeds: one per sample
     batch: samples at a time, which bounds memory
+    reference: clean latents [N, C, *S] in the host's units, each asked about once for the guidance weight,
+           which is the bare model's and therefore the same in both
 
     Raises:  SettingsError, ShapeError or HostError before the first model call; SteadyDiffError for NaN.
     """
     starts = steps_of(setup, shape).starts
+    if reference is not None:
+        check_reference(reference, shape)
     bare = replace(setup, model=without_ours(setup.model, setup.host))
-    plain, corrected = (
-        _measure(one, GapRecorder(setup.run, starts), shape, seeds, batch) for one in (bare, setup)
-    )
-    return plain, corrected
+    plain = _measure(bare, GapRecorder(setup.run, starts), shape, seeds, batch, reference)
+    corrected = _measure(setup, GapRecorder(setup.run, starts), shape, seeds, batch)
+    weights = {name: getattr(plain, name) for name in ("weight", "weight_error", "weight_loss")}
+    return plain, replace(corrected, **weights)
 
 
 def _measure(
-    setup: Setup, recorder: GapRecorder, shape: Sequence[int], seeds: Sequence[int], batch: int
-) -> Gap:
+    setup: Setup, recorder: GapRecorder, shape: Sequence[int], seeds: Sequence[int], batch: int,
+    reference: Tensor | None = None,
+) -> Gap:  # fmt: skip
+    pictures = [] if reference is None else list(reference.split(batch))
     for at in range(0, len(seeds), batch):
         part, model = seeds[at : at + batch], GuidedModel(setup.host, wants_branches=True, asks_again=True)
 
-        def work(inner: Inner, x: Tensor) -> None:
+        def work(inner: Inner, x: Tensor, last: bool = at + batch >= len(seeds)) -> None:
             recorder.sample(inner.sample, inner.ask, x)
+            for shown in pictures if last else []:
+                recorder.pair(inner.ask_plainly, setup.model.model.process_latent_in(shown).to(x))
 
         try:
             listened = _listened(setup, model, recorder)
