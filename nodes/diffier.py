@@ -6,7 +6,7 @@ from ..steadydiff.drift.measurement import Measurement
 from ..steadydiff.hosts.comfy.attach import attach
 from ..steadydiff.hosts.patch import Patch
 from ..steadydiff.inputs import kinds as inputs
-from ..steadydiff.methods.diffier import PAPER, DiffIER
+from ..steadydiff.methods.diffier import DiffIER, values_of
 from .shared import schema
 from .shared.host import HOST
 
@@ -30,7 +30,8 @@ class SteadyDiffDiffIER(io.ComfyNode):
                 schema.Measurement.Input(
                     "measurement", optional=True,
                     tooltip="From Measure Drift. norm then pulls to the norms measured on noised clean "
-                    "pictures instead of the conditional branch's; the other modes ignore it.",
+                    "pictures instead of the conditional branch's; with values auto, renoise takes its "
+                    "strength from it: measure the plain model as you sample, with real pictures.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The corrected model; give it to any sampler or guider.")],
@@ -50,6 +51,6 @@ class SteadyDiffDiffIER(io.ComfyNode):
             "threshold": threshold,
         }  # fmt: skip
         measured = None if measurement is None else Measurement.from_json(measurement)
-        chosen = PAPER if values == "paper" else own
+        chosen = values_of(values, own, mode, measured)
         settings = DiffIER(mode, antithetic=antithetic, measurement=measured, **chosen)
         return io.NodeOutput(attach(model, Patch(settings, start_percent, end_percent), HOST))

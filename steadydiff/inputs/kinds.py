@@ -13,7 +13,7 @@ from ..methods.epsilon_scaling import SPACE_SETTINGS
 from ..methods.mdss import BRANCHES
 from ..schedules import TABLE_RANGE
 
-VALUES = ("as set", "paper")
+VALUES = ("as set", "paper", "auto")
 """Whose values DiffIER takes."""
 
 
@@ -289,7 +289,8 @@ DIFFIER = (
         "values", "as set", VALUES,
         f"paper: strength {PAPER['strength']} (eta 0.05), threshold {PAPER['threshold']} "
         f"and up to {PAPER['iterations']} iterations instead of what is set above; slower, and "
-        "weaker per model call.",
+        "weaker per model call. auto: the strength from the measurement's final variance error, above 0 "
+        "where samples vary too little, below 0 where too much, 0 where it is within its error.",
     ),
 )  # fmt: skip
 

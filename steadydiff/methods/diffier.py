@@ -40,6 +40,9 @@ PAPER = {"strength": 0.1, "divide_by_cfg": False, "iterations": 10, "threshold":
 """The paper's eta = 0.05, of which strength is the double, and its threshold. It names no bound for the
 iterations; this one is ours."""
 
+LARGEST_MEASURED = 0.5
+"""The strength that a measured variance error asks for at most, to either side."""
+
 # The error in a sample's noise that is carried at most, RMS over its elements. A model that predicts no noise
 # at all errs by 1; under strong guidance it may err by far more, and estimates would then run away.
 MAX_ERROR = 2.0
@@ -117,6 +120,39 @@ def norm_factor(
             needed = halves.ceil().clamp(0, iterations)
         kept = (1 - strength) ** needed
     return ratio + kept * (1 - ratio)
+
+
+def strength_from(measured: Measurement) -> float:
+    """Return the strength that a measured variance error asks for: f = -log(1 + error), 0 where unclear.
+
+    Samples that vary too little get a positive one, which widens, the others a negative one, which narrows;
+    at most LARGEST_MEASURED. Unclear is an error of less than two standard errors.
+
+    Ours, not the paper's. docs/diffier.md has what it was set by.
+    """
+    error = measured.variance_error[-1]
+    known = measured.standard_errors.get("variance_error", (0.0,))
+    if abs(error) <= 2 * known[-1]:
+        return 0.0
+    strength = -math.log1p(max(error, -0.9))
+    return min(max(strength, -LARGEST_MEASURED), LARGEST_MEASURED)
+
+
+def values_of(values: str, own: dict[str, Any], mode: str, measured: Measurement | None) -> dict[str, Any]:
+    """Return the settings that a face's `values` choose: its own, the paper's, or with a measured strength.
+
+    Raises:  SettingsError for a measured strength without a measurement or in another mode than renoise.
+    """
+    if values != "auto":
+        return PAPER if values == "paper" else own
+    if mode != "renoise":
+        raise SettingsError(f"values auto goes with mode renoise, whose strength has a sign; mode is {mode}")
+    if measured is None:
+        raise SettingsError(
+            "values auto takes its strength from a measurement of the plain model with this sampler, steps "
+            "and cfg, from Measure Drift; there is none"
+        )
+    return own | {"strength": strength_from(measured)}
 
 
 @dataclass(frozen=True)

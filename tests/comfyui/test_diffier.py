@@ -5,11 +5,13 @@ Over 400 lines, as one paper has one test file.
 
 import copy
 import json
+import math
 
 import pytest
 import torch
 
 from steadydiff.denoiser import Run
+from steadydiff.drift.measurement import Measurement
 from steadydiff.hosts.comfy.session import inner_options
 from steadydiff.methods.diffier import DiffIER
 from tools.launch.inprocess import defaults_of, load
@@ -158,6 +160,17 @@ def test_norm_with_a_measurement(pack, model, host, conds, sigmas_of, diffier, s
     )[2]  # fmt: skip
     ours = diffier(model, mode="norm", strength=1.0, measurement=measurement)
     assert distance(sample(ours, steps=5), sample(model, steps=5)) > 1e-4
+
+
+def test_auto_takes_its_strength_from_the_measured_variance(model, diffier, sample):
+    """A measurement whose final states vary 30 % too little, by hand: -log 0.7."""
+    curves = dict.fromkeys(("sampling_norm", "training_norm", "sampling_rms", "training_rms"), (1.0,) * 4)
+    states = {"state_variance": (1.0,) * 4 + (0.7,), "expected_variance": (1.0,) * 5}
+    measured = Measurement("ve", (8.0, 4.0, 2.0, 1.0, 0.0), 9, (4, 8, 8), 0, "given", **curves, **states)
+    auto = diffier(model, values="auto", strength=0.0, measurement=measured.to_json())
+    assert torch.equal(sample(auto), sample(diffier(model, strength=-math.log(0.7))))
+    with pytest.raises(ValueError, match="values auto takes its strength from a measurement"):
+        diffier(model, values="auto")
 
 
 @pytest.mark.parametrize("name", ["euler", "heun", "dpmpp_2m", "euler_cfg_pp"])

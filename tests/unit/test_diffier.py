@@ -9,18 +9,22 @@ import pytest
 import torch
 
 from steadydiff.denoiser import Guided, Run, add_noise, denoised_from_eps, eps_from_denoised
-from steadydiff.drift.measurement import Measurement
+from steadydiff.drift.measurement import Measurement, Recorder
+from steadydiff.drift.stepping import step_calls
 from steadydiff.errors import SettingsError
 from steadydiff.methods.diffier import (
+    PAPER,
     DiffIER,
     carry_error,
     norm_factor,
     optimal_weight,
     residual_loss,
+    strength_from,
+    values_of,
 )
 from steadydiff.methods.epsilon_scaling import scale_epsilon
 from steadydiff.noise import MemberNoise
-from steadydiff.samplers import gaussian_denoiser, generate, sample_euler
+from steadydiff.samplers import gaussian_denoiser, generate, sample_ddpm, sample_euler, sample_heun
 
 SPACES = ("ve", "flow")
 SIGMAS = {
@@ -118,6 +122,86 @@ def test_the_optimal_weight_undoes_a_planted_error_of_the_condition(share, expec
     base = uncond(again, sigma)
     over, under = optimal_weight(clean, base + share * (true(again, sigma) - base), base)
     assert 1 + (over.sum() / under.sum()).item() == pytest.approx(expected, abs=0.01)
+
+
+# --- the strength that a measurement asks for
+
+MEANS, STD = (1.0, -1.0), 0.4
+
+
+def two_valued(scale):
+    """The exact denoiser of elements that are N(1, 0.4²) or N(-1, 0.4²), with `scale` times its noise."""
+
+    def denoise(x, sigma):
+        level = sigma.view(-1, 1, 1, 1) ** 2
+        mean = torch.tanh(x / (STD**2 + level))
+        exact = mean + STD**2 / (STD**2 + level) * (x - mean)
+        return x - scale * (x - exact)
+
+    return denoise
+
+
+def measured_run(sampler, model, steps, method=None):
+    """The measurement of a run against real pictures, with a method or none."""
+    drawn = torch.Generator().manual_seed(3)
+    run = Run("ve", (*torch.logspace(1.2, -1.5, steps).tolist(), 0.0), 1)
+    sides = torch.randint(2, (256, 1, 8, 8), generator=drawn) * 2.0 - 1
+    real = sides + STD * torch.randn(sides.shape, generator=drawn)
+    recorder = Recorder(run, step_calls(sampler, real, run))
+    denoise = recorder.around(model)
+    x = torch.randn(256, 1, 8, 8, generator=drawn) * math.hypot(run.sigmas[0], 1, STD)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        recorder.sample(sampler, denoise if method is None else method.wrap(denoise, run), x)
+    recorder.train(recorder.around(model), real, torch.randn(real.shape, generator=drawn))
+    return recorder.measurement(0, "real")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "scale", "steps", "sign"),
+    [(sample_ddpm, 1.0, 8, 1), (sample_euler, 1.03, 30, 1), (sample_euler, 0.96, 30, -1)],
+)
+def test_the_measured_variance_error_chooses_sign_and_strength(sampler, scale, steps, sign):
+    """Few ancestral steps and noise taken for too loud spread too little, noise left in too much."""
+    model = two_valued(scale)
+    plain = measured_run(sampler, model, steps)
+    strength = strength_from(plain)
+    assert sign * strength > 0.01
+    assert strength == pytest.approx(-math.log(1 + plain.variance_error[-1])) or abs(strength) == 0.5
+    corrected = measured_run(sampler, model, steps, DiffIER(strength=strength))
+    assert abs(corrected.variance_error[-1]) < abs(plain.variance_error[-1])
+
+
+def test_an_unclear_variance_error_asks_for_nothing_and_a_huge_one_for_the_bound():
+    assert strength_from(measured_run(sample_heun, two_valued(1.0), 60)) == 0
+    with_error = {"standard_errors": {"variance_error": (0.0,) * 7}}
+    wide, narrow = (
+        Measurement(
+            "ve",
+            SIGMAS["ve"],
+            9,
+            (1, 8),
+            0,
+            "real",
+            *((1.0,) * 6,) * 4,
+            (size,) * 7,
+            (1.0,) * 7,
+            **with_error,
+        )
+        for size in (9.0, 0.0)
+    )
+    assert (strength_from(wide), strength_from(narrow)) == (-0.5, 0.5)
+
+
+def test_values_choose_between_what_is_set_the_papers_and_the_measured():
+    own, measured = {"strength": 0.3}, measured_run(sample_ddpm, two_valued(1.0), 8)
+    assert values_of("as set", own, "norm", None) is own
+    assert values_of("paper", own, "renoise", None) == PAPER
+    assert values_of("auto", own, "renoise", measured) == {"strength": strength_from(measured)}
+    with pytest.raises(SettingsError, match="values auto takes its strength from a measurement"):
+        values_of("auto", own, "renoise", None)
+    with pytest.raises(SettingsError, match="values auto goes with mode renoise"):
+        values_of("auto", own, "norm", measured)
 
 
 # --- exact answers: one call

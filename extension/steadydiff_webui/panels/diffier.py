@@ -6,7 +6,7 @@ from steadydiff.drift.measurement import Measurement
 from steadydiff.hosts.patch import Patch
 from steadydiff.hosts.webui.attach import Plan
 from steadydiff.inputs import kinds as inputs
-from steadydiff.methods.diffier import PAPER, DiffIER
+from steadydiff.methods.diffier import DiffIER, values_of
 
 from ..folders import MEASUREMENTS, NONE, File
 from .panel import Panel
@@ -19,25 +19,27 @@ INPUTS = (
     File(
         "measurement", MEASUREMENTS,
         "norm then pulls to the norms measured on noised clean pictures instead of the conditional "
-        "branch's; the other modes ignore it. Epsilon Scaling's Calibrate puts what it measures into "
-        "models/steadydiff_measurements.",
+        "branch's; with values auto, renoise takes its strength from it. Epsilon Scaling's Calibrate puts "
+        "what it measures into models/steadydiff_measurements.",
     ),
 )  # fmt: skip
 
 
 def plan(values: dict) -> Plan:
     """Return what a run needs."""
-    chosen = PAPER if values["values"] == "paper" else {name: values[name] for name in OWN}
     measured = None
     if values["measurement"] != NONE:
         measured = Measurement.from_json(MEASUREMENTS.read_text(values["measurement"]))
+    own = {name: values[name] for name in OWN}
+    chosen = values_of(values["values"], own, values["mode"], measured)
     settings = DiffIER(values["mode"], antithetic=values["antithetic"], measurement=measured, **chosen)
     return lambda start: Patch(settings, values["start_percent"], values["end_percent"])
 
 
 def holds(values: dict) -> dict[str, str]:
     """Return the beginning of the SHA-256 of a measurement that is used."""
-    if values["mode"] != "norm" or values["measurement"] == NONE:
+    used = values["mode"] == "norm" or values["values"] == "auto"
+    if not used or values["measurement"] == NONE:
         return {}
     content = MEASUREMENTS.path_of(values["measurement"]).read_bytes()
     return {"measurement hash": sha256(content).hexdigest()[:10]}
