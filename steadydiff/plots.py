@@ -157,7 +157,8 @@ def gap_figure(plain: Gap, corrected: Gap, cfg: float) -> Figure:
         weights.plot(steps, corrected.weight, **ours)
         known = [row for row in zip(steps, corrected.weight, corrected.weight_error, strict=True) if row[2]]
         if known:
-            _band(weights, *zip(*known, strict=True), LINE)
+            at, values, errors = zip(*known, strict=True)
+            _band(weights, at, values, errors, LINE)
         tried = [max(2 * cfg, 4.0) * share / 40 for share in range(41)]
         curve.plot(tried, [corrected.loss_at(weight) for weight in tried], color=LINE, linewidth=1.4)
         curve.axvline(cfg, color=INK, linewidth=1.2, linestyle=DASHES)
