@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..steadydiff.hosts.comfy.attach import attach
+from ..steadydiff.hosts.comfy.finetune import training_sigmas
 from ..steadydiff.hosts.patch import Patch
 from ..steadydiff.inputs import kinds as inputs
 from ..steadydiff.methods.time_shift import TimeShift
@@ -26,6 +27,7 @@ class SteadyDiffTimeShift(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model to correct. Other uses of it stay as they are."),
                 *schema.widgets(inputs.TIME_SHIFT),
+                schema.advanced(inputs.TIME_SHIFT_LEVELS),
             ],
             outputs=[io.Model.Output(tooltip="The corrected model; give it to any sampler or guider.")],
         )  # fmt: skip
@@ -35,5 +37,8 @@ class SteadyDiffTimeShift(io.ComfyNode):
         return schema.check_part(start_percent, end_percent)
 
     @classmethod
-    def execute(cls, model, factor, start_percent, end_percent) -> io.NodeOutput:
-        return io.NodeOutput(attach(model, Patch(TimeShift(factor), start_percent, end_percent), HOST))
+    def execute(cls, model, factor, start_percent, end_percent, levels=0.0) -> io.NodeOutput:
+        sampling = model.get_model_object("model_sampling")
+        table = tuple(training_sigmas(sampling).tolist()) if levels else ()
+        settings = TimeShift(factor, levels=levels, table=table)
+        return io.NodeOutput(attach(model, Patch(settings, start_percent, end_percent), HOST))

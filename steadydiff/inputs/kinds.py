@@ -239,6 +239,14 @@ TIME_SHIFT = (
     *PART,
 )  # fmt: skip
 
+TIME_SHIFT_LEVELS = Number(
+    "levels", 0.0, -200.0, 200.0, 0.5,
+    "If not 0, the network is called so many of its 1000 training levels lower, instead of at factor; below "
+    "0 higher. The papers count so: MDSS of k teaches a shift of about k + 1. Small at low noise, where "
+    "levels lie close, and nothing at the lowest.",
+)  # fmt: skip
+"""The other way to set Time Shift; workflows of before do not have it."""
+
 DIFFIER = (
     Choice(
         "mode", "renoise", MODES,

@@ -53,18 +53,46 @@ def shift_state(x: Tensor, sigma: Tensor, factor: Tensor | float, space: Space) 
     return x / per_sample(share.to(x.dtype), x)
 
 
+def levels_factor(sigma: Tensor, levels: float, table: Tensor, space: Space) -> Tensor:
+    """Return the factor on sigma / alpha that leads `levels` training levels down, or up if negative.
+
+    Between two levels of the table log(sigma / alpha) is interpolated; beyond its ends nothing is asked, and
+    a state outside it is left alone.
+
+    Shapes:  sigma, result [B]; table [T], the sigmas of the training's levels, rising.
+    Units:   a level is a thousandth of the table, so that k means the same on models of more levels.
+    """
+    check_space(space)
+    ratios = table.double().to(sigma.device)
+    if space == "flow":
+        ratios = (ratios / (1 - ratios))[ratios < 1]
+    known, asked = ratios.log(), sigma.double()
+    asked = (asked if space == "ve" else asked / (1 - asked)).log()
+    above = torch.searchsorted(known, asked).clamp(1, len(known) - 1)
+    share = (asked - known[above - 1]) / (known[above] - known[above - 1])
+    place = above - 1 + share
+    moved = (place - levels * len(table) / 1000).clamp(0, len(known) - 1)
+    low = moved.floor().long().clamp(max=len(known) - 2)
+    found = torch.lerp(known[low], known[low + 1], moved - low)
+    inside = (place >= 0) & (place <= len(known) - 1)
+    return torch.where(inside, (found - asked).exp(), 1.0).to(sigma.dtype)
+
+
 @dataclass(frozen=True)
 class TimeShift(Windowed, Defaults):
     """Call the network as if the state's noise level were `factor` times as high.
 
     factor:     below 1 the network takes the state for cleaner than the sampler does and leaves more in it:
                 more contrast and detail, in the end grain; above 1 it takes more away; 1 changes nothing
+    levels:     if not 0, k: the network is called so many training levels lower instead of at a factor
+    table:      the training levels' sigmas, rising, for `levels`
     sigma_high: noise level from which on (downwards) it acts, and
     sigma_low:  down to which; both included, compared in float32; equal bounds switch it off
 
-    Neutral: factor 1, or equal bounds; `wrap` then returns the denoiser itself.
+    Neutral: factor 1 and levels 0, or equal bounds; `wrap` then returns the denoiser itself.
 
-    What MDSS with the posterior target teaches a network is the same shift, to sigma_t / sigma_(t+k+1).
+    What MDSS with the posterior target teaches a network is nearly the same as levels = k + 1: to
+    sigma_t² / sigma_(t+k+1).
     Not to be confused with a flow model's `shift`, which moves the sampler's own noise levels.
     """
 
@@ -74,19 +102,26 @@ class TimeShift(Windowed, Defaults):
     factor: float = 0.98
     sigma_high: float = math.inf
     sigma_low: float = 0.0
+    levels: float = 0.0
+    table: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.factor) and self.factor > 0):
             raise SettingsError(f"factor is a finite number above 0; got {self.factor}")
         check_window(self.sigma_high, self.sigma_low)
+        if not abs(self.levels) < 1000:
+            raise SettingsError(f"levels is a number of training levels of 1000; got {self.levels}")
+        rising = all(0 < a < b for a, b in zip(self.table, self.table[1:], strict=False))
+        if self.levels and not (len(self.table) > 2 and rising):
+            raise SettingsError("levels needs the sigmas of the model's training levels, rising; set factor")
 
     def __str__(self) -> str:
-        return f"factor {self.factor:g}"
+        return f"levels {self.levels:g}" if self.levels else f"factor {self.factor:g}"
 
     @property
     def is_off(self) -> bool:
         """Whether these settings change nothing."""
-        return self.factor == 1 or self.sigma_low == self.sigma_high
+        return self.levels == 0 and self.factor == 1 or self.sigma_low == self.sigma_high
 
     def check(self, space: Space) -> None:
         """Raise SettingsError if these settings cannot work on a model of this space; they work on all."""
@@ -99,15 +134,22 @@ class TimeShift(Windowed, Defaults):
         acted = 0 if self.is_off else sum(low <= level <= high for level in levels)
         if not acted:
             return f"left all {len(levels)} steps as they were"
-        return f"noise level times {self.factor:.6g} at {acted} of {len(levels)} steps"
+        by = (
+            f"{self.levels:g} training levels lower"
+            if self.levels
+            else f"noise level times {self.factor:.6g}"
+        )
+        return f"{by} at {acted} of {len(levels)} steps"
 
     def wrap(self, denoise: Denoise, run: Run) -> Denoise:
         """Return a denoiser that calls `denoise` at the shifted level; called once per run."""
         if self.is_off:
             return denoise
-        factor, (low, high) = self.factor, edges(self.sigma_high, self.sigma_low, run)
+        low, high = edges(self.sigma_high, self.sigma_low, run)
+        table = torch.tensor(self.table, dtype=torch.float64)
 
         def factor_at(sigma: Tensor) -> Tensor | float:
+            factor = levels_factor(sigma, self.levels, table, run.space) if self.levels else self.factor
             if low == 0 and high == math.inf:
                 return factor
             return torch.where((sigma >= low) & (sigma <= high), factor, 1.0).to(sigma.dtype)

@@ -43,6 +43,18 @@ def test_off_changes_no_bit_in_any_sampler(model, host, shifted, sample, off):
         assert torch.equal(sample(shifted(model, **off), name, steps=3), plain), name
 
 
+def test_levels_are_the_models_own(model, shifted, sample, distance):
+    """One step: at a training level, so many lower is a factor known from the model's table."""
+    sampling = model.get_model_object("model_sampling")
+    ratio = [float(sampling.sigmas[place]) for place in (700, 680)]
+    if float(sampling.sigma_max) == 1:
+        ratio = [sigma / (1 - sigma) for sigma in ratio]
+    sigmas = torch.tensor([float(sampling.sigmas[700]), 0.0])
+    ours = sample(shifted(model, levels=20000 / len(sampling.sigmas)), sigmas=sigmas)
+    assert distance(ours, sample(shifted(model, factor=ratio[1] / ratio[0]), sigmas=sigmas)) < 1e-4
+    assert distance(ours, sample(model, sigmas=sigmas)) > 1e-4
+
+
 def test_two_of_them_multiply(model, shifted, sample, distance):
     both = sample(shifted(shifted(model, factor=0.9), factor=0.8), steps=4)
     assert distance(both, sample(shifted(model, factor=0.72), steps=4)) < 1e-4

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from steadydiff.denoiser import Guided, Run
 from steadydiff.errors import SettingsError
-from steadydiff.methods.time_shift import TimeShift, shift_level, shift_state
+from steadydiff.methods.time_shift import TimeShift, levels_factor, shift_level, shift_state
 from steadydiff.samplers import gaussian_denoiser, sample_ddpm
 
 RUN = Run("ve", (80.0, 20.0, 6.0, 2.0, 0.7, 0.2, 0.0))
@@ -43,6 +43,49 @@ def test_flow_and_ve_agree_where_they_describe_one_state(factor, sigma):
 def test_the_ratio_of_noise_to_signal_is_multiplied(factor, sigma):
     shifted = shift_level(level(sigma), factor, "flow")
     torch.testing.assert_close(shifted / (1 - shifted), factor * level(sigma) / (1 - level(sigma)))
+
+
+def training_table(space, count=1000):
+    """Linear betas, as sigma / alpha; or a flow's levels, shifted by 3."""
+    if space == "ve":
+        kept = torch.cumprod(1 - torch.linspace(1e-4, 0.02, count, dtype=torch.float64), 0)
+        return ((1 - kept) / kept).sqrt()
+    t = torch.arange(1, count + 1, dtype=torch.float64) / count
+    return 3 * t / (1 + 2 * t)
+
+
+@pytest.mark.parametrize("k", [1, 21, -5])
+@pytest.mark.parametrize("space", ["ve", "flow"])
+def test_levels_call_the_network_so_many_training_levels_lower(space, k):
+    table, asked = training_table(space), []
+    shifted = TimeShift(levels=k, table=tuple(table.tolist())).wrap(
+        lambda x, sigma: asked.append(sigma) or x, Run(space, (float(table[900]), 0.0))
+    )
+    places = torch.tensor([30, 200, 500, 900])
+    shifted(torch.randn(4, 3, dtype=torch.float64), table[places])
+    torch.testing.assert_close(asked[0], table[places - k])
+
+
+def test_levels_end_at_the_lowest_and_mean_thousandths():
+    table, fine = training_table("ve"), training_table("flow", 10000)
+    down = levels_factor(table[[0, 3, 20]], 10, table, "ve") * table[[0, 3, 20]]
+    torch.testing.assert_close(down, table[[0, 0, 10]])
+    low, high = levels_factor(level(1e-4, 1e4), 10, table, "ve")
+    assert low == high == 1  # outside of the training
+    sigma = fine[[5000]]
+    torch.testing.assert_close(
+        shift_level(sigma, levels_factor(sigma, 7, fine, "flow"), "flow"), fine[[4930]]
+    )
+
+
+def test_levels_0_change_no_bit_and_levels_need_their_table():
+    model = gaussian_denoiser(0.0, 0.5)
+    assert TimeShift(1.0, levels=0.0).wrap(model, RUN) is model
+    with pytest.raises(SettingsError, match="levels needs the sigmas of the model's training levels"):
+        TimeShift(levels=4.0)
+    table = tuple(training_table("ve").tolist())
+    assert str(TimeShift(levels=4.0, table=table)) == "levels 4"
+    assert TimeShift(levels=4.0, table=table).summary(RUN) == "4 training levels lower at 6 of 6 steps"
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])
