@@ -143,7 +143,9 @@ def bench(options: argparse.Namespace, rest: list[str]) -> int:
         options_of(options.name, ast.get_docstring(ast.parse(source))).print_help()
         return 0
     host = ensure_host(options.python)
-    python = ensure_judges(host.python) if options.name in ("photos", "digits") else host.python
+    python = (
+        ensure_judges(host.python) if options.name in ("photos", "digits", "digits_second") else host.python
+    )
     return python_in_root(python, ["-m", f"tools.bench.{options.name}", *rest], host)
 
 

@@ -37,6 +37,7 @@ PICTURES, FIT_PARTS = 64, (0, 1)  # what the rule is given, and how many times a
 COUNT = 600  # samples of a cell, and real pictures of the floor
 CALIBRATED = 32  # samples that norms are met on
 SPACES = ("classifier", "pixels")
+_world = world.FIRST
 
 
 def later(scale: float, run: Run) -> EpsilonScaling:
@@ -63,13 +64,13 @@ def condition(sampler: str, steps: int, cfg: float) -> str:
 
 @cache
 def parts() -> dict[str, world.Split]:
-    return world.splits()
+    return world.splits(_world)
 
 
 @cache
 def networks() -> tuple[world.Network, world.Judge]:
     training = parts()["training"]
-    return world.network(training), world.judge(training)
+    return world.network(training, _world), world.judge(training, _world)
 
 
 def run_of(steps: int, seed: int) -> Run:
@@ -207,8 +208,10 @@ def add_fits(bench: Bench) -> None:
 QUICK = ("ddpm 20 cfg 1 plain 0", "ddpm 20 cfg 1 c 0.9 0", "ddim 20 cfg 1 plain 0")
 
 
-def main(arguments: list[str]) -> int:
-    bench = Bench("digits", {"count": COUNT, "recipe": world.RECIPE}, arguments)
+def main(arguments: list[str], own: world.World = world.FIRST) -> int:
+    global _world  # one a process
+    _world = own
+    bench = Bench(own.name, {"count": COUNT, "recipe": world.RECIPE}, arguments)
     bench.cell("floor", lambda: {**floor()})
     add_grid(bench)
     add_fits(bench)

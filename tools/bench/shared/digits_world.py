@@ -24,10 +24,26 @@ from steadydiff.tinyworld.photos.sampling import alphas_cumprod, denoiser
 from tools.launch.console import Stop, say
 
 SIDE, CLASSES, NONE = 8, 10, 10  # NONE is the label of no label
-WIDTH, BLOCKS = 128, 3
 STEPS, BATCH, RATE, EMA, DROPPED = 2500, 256, 2e-3, 0.998, 0.1
 TRAINING, REFERENCES = 900, 300  # the rest is held out
 RECIPE = 1  # counts up when what is kept in the folder must be made again
+
+
+class World(NamedTuple):
+    """One network, and the split of the digits that it is trained and judged on.
+
+    name:   of the bench that looks at it
+    seed:   of the split and of all that is trained on it
+    width, blocks: of the network
+    """
+
+    name: str
+    seed: int
+    width: int
+    blocks: int
+
+
+FIRST, SECOND = World("digits", 0, 128, 3), World("digits_second", 1, 96, 4)
 
 
 class Split(NamedTuple):
@@ -37,7 +53,7 @@ class Split(NamedTuple):
     labels: Tensor
 
 
-def splits() -> dict[str, Split]:
+def splits(world: World = FIRST) -> dict[str, Split]:
     """Return training, reference and held-out pictures, disjoint, in an order that is always the same."""
     try:
         load_digits = import_module("sklearn.datasets").load_digits
@@ -46,7 +62,7 @@ def splits() -> dict[str, Split]:
             "The digits are scikit-learn's; pip install --no-deps -r tools/requirements-bench.txt"
         ) from None
     found = load_digits()
-    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(world.seed))
     pictures = (torch.tensor(found.data).float() / 8 - 1).view(-1, 1, SIDE, SIDE)[order]
     labels = torch.tensor(found.target).long()[order]
     sizes = (TRAINING, REFERENCES, len(order) - TRAINING - REFERENCES)
@@ -57,16 +73,16 @@ def splits() -> dict[str, Split]:
 
 
 class Network(nn.Module):
-    """Noise of a noisy digit [B, 1, 8, 8] at a level t [B] of 1000, and its label [B]; 0.14 M parameters."""
+    """Noise of a noisy digit [B, 1, 8, 8] at a level t [B] of 1000, and its label [B]; FIRST has 0.14 M."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = FIRST.width, blocks: int = FIRST.blocks) -> None:
         super().__init__()
-        self.label = nn.Embedding(CLASSES + 1, WIDTH)
-        self.level = nn.Sequential(nn.Linear(64, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH))
-        self.into, self.out = nn.Linear(SIDE**2, WIDTH), nn.Linear(WIDTH, SIDE**2)
-        self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(BLOCKS))
+        self.label = nn.Embedding(CLASSES + 1, width)
+        self.level = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
+        self.into, self.out = nn.Linear(SIDE**2, width), nn.Linear(width, SIDE**2)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(blocks))
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH)) for _ in range(BLOCKS)
+            nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(blocks)
         )
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
@@ -97,19 +113,21 @@ class Judge(nn.Module):
         return self.out(F.silu(self.conv(x)))
 
 
-def work_folder() -> Path:
-    """Where the bench keeps its networks: STEADYDIFF_DIGITS_WORK, else output/digits."""
-    return Path(os.environ.get("STEADYDIFF_DIGITS_WORK", "output/digits"))
+def work_folder(world: World = FIRST) -> Path:
+    """Where a bench keeps its networks: STEADYDIFF_DIGITS_WORK, else output/digits; each seed in its own."""
+    folder = Path(os.environ.get("STEADYDIFF_DIGITS_WORK", "output/digits"))
+    return folder / f"seed{world.seed}" if world.seed else folder
 
 
-def network(split: Split) -> Network:
+def network(split: Split, world: World = FIRST) -> Network:
     """Return the noise predictor, trained first where the folder has none."""
-    return _kept(Network, "network", partial(_train_network, split=split))
+    make = partial(Network, world.width, world.blocks)
+    return _kept(make, "network", partial(_train_network, split=split), world)
 
 
-def judge(split: Split) -> Judge:
+def judge(split: Split, world: World = FIRST) -> Judge:
     """Return the classifier, trained first where the folder has none."""
-    return _kept(Judge, "judge", partial(_train_judge, split=split))
+    return _kept(Judge, "judge", partial(_train_judge, split=split), world)
 
 
 def denoise_with(net: Network, labels: Tensor, cfg: float) -> Denoise:
@@ -117,10 +135,10 @@ def denoise_with(net: Network, labels: Tensor, cfg: float) -> Denoise:
     return denoiser("epsilon", net, labels, torch.full_like(labels, NONE), cfg)
 
 
-def _kept(kind, name: str, train):  # noqa: ANN001, ANN202  (one network of either kind)
+def _kept(kind, name: str, train, world: World):  # noqa: ANN001, ANN202  (one network of either kind)
     with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model, file = kind(), work_folder() / f"{name}.safetensors"
+        torch.manual_seed(world.seed)
+        model, file = kind(), work_folder(world) / f"{name}.safetensors"
         if file.exists():
             model.load_state_dict(load_file(file))
         else:
