@@ -343,3 +343,21 @@ def test_settings_without_sense_are_refused(settings, sentence):
 def test_a_head_of_the_other_space_is_refused():
     with pytest.raises(SettingsError, match="trained on a flow model and this is a ve one"):
         method(space="flow").wrap(gaussian_denoiser(), RUN)
+
+
+@pytest.mark.parametrize(
+    ("name", "k", "most"),
+    [("linear-1000", 0, 1e-4), ("linear-1000", 4, 1e-3), ("linear-1000", 20, 0.015), ("sd", 4, 0.004)],
+)
+def test_even_a_perfect_model_s_errors_can_hardly_be_seen_in_the_state(name, k, most):
+    """R² of xi given the state seen, data N(0, 1): what any second head can find, and no more."""
+    schedule = Schedule(name)
+    x0, eps = torch.randn(2, 100_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = []
+    for t in (1, 2, 5, 20, 60, 110, 200, 500, 900):
+        top, above, now = (schedule.level(at) for at in (t + k + 1, t + k, t))
+        x0_hat = top.alpha * (top.alpha * x0 + top.sigma * eps)  # the exact estimate, as alpha² + sigma² is 1
+        sample = targets(x0[:, None], eps[:, None], x0_hat[:, None], (top, above, now), "posterior")
+        found.append(torch.corrcoef(torch.stack([sample.seen[:, 0], sample.xi[:, 0]]))[0, 1].item() ** 2)
+    assert max(found) < most
+    assert k == 0 or max(found) > most / 10
