@@ -1,7 +1,8 @@
 """MDSS on the tiny world against more plain training of equal length, and against its relatives.
 
 Cells are of two kinds. A *training* fine-tunes a shipped model for STEPS steps: more plain training (the
-control without which nothing counts), input perturbation, scheduled sampling (SS), SDSS and MDSS. The other
+control without which nothing counts), input perturbation, scheduled sampling (SS), SDSS and MDSS. The
+control is sampled once more with Time Shift by k + 1 levels, which is what a target of k teaches. The other
 cells sample with it, second head off and on, and judge the pictures as `run.py bench drift` does, in parts of
 256: Fréchet distances of so few lie well above those of that bench. What a training leaves behind is kept
 under output/mdss_bench/ with its state, so it may be stopped at any point.
@@ -9,6 +10,7 @@ under output/mdss_bench/ with its state, so it may be stopped at any point.
 `--curves` measures the mean square error per step of the thesis' figure 3.2 instead, and draws it into docs/.
 """
 
+import itertools
 import os
 import sys
 import tempfile
@@ -24,6 +26,7 @@ from torch import Tensor
 from steadydiff.denoiser import Denoise, Run, add_noise, derivative
 from steadydiff.files.mdss import load_head
 from steadydiff.methods.mdss import MDSS, Sample, XiModel
+from steadydiff.methods.time_shift import TimeShift
 from steadydiff.networks.xi_head import TwoHeads, apply_head, last_layer, listening
 from steadydiff.plots import DPI, PAPER
 from steadydiff.tinyworld import files, sampling
@@ -41,6 +44,8 @@ WHOLE = (("euler", 10), ("euler", 20))  # with all parts; the others with the fi
 NOISED = 128  # drawings that the norms are compared with
 BATCH = 32  # the tiny world's own
 PERTURBATION = 0.1
+SHIFTS = (5, 21)  # k + 1 training levels, of what MDSS with the posterior target is trained for
+TABLE = tuple(((1 - sampling.alphas_cumprod()) / sampling.alphas_cumprod()).sqrt().tolist())
 WORK = Path(os.environ.get("STEADYDIFF_MDSS_WORK", "output/mdss_bench"))
 CURVE_STEPS, CURVE_SAMPLES = 50, 64
 QUICK = "epsilon", "MDSS k=4"  # the training of a quick run
@@ -168,11 +173,14 @@ def trained(bench: Bench, variant: str, name: str, work: Path) -> Trained:
     return Trained(variant, file_of(variant, name, work))
 
 
-def part_of(bench: Bench, work: Path, condition: Condition, name: str, head: bool, part: int) -> Figures:
-    """Figures of one part; in a quick run of 32 samples."""
+def part_of(
+    bench: Bench, work: Path, condition: Condition, name: str, head: bool, part: int, levels: int = 0
+) -> Figures:
+    """Figures of one part; in a quick run of 32 samples. `levels`: called so many training levels lower."""
     model = trained(bench, condition.variant, name, work)
-    label = f"mdss {name} {model.digest} head {head}"
-    correct = model.correct if head else (lambda denoise, run: denoise)
+    label = f"mdss {name} {model.digest} head {head}" + (f" {levels} lower" if levels else "")
+    shift = TimeShift(1.0, levels=levels, table=TABLE if levels else ())
+    correct = model.correct if head else shift.wrap
     n, noised = (32, 32) if bench.quick else (PART, NOISED)
     return world.figures(Way(condition, label, correct, model.guide), part, n, noised)
 
@@ -306,10 +314,13 @@ def add_samplings(bench: Bench, work: Path) -> None:
         bench.cell(f"real drawings {part}", partial(world.drawings, part, PART), quick=False)
     for condition in CONDITIONS:
         variant = condition.variant
+        parts = PARTS if (condition.sampler, condition.steps) in WHOLE else 1
+        for levels, part in itertools.product(SHIFTS if variant == "epsilon" else (), range(parts)):
+            make = partial(part_of, bench, work, condition, "plain", False, part, levels)
+            bench.cell(f"{condition} plain, {levels} levels lower {part}", make, quick=False)
         for name, head in rows(variant):
             quick = condition == CONDITIONS[0] and (name == "base" or (variant, name) == QUICK)
             label = f"{name}, head" if head else name
-            parts = PARTS if (condition.sampler, condition.steps) in WHOLE else 1
             for part in range(parts):
                 make = partial(part_of, bench, work, condition, name, head, part)
                 bench.cell(f"{condition} {label} {part}", make, quick and part == 0)
