@@ -167,7 +167,7 @@ def gap_figure(plain: Gap, corrected: Gap, cfg: float) -> Figure:
         "Error of the predicted noise at the model's own estimates, mean square",
         "The same, summed over the steps",
         "Guidance weight of the smallest error at real pictures; dashed: cfg",
-        "Error at real pictures over the guidance weight, mean of all steps; dashed: cfg",
+        "Error at real pictures over the guidance weight; dashed: cfg",
     )
     for axes, title in zip((losses, sums, *more), titles, strict=False):
         axes.set_title(title, color=INK, fontsize=11, loc="left")
