@@ -24,6 +24,24 @@ def test_the_rules_gain_is_a_share_of_the_best():
     assert "| ddpm 10 cfg 1 | 0.50 | 1.00 | 0.25 | 0 of 1 |" in told
     assert "short: 50 % of the grid's log gain" in told
     assert "thorough: 0 % of" in told
+    assert "own shares is 50 % of the 1 where the grid gains more than 2 %, 50 % of all 1" in told
+
+
+def test_a_condition_counts_as_much_as_any_and_as_its_whole_at_most():
+    """Beside the 50 % above a condition in which little was to gain, and more was found than the grid has."""
+    little = {
+        f"heun 10 cfg 1 {label} {seed}": {"figures": figures(value)}
+        for label, value in (("plain", 4.0), ("c 0.9", 3.96), ("c 0.8", 4.0))
+        for seed in (0, 1, 2)
+    }
+    found = {**FIT, **figures(4 * 0.99**3, "short ")}
+    told = digits_fit(
+        CELLS
+        | little
+        | {"ddpm 10 cfg 1 fit 0 0": {"figures": FIT}, "heun 10 cfg 1 fit 0 0": {"figures": found}}
+    )
+    assert "own shares is 50 % of the 1 where the grid gains more than 2 %, 175 % of all 2" in told
+    assert "75 % if each counts as 100 % at most" in told
 
 
 def test_harm_is_counted():

@@ -327,6 +327,8 @@ TABLES: dict[str, tuple[str, str, Callable[..., str]]] = {
     "digits": ("docs/digits.md", "digits", digits),
     "digits more": ("docs/digits.md", "digits", digits_more),
     "digits fit": ("docs/digits.md", "digits", digits_fit),
+    "digits second": ("docs/digits.md", "digits_second", digits),
+    "digits second fit": ("docs/digits.md", "digits_second", digits_fit),
     "matrix": ("docs/matrix.md", "matrix", matrix),
     "matrix pairs": ("docs/matrix.md", "matrix", matrix_pairs),
     "matrix patches": ("docs/matrix.md", "matrix", matrix_patches),

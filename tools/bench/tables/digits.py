@@ -11,6 +11,7 @@ from tools.bench.shared.frame import Cells, markdown
 
 SPACES = ("classifier", "pixels")
 HARM = 1.02  # T over plain's that counts as worse, where the spread is smaller
+LITTLE = 0.98  # T over plain's of the grid's best, above which there was hardly anything to gain
 
 
 def _truth(cells: Cells, figures: dict, name: str = "") -> float:
@@ -68,9 +69,13 @@ def digits_more(cells: Cells) -> str:
 
 
 def digits_fit(cells: Cells) -> str:
-    """What the rule reaches: T over plain's, short and thorough, beside the best of the grid."""
+    """What the rule reaches: T over plain's, short and thorough, beside the best of the grid.
+
+    A condition's share is its mean log gain over that of the grid's best; the rule may find better than it.
+    """
     grid, ways = _grid(cells), ("short", "thorough")
     gains: dict[str, list[float]] = {way: [] for way in (*ways, "best")}
+    means: dict[str, list[float]] = {way: [] for way in gains}  # of each condition
     harms, two, count = dict.fromkeys(ways, 0), dict.fromkeys(ways, 0), 0
     lines = [["sampler, steps", "short", "thorough", "best of the grid", "left off"]]
     for run, own in grid.items():
@@ -95,12 +100,31 @@ def digits_fit(cells: Cells) -> str:
             off += figures["short"] == figures["thorough"] == "plain"
         count += len(fits)
         for way, values in found.items():
-            gains[way] += [math.log(value) for value in values]
+            logs = [math.log(value) for value in values]
+            gains[way] += logs
+            means[way].append(statistics.mean(logs))
         lines.append([run, *(f"{statistics.mean(found[way]):.2f}" for way in found), f"{off} of {len(fits)}"])
     told = "; ".join(
-        f"{way}: {100 * sum(gains[way]) / sum(gains['best']) + 0.0:.0f} % of the grid's log gain, worse than "
+        f"{way}: {_percent(sum(gains[way]) / sum(gains['best']))} of the grid's log gain, worse than "
         f"plain by more than the spread in {100 * harms[way] / count:.1f} %, by more than 2 % in "
-        f"{100 * two[way] / count:.1f} % of {count} batches"
+        f"{100 * two[way] / count:.1f} % of {count} batches. {_own_shares(means[way], means['best'])}"
         for way in ways
     )
     return f"{markdown(lines)}\n\n{told}."
+
+
+def _own_shares(gained: list[float], best: list[float]) -> str:
+    shares = [(own / most, most) for own, most in zip(gained, best, strict=True) if most < 0]
+    much = [share for share, most in shares if most < math.log(LITTLE)]
+    if not much:
+        return "Nowhere does the grid gain more than 2 %"
+    capped = statistics.mean(min(share, 1.0) for share, _ in shares)
+    return (
+        f"The mean of the conditions' own shares is {_percent(statistics.mean(much))} of the {len(much)} "
+        f"where the grid gains more than 2 %, {_percent(statistics.mean(share for share, _ in shares))} of "
+        f"all {len(shares)} where it gains, {_percent(capped)} if each counts as 100 % at most"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share + 0.0:.0f} %"
