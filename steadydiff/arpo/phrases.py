@@ -1,4 +1,4 @@
-"""The parts of a prompt, in two lists. ARPO, its proposers and its nodes speak in them."""
+"""The parts of a prompt, in lists. ARPO, its proposers and its nodes speak in them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Phrases:
-    """The parts of a prompt in order, in two lists: what is shown, and how it is shown.
+    """The parts of a prompt in order, in two lists: what is shown, and how it is shown; and what is not.
 
     Each phrase stands once, whatever its case: later ones like it are dropped, and so are commas and spaces
-    at their ends. A prompt whose parts are unknown is all content.
+    at their ends. A prompt whose parts are unknown is all content. `negative` is the prompt beside it, of
+    what should be absent: `prompt`, `each` and the length are without it.
     """
 
     content: tuple[str, ...] = ()
     style: tuple[str, ...] = ()
+    negative: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
         object.__setattr__(self, "content", _unseen(self.content, seen))
         object.__setattr__(self, "style", _unseen(self.style, seen))
+        object.__setattr__(self, "negative", _unseen(self.negative, seen))
 
     @classmethod
     def of(cls, prompt: str) -> Phrases:
@@ -43,15 +46,13 @@ class Phrases:
         return (*(Phrases((p,)) for p in self.content), *(Phrases((), (p,)) for p in self.style))
 
     def __add__(self, other: Phrases) -> Phrases:
-        return Phrases(self.content + other.content, self.style + other.style)
+        return Phrases(self.content + other.content, self.style + other.style, self.negative + other.negative)
 
     def __sub__(self, other: Phrases) -> Phrases:
         """Without the phrases of another, whichever list they stand in there."""
         gone = {p.casefold() for p in other.content + other.style}
-        content, style = (
-            [p for p in kind if p.casefold() not in gone] for kind in (self.content, self.style)
-        )
-        return Phrases(tuple(content), tuple(style))
+        lists = (self.content, self.style, self.negative)
+        return Phrases(*(tuple(p for p in phrases if p.casefold() not in gone) for phrases in lists))
 
     def __len__(self) -> int:
         return len(self.content) + len(self.style)

@@ -2,7 +2,7 @@
 
 Called by `proposer.py`. An answer is text from a stranger: nothing in it is executed, and what comes out are
 short phrases of letters, digits and a little punctuation, so that no host reads weights, files, wildcards or
-keywords into them.
+keywords into them. Here is how an answer is built; what its words mean stands in `wording.py`.
 """
 
 from __future__ import annotations
@@ -10,152 +10,266 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any
 
 from ..phrases import Phrases
+from . import wording
+from .thoughts import without_thoughts
+from .wording import Kind, Place
 
-Kind = Literal["content", "style"]
+__all__ = ["Kind", "is_refusal", "parse_phrases", "without_thoughts"]
 
 MAX_ANSWER = 20_000  # characters that are read, thoughts apart; lists have a tenth of it
 MAX_WORDS = 20  # of a phrase; CLIP reads about fifty in all
 MAX_LETTERS = 120
 MAX_DEPTH = 8  # of nested JSON
+MAX_OBJECTS = 64  # of JSON that is no whole
 
-_THOUGHT = re.compile(r"<(/?)(?:think|thinking|thought|thoughts|reasoning)>", re.IGNORECASE)
+Placed = tuple[Place | None, str]
+"""Where a text belongs, None if nothing says it, and the text."""
+
 _FENCED = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _SECTION = re.compile(
-    r"[^\n,;:\[\]{}]{0,30}\b(content|style)s?\b[^\n,;:.\[\]{}]{0,30}:[\"'*]*(?=\s|$|[\[{\"'])", re.IGNORECASE
-)
-_BULLET = re.compile(r"^\s*(?:(?:[-*•·+–—]|\(?\d{1,3}[.):])\s+)+")
-_LABEL = re.compile(r"[^,:;]{1,60}:[\"'*]*(?:\s|$)")
-# What a chat says around its list, and phrases that speak of the comparison instead of the picture.
-_TALK = re.compile(
-    r"(?:sure|sorry|okay|certainly|of course|please|as an ai|as requested|let me|let's|"
-    r"here(?:'s| is| are)|note that|i(?:'m|'ll|'ve| am| can| cannot| can't| will| have| think| see| don't)|"
-    r"the (?:picture|image|difference)s?|there (?:is|are) no|none|no difference|n/a)\b"
-    r"|.*\b(?:image|picture) [12]\b",
+    r"[^\n,;:\[\]{}]{0,30}\b(content|style|negative)s?\b[^\n,;:.\[\]{}]{0,30}:[\"'*]*(?=\s|$|[\[{\"'])",
     re.IGNORECASE,
 )
-_LEAD = re.compile(
-    r"(?:the|this) (?:image|picture|photo|photograph)(?: [12])? "
-    r"(?:shows|portrays|depicts|features|contains|is) ",
-    re.IGNORECASE,
+_BULLET = re.compile(
+    r"^\s*(?:(?:(?:[-*•·+–—]|\(?\d{1,3}[.):．]|\(?[A-Za-z]\))\s+|\d{1,3}、|\d\ufe0f?\u20e3\s*"
+    r"|[\u2190-\u2bff\U0001f000-\U0001faff][\ufe0e\ufe0f\u200d\U0001f3fb-\U0001f3ff]*\s*))+"
 )
+_LABEL = re.compile(r"([^:;]{1,80}):[\"'*]*(?:\s|$)")
+_REASON = re.compile(r"(.{2,60}?)(?:\s[-–—]+\s|:\s)(.+)")
+_ASIDE = re.compile(r"(?<=\w)[\"'*]*\s+\([^()]*\)")
+_COMMENT = re.compile(r"(^|[\s,\[{])(?://|#)\s[^\n\"]*$", re.MULTILINE)
+_TRAILING = re.compile(r",(\s*[\]}])")
+_SENTENCE = re.compile(r"(?<=[^\W\d_]{3}[.!?])[\"'*]*\s+|(?<=[。!?])(?=[\u3040-\u9fff])|(?<=。)")
+_TAG = re.compile(r"<(/?)([a-z][a-z_]{0,20}[1-6]?)\s*/?>", re.IGNORECASE)
 _KEYWORDS = re.compile(r"\b(?:AND|BREAK)\b")  # WebUI's syntax
 _PUNCTUATION = " '-–./&%+#°!?"
-_ASIDE = frozenset({"reason", "why", "explanation", "difference", "differences", "note", "id"})
 
 
-def without_thoughts(answer: str) -> str:
-    """The answer proper: thoughts stand between tags, of which the first or the last may be missing."""
-    kept: list[str] = []
-    at, thinking = 0, False
-    for tag in _THOUGHT.finditer(answer):
-        closing = bool(tag[1])
-        if closing and not thinking:
-            kept.clear()  # it had begun before the answer did
-        elif not thinking:
-            kept.append(answer[at : tag.start()])
-        at, thinking = tag.end(), not closing
-    return "".join(kept if thinking else [*kept, answer[at:]]).strip()
+def parse_phrases(answer: str, kind: Kind | None = None, limit: int = 40) -> Phrases:
+    """The phrases of an answer: JSON, tables, Python lists, bullets, numbers, commas; fenced, or cut off.
 
-
-def parse_phrases(answer: str, kind: Kind = "content", limit: int = 40) -> Phrases:
-    """The phrases of an answer: JSON, Python lists, bullets, numbered lines, commas; fenced, or cut off.
-
-    kind:  of phrases that the answer itself puts under neither content nor style
+    kind:  of phrases that the answer itself puts under neither content nor style; None tells by their words
     limit: how many of each kind are kept, the first ones
 
+    Phrases that say what should be absent come as `negative`, without the word that says so.
     Whatever the answer, this returns: with no phrases if it holds none.
     """
     answer = without_thoughts(answer)[:MAX_ANSWER]
     fenced = "\n".join(_FENCED.findall(answer))
     for text in filter(None, (fenced, answer)):
-        for read in (_read_json, _read_lines):
-            found: dict[Kind, list[str]] = {"content": [], "style": []}
-            read(text, kind, found)
-            phrases = {name: tuple(tidied(raw)) for name, raw in found.items()}
-            if any(phrases.values()):
-                whole = Phrases(**phrases)  # which drops what stands there twice
-                return Phrases(whole.content[:limit], whole.style[:limit])
+        for read in (_read_json, _read_table, _read_lines):
+            raw = read(text)
+            found: dict[Place, list[str]] = {"content": [], "style": [], "negative": [], "aside": []}
+            for place, phrase in tidied(raw or []):
+                found[place or kind or wording.kind_of_phrase(phrase)].append(phrase)
+            whole = Phrases(*(tuple(found[place]) for place in ("content", "style", "negative")))
+            if whole != Phrases() or raw == []:  # which dropped what stands there twice
+                return Phrases(whole.content[:limit], whole.style[:limit], whole.negative[:limit])
     return Phrases()
 
 
-def tidied(raw: list[str]) -> list[str]:
+def is_refusal(answer: str) -> bool:
+    """Whether a model says that it will or can not do what it was asked, and does not do it all the same."""
+    first = " ".join(_SENTENCE.split(without_thoughts(answer)[:MAX_ANSWER])[:3])
+    return wording.refuses(first) and parse_phrases(answer) == Phrases()
+
+
+# --- texts to phrases -------------------------------------------------------------------------------------
+
+
+def tidied(raw: list[Placed]) -> Iterator[Placed]:
     """What of these texts can stand in a prompt."""
-    texts = (unicodedata.normalize("NFKC", text).replace("’", "'") for text in raw)
-    parts = (part for text in texts for part in re.split(r"[,;、\n]", text))
-    return [phrase for phrase in map(_tidy, parts) if phrase]
+    for place, text in raw:
+        if place == "aside":
+            continue
+        for sentence in _SENTENCE.split(unicodedata.normalize("NFKC", text).replace("’", "'")):
+            if wording.is_talk(wording.without_lead(_plain(sentence))) or wording.refuses(sentence):
+                continue
+            for part in re.split(r"[,;、\n]", sentence):
+                yield from _tidy(place, part)
 
 
-def _tidy(text: str) -> str:
-    letters = (letter if _is_plain(letter) else " " for letter in text)
-    phrase = _BULLET.sub("", " ".join("".join(letters).split()))
-    phrase = _LEAD.sub("", phrase).strip(" '-–./&+!?")
-    if len(phrase) > MAX_LETTERS or len(phrase.split()) > MAX_WORDS or _TALK.match(phrase):
-        return ""
-    is_text = any(letter.isalpha() for letter in phrase)
-    return _KEYWORDS.sub(lambda word: word[0].lower(), phrase) if is_text else ""
+def _tidy(place: Place | None, text: str) -> Iterator[Placed]:
+    wanted, absent = wording.parted(wording.without_lead(_plain(text)))
+    if place == "negative":
+        wanted, absent = "", (wanted, *absent)
+    texts: list[Placed] = [(place, wanted), *(("negative", phrase) for phrase in absent)]
+    for at, phrase in texts:
+        for piece in wording.shortened(phrase.strip(" '-–./&+!?"), MAX_WORDS, MAX_LETTERS):
+            if any(letter.isalpha() for letter in piece) and not wording.is_talk(piece):
+                yield at, _KEYWORDS.sub(lambda word: word[0].lower(), piece)
+
+
+def _plain(text: str) -> str:
+    """Without bullets and whatever is neither a letter nor a little punctuation."""
+    letters = "".join(letter if _is_plain(letter) else " " for letter in text)
+    return _BULLET.sub("", " ".join(letters.split()), count=1).strip(" '-–./&+") if letters.strip() else ""
 
 
 def _is_plain(letter: str) -> bool:
-    return letter.isalnum() or letter in _PUNCTUATION or unicodedata.category(letter)[0] == "M"
+    mark = unicodedata.category(letter) in ("Mn", "Mc") and not "\ufe00" <= letter <= "\ufe0f"
+    return letter.isalnum() or letter in _PUNCTUATION or mark
 
 
-def _read_json(text: str, kind: Kind, found: dict[Kind, list[str]]) -> None:
-    """From the first bracket to the last, if that is JSON."""
-    ends = re.search(r"[\[{]", text), max(text.rfind("]"), text.rfind("}"))
-    if ends[0] and ends[0].start() < ends[1]:
+# --- shapes to texts --------------------------------------------------------------------------------------
+
+
+def _read_json(text: str) -> list[Placed] | None:
+    """From the first bracket to the last, if that is JSON; else all objects, of equal keys the last; None if
+    there is none."""
+    start, end = re.search(r"[\[{]", text), max(text.rfind("]"), text.rfind("}"))
+    if not start or end < start.start():
+        return None
+    whole = text[start.start() : end + 1]
+    for tried in (whole, _TRAILING.sub(r"\1", _COMMENT.sub(r"\1", whole))):
         try:
-            _walk(json.loads(text[ends[0].start() : ends[1] + 1]), kind, found, MAX_DEPTH)
+            return list(_walk(json.loads(tried), None, MAX_DEPTH))
         except (ValueError, RecursionError):
-            pass  # then it is read as lines
+            pass
+    objects = _objects(whole)
+    return list(_walk(objects, None, MAX_DEPTH)) if objects else None
 
 
-def _walk(value: Any, kind: Kind, found: dict[Kind, list[str]], depth: int) -> None:
+def _objects(text: str) -> list[dict]:
+    """All JSON objects in a text; those with keys such as content as one, as the first may be drafts."""
+    lists: dict = {}
+    found: list[dict] = []
+    at, reads = 0, json.JSONDecoder()
+    for _ in range(MAX_OBJECTS):
+        if (at := text.find("{", at)) < 0:
+            break
+        try:
+            value, at = reads.raw_decode(text, at)
+            lists, found = (
+                (lists | value, found) if any(map(wording.said_kind, value)) else (lists, [*found, value])
+            )
+        except (ValueError, RecursionError):
+            at += 1
+    return [lists, *found] if lists else found
+
+
+def _walk(value: Any, place: Place | None, depth: int) -> Iterator[Placed]:
     if isinstance(value, str):
-        found[kind].append(value)
+        yield place, value
     elif isinstance(value, list) and depth:
         for item in value:
-            _walk(item, kind, found, depth - 1)
+            yield from _walk(item, place, depth - 1)
     elif isinstance(value, dict) and depth:
-        # {"phrase": "impasto", "kind": "style"} says its kind as a value, {"style": [...]} as a key.
-        said: list[Kind] = [named for item in value.values() if (named := _exact_kind(item))]
+        # {"phrase": "impasto", "kind": "style"} says its place as a value, {"style": [...]} as a key.
+        told: Place | None = next(filter(None, (_told(key, item) for key, item in value.items())), None)
         for key, item in value.items():
-            if key.lower() not in _ASIDE and not _exact_kind(item):
-                _walk(item, said[0] if said else _kind_in(key) or kind, found, depth - 1)
+            named = wording.place_of_label(key)
+            if named != "aside" and not _exact_kind(item):
+                hint = named if place is None or named == "negative" else None
+                yield from _walk(item, told or wording.said_kind(key) or hint or place, depth - 1)
+
+
+def _told(key: str, value: Any) -> Place | None:
+    """The place that a value names, such as {"category": "lighting"}."""
+    if wording.place_of_label(key) == "aside" and isinstance(value, str) and wording.is_label(value):
+        return wording.place_of_label(value)
+    return _exact_kind(value)
 
 
 def _exact_kind(value: Any) -> Kind | None:
     is_kind = isinstance(value, str) and value.strip().lower() in ("content", "style")
-    return _kind_in(value) if is_kind else None
+    return wording.said_kind(value) if is_kind else None
 
 
-def _kind_in(label: str) -> Kind | None:
-    label = label.lower()
-    return "style" if "style" in label else "content" if "content" in label else None
+def _read_table(text: str) -> list[Placed] | None:
+    """Rows of a Markdown table as objects, whose keys stand in its head."""
+    rows = [
+        re.split(r"(?<!\\)\|", line.strip().strip("|")) for line in text.splitlines() if line.count("|") > 1
+    ]
+    rows = [[cell.strip() for cell in row] for row in rows]
+    line = next((i for i, row in enumerate(rows) if all(re.fullmatch(r":?-+:?", cell) for cell in row)), 0)
+    if not line:
+        return None
+    return list(_walk([dict(zip(rows[line - 1], row, strict=False)) for row in rows[line + 1 :]], None, 2))
 
 
-def _read_lines(text: str, kind: Kind, found: dict[Kind, list[str]]) -> None:
+def _read_lines(text: str) -> list[Placed] | None:
     """Line by line, a bracket ending one: of lists and bullets, if there are any, nothing else."""
-    text = re.sub(r"\\[nrt]", "\n", text).replace("\\", "")
-    text = _SECTION.sub(lambda label: f"\n\0{label[1].lower()}\n", text)
-    inside: dict[int, list[tuple[Kind, str]]] = {0: [], 1: [], 2: []}  # plain lines, bullets, in brackets
-    depth = 0
-    for piece in re.split(r"([\[\]{}\n])", text):
+    refused = wording.refuses(text)
+    inside: dict[int, list[Placed]] = {0: [], 1: [], 2: []}  # plain lines, bullets, in brackets
+    place, depth = None, 0
+    pieces = re.split(r"([\[\]{}\n])", _unmarked(text))
+    lines = [piece for piece in pieces if piece.strip() or piece in "[]{}"]
+    for i, piece in enumerate(lines):
         if piece in ("[", "{"):
             depth += 1
         elif piece in ("]", "}"):
             depth = max(0, depth - 1)
         elif piece.startswith("\0"):
-            kind = _kind_in(piece) or kind
+            place = wording.place_of_label(piece)
+        elif not depth and _is_heading(piece, lines[i + 1] if i + 1 < len(lines) else ""):
+            offer = refused and wording.offers(_SENTENCE.split(piece.strip())[-1])
+            place = "aside" if offer else wording.place_of_label(piece)
         elif piece.strip():
             bullet = _BULLET.match(piece)
             line = piece[bullet.end() :] if bullet else piece
-            label = _LABEL.match(line)
-            inside[2 if depth else 1 if bullet else 0].append((kind, line[label.end() :] if label else line))
-    for lines in (inside[2], inside[1], inside[0]):
-        for of, line in lines:
-            found[of].append(line)
-        if any(tidied(texts) for texts in found.values()):
-            return
+            if not (bullet or depth) and refused and not _LABEL.match(line):
+                line = wording.shown_in(line)
+            crossed = bullet and any(mark in bullet[0] for mark in "❌🚫⛔✖✗")
+            where = ("negative" if crossed else place), line
+            inside[2 if depth else 1 if bullet else 0].append(_without_reason(*where))
+    for tier in (inside[2], inside[1], inside[0]):
+        if any(True for _ in tidied(tier)):
+            return tier
+    quoted = re.findall(r'"([^"\n]{2,80})"', "\n".join(line for _, line in inside[0]))
+    return [(None, phrase) for phrase in quoted] if len(quoted) > 1 and not refused else None
+
+
+def _unmarked(text: str) -> str:
+    """Sections named on lines of their own; without comments, tags and a phrase that was cut off."""
+    text = re.sub(r"\\[nrt]", "\n", text).replace("\\", "")
+    text = re.sub(r"(?m)^\s*>\s", "", _TAG.sub(_tag, text))
+    text = re.sub(r"(?m)(?<=[\"',])\s*(?:#|//)\s[^\n\"]*$", "", text)
+    if text.count('"') % 2:
+        text = text[: text.rindex('"')]
+    text = re.sub(r"(?mi)^(content|style|negative)\s*[,\t]", r"\1: ", text)
+    return _SECTION.sub(lambda label: f"\n\0{label[1].lower()}\n", text)
+
+
+def _tag(tag: re.Match[str]) -> str:
+    name = tag[2].lower()
+    if name in ("content", "style", "negative"):
+        return "" if tag[1] else f"\n{name}:\n"
+    return (
+        ""
+        if name in ("b", "i", "em", "strong", "span", "code")
+        else "\n- "
+        if name == "li" and not tag[1]
+        else "\n"
+    )
+
+
+def _is_heading(line: str, following: str) -> bool:
+    """Markdown's, a line that ends with a colon, one all bold, and a bullet with others beneath it."""
+    bare = line.strip()
+    if bare.startswith("#") or bare.strip("*_").endswith(":"):
+        return True
+    deeper = _BULLET.match(following) and len(following) - len(following.lstrip()) > len(line) - len(
+        line.lstrip()
+    )
+    bold = re.fullmatch(r"\*\*[^*]+\*\*", bare) and _BULLET.match(following)
+    return bool(deeper if _BULLET.match(line) else bold)
+
+
+def _without_reason(place: Place | None, line: str) -> Placed:
+    """A line without its label or its explanation: "Light: soft", "a hat - missing in Image 2"."""
+    line = _ASIDE.sub("", line)
+    label = _LABEL.match(line)
+    if label and wording.place_of_label(label[1]) == "aside":
+        return "aside", line
+    is_label = label and ("," not in label[1] or wording.is_talk(_plain(label[1])))
+    if label and is_label and not wording.explains(_plain(line[label.end() :])):
+        return place or wording.place_of_label(label[1]), line[label.end() :]
+    reason = _REASON.match(line)
+    if reason and wording.is_label(reason[1]) and not wording.explains(_plain(reason[2])):
+        return place or wording.place_of_label(reason[1]), reason[2]
+    return place, reason[1] if reason else line
