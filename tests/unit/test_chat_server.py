@@ -187,6 +187,67 @@ def test_a_busy_server_is_asked_again(loopback):
     assert len(server.requests) == 4
 
 
+def limit(words, code):
+    """An error that says it is none, as OpenRouter sends it."""
+    return http({"error": {"message": words, "code": code}})
+
+
+@pytest.mark.parametrize("error", [
+    limit("Rate limit exceeded", 429),
+    limit("upstream failed", 502),
+    http({"error": "Rate limit reached, please try again in 2s"}),
+    http({"choices": [{"error": {"message": "overloaded", "code": 503}, "message": {"content": ""}}]}),
+])  # fmt: skip
+def test_a_limit_told_in_a_good_reply_is_asked_again(loopback, error):
+    server = loopback(error, chat("a cat"))
+    assert asked(server) == "a cat"
+    assert len(server.requests) == 2
+
+
+def test_an_error_told_in_a_good_reply_is_shown_and_not_asked_again(loopback):
+    server = loopback(http({"error": "Model unloaded; load one in LM Studio"}))
+    assert "refused (Model unloaded; load one in LM Studio)" in complaint(server)
+    assert len(server.requests) == 1
+    server = loopback(limit("Invalid credentials", 401))
+    assert "does not accept the key (none was sent) (401: Invalid credentials)" in complaint(server)
+
+
+def stream(*deltas, end="data: [DONE]\n\n"):
+    chunks = [f"data: {json.dumps({'choices': [{'delta': delta}]})}\n\n" for delta in deltas]
+    return http(
+        (": PROCESSING\n\n" + "".join(chunks) + end).encode(), "200 OK", "Content-Type: text/event-stream"
+    )
+
+
+def test_an_answer_that_streams_unasked_is_read(loopback):
+    pieces = (
+        {"role": "assistant"},
+        {"reasoning_content": "hm, a dog"},
+        {"content": "a black"},
+        {"content": " cat"},
+    )
+    assert asked(loopback(stream(*pieces))) == "a black cat"
+    assert asked(loopback(stream(*pieces, end=""))) == "a black cat"
+    assert "no chat completion" in complaint(loopback(http(b"data: [DONE]\n\n")))
+    failed = stream(end='data: {"error": {"message": "out of memory", "code": 500}}\n\n')
+    assert "(500: out of memory)" in complaint(loopback(failed), retries=0)
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_thoughts_beside_the_answer_are_not_the_answer(loopback, name):
+    def says(content):
+        return http({"choices": [{"message": {"content": content, name: "perhaps a dog"}}]})
+
+    assert asked(loopback(says("a cat"))) == "a cat"
+    assert "thought, but did not answer" in complaint(loopback(says("")))
+    assert "thought, but did not answer" in complaint(loopback(says(None)))
+
+
+def test_a_refusal_in_its_own_field_is_an_answer(loopback):
+    words = "I'm sorry, I can't assist with that."
+    assert asked(loopback(http({"choices": [{"message": {"content": None, "refusal": words}}]}))) == words
+
+
 def test_a_server_that_stays_busy_is_given_up(loopback):
     server = loopback(http({"error": {"message": "out of memory"}}, "500 Error"))
     assert "is busy or failing (500: out of memory)" in complaint(server, retries=2)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -29,6 +30,7 @@ MAX_REPLY = 1_000_000  # bytes; an answer of a thousand words has 10,000
 MAX_WORDS = 240  # characters of a server's own words in a message
 SHORTEST_KEY = 8  # a shorter one is a placeholder ("none", "ollama") and may stand in any answer
 UNLOAD_SECONDS = 5.0
+_LIMIT = re.compile(r"rate.?limit|too many requests|overloaded|try again", re.IGNORECASE)
 OURS = ("messages", "model", "stream")  # what `options` cannot change
 
 
@@ -46,7 +48,8 @@ class ChatServer:
     seed:        passed on; servers that honour it answer the same again
     max_tokens:  length of an answer, thoughts included
     timeout:     seconds for one answer, all attempts and a model's loading included
-    retries:     further attempts when the server is busy (429), fails (5xx) or hangs up
+    retries:     further attempts when the server is busy (429), fails (5xx) or hangs up, even if only an
+                 error in a good reply says so
     backoff:     seconds before the first of them; doubled each time, unless the server says when
     side:        longest side of pictures in pixels
     options:     JSON object, further fields of the request; null takes one out
@@ -97,8 +100,8 @@ class ChatServer:
     def __call__(self, text: str, pictures: Sequence[Tensor] = ()) -> str:
         """Return the model's answer to a text about pictures [H, W, 3] in 0..1."""
         key = find_key(self.key_name, self.address.origin)
-        reply = self._reply(self._body(text, pictures), key)
-        return _hidden(_answer(reply, self._failed), key)
+        completion = self._completion(self._body(text, pictures), key)
+        return _hidden(_answer(completion, self._failed), key)
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -120,8 +123,8 @@ class ChatServer:
         fields |= {"model": self.model, "messages": [{"role": "user", "content": content}], "stream": False}
         return json.dumps({name: value for name, value in fields.items() if value is not None}).encode()
 
-    def _reply(self, body: bytes, key: str) -> bytes:
-        """The body of the server's answer, after as many attempts as it takes and there are."""
+    def _completion(self, body: bytes, key: str) -> Any:
+        """The server's answer as JSON, after as many attempts as it takes and there are."""
         address, end = self.address, time.monotonic() + self.timeout
         failure = f"gave no answer within {self.timeout:g} seconds; raise timeout, or choose a smaller model"
         for attempt in range(self.retries + 1):
@@ -136,8 +139,10 @@ class ChatServer:
                     break
                 failure, again = str(error), error.again
             else:
-                if reply.status == 200:
-                    return reply.body
+                completion = _read(reply.body) if reply.status == 200 else None
+                reply = _as_failed(reply, completion)
+                if reply is None:
+                    return completion
                 failure, again = _refusal(reply, key, self.key_name)
                 pause = max(pause, _retry_after(reply))
             if not again or attempt == self.retries or time.monotonic() + pause > end:
@@ -172,27 +177,74 @@ def _headers(key: str) -> dict[str, str]:
     return headers | ({"Authorization": f"Bearer {key}"} if key else {})
 
 
-def _answer(body: bytes, failed: Callable[[str], ProposerError]) -> str:
-    """The text in a chat completion."""
+def _read(body: bytes) -> Any:
+    """A body as JSON, None if it is none; one that streams, though nobody asked it to, is put together."""
+    lines = [line.strip() for line in body.splitlines()]
+    chunks = [line[len(b"data:") :] for line in lines if line.startswith(b"data:")]
     try:
-        choice = json.loads(body)["choices"][0]
-        content = choice["message"]["content"]
+        if not chunks:
+            return json.loads(body)
+        found = [json.loads(chunk) for chunk in chunks if chunk.strip() != b"[DONE]"]
+    except (ValueError, RecursionError):
+        return None
+    whole: dict[str, Any] = {"message": {}}
+    for chunk in (chunk for chunk in found if isinstance(chunk, dict)):
+        if chunk.get("error"):
+            return {"error": chunk["error"]}
+        choice = _first_choice(chunk)
+        for name, text in (choice.pop("delta", None) or {}).items():
+            if isinstance(text, str):
+                whole["message"][name] = whole["message"].get(name, "") + text
+        whole |= {name: value for name, value in choice.items() if value is not None}
+    return {"choices": [whole]} if whole["message"] else None
+
+
+def _first_choice(completion: Any) -> dict:
+    """A copy of the first choice, empty if there is none."""
+    try:
+        return dict(completion["choices"][0])
+    except (LookupError, TypeError, ValueError):
+        return {}
+
+
+def _as_failed(reply: Reply, completion: Any) -> Reply | None:
+    """A reply that failed, by its status or by an error within it; None for one that did not."""
+    if reply.status != 200:
+        return reply
+    error = completion.get("error") if isinstance(completion, dict) else None
+    if error := error or _first_choice(completion).get("error"):
+        code = str(error.get("code")) if isinstance(error, dict) else ""
+        status = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 200
+        status = 429 if status == 200 and _LIMIT.search(json.dumps(error)) else status
+        return Reply(status, reply.headers, json.dumps({"error": error}).encode())
+    return None
+
+
+def _answer(completion: Any, failed: Callable[[str], ProposerError]) -> str:
+    """The text in a chat completion; what a model thought beside it is not its answer."""
+    choice = _first_choice(completion)
+    try:
+        message = choice["message"]
+        content = message.get("content") or message.get("refusal")
         if isinstance(content, list):
             content = "".join(part["text"] for part in content if part.get("type") == "text")
         if content is not None and not isinstance(content, str):
             raise TypeError
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (LookupError, TypeError, AttributeError):
         raise failed("answered with something that is no chat completion; correct the address") from None
     if not content:
-        cut = choice.get("finish_reason") == "length"
-        why = "spent all its max_tokens on thinking; raise max_tokens, or have it not think"
-        raise failed(why if cut else "answered with no text")
+        if choice.get("finish_reason") == "length":
+            raise failed("spent all its max_tokens on thinking; raise max_tokens, or have it not think")
+        thought = message.get("reasoning_content") or message.get("reasoning")
+        why = "thought, but did not answer; raise max_tokens, or have it not think"
+        raise failed(why if thought else "answered with no text")
     return content
 
 
 def _refusal(reply: Reply, key: str, key_name: str) -> tuple[str, bool]:
     """Why there is no answer, in a sentence, and whether there may be one later."""
     status, words = reply.status, _words(reply.body, key)
+    said = words.removeprefix(": ") if status == 200 else f"{status}{words}"
     if 300 <= status < 400:
         other = _printable(_hidden(reply.headers.get("Location", ""), key))[:100]
         return (
@@ -200,12 +252,12 @@ def _refusal(reply: Reply, key: str, key_name: str) -> tuple[str, bool]:
             False,
         )
     if status in (401, 403):
-        return f"does not accept the key {key_name or '(none was sent)'} ({status}{words})", False
+        return f"does not accept the key {key_name or '(none was sent)'} ({said})", False
     if status == 404:
-        return f"has no such model or path ({status}{words})", False
+        return f"has no such model or path ({said})", False
     if status == 429 or status >= 500:
-        return f"is busy or failing ({status}{words})", True
-    return f"refused ({status}{words}); some models see no pictures, or only one", False
+        return f"is busy or failing ({said})", True
+    return f"refused ({said}); some models see no pictures, or only one", False
 
 
 def _words(body: bytes, key: str) -> str:
