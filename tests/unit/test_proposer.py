@@ -99,6 +99,37 @@ def test_a_caption_that_says_nothing_is_an_error(answer):
         VisionProposer(Model(caption=answer)).caption(REFERENCE)
 
 
+REFUSAL = "I'm sorry, but I can't assist with identifying people in images."
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_refusal_is_asked_again_once_and_then_told(name):
+    answers = {"candidates": '{"content": ["a hat"], "style": []}', "caption": '{"content": ["a cat"]}'}
+    told = f"the model refuses: {REFUSAL}"
+    model = Model(**answers | {name: REFUSAL})
+    proposer = VisionProposer(model, "vanilla" if name == "difference" else "enhanced")
+
+    def ask():
+        return (
+            proposer.caption(REFERENCE)
+            if name == "caption"
+            else proposer.propose(REFERENCE, GENERATED, CURRENT)
+        )
+
+    with pytest.raises(ProposerError, match=told):
+        ask()
+    assert [asked[0] for asked in model.asked].count(name) == 2
+    said = iter([REFUSAL] + ["a cat"] * 9)
+    model.answers[name] = lambda text: next(said)
+    assert len(ask())
+
+
+def test_a_plain_list_is_sorted_where_both_kinds_were_asked_for():
+    model = Model(candidates="- a red hat\n- soft light\n- no collar")
+    found = VisionProposer(model, "vanilla").propose(REFERENCE, GENERATED, CURRENT)
+    assert found == Phrases(("a red hat",), ("soft light",), ("collar",))
+
+
 def test_candidates_that_say_nothing_are_none():
     assert (
         VisionProposer(Model(candidates="[]"), "vanilla").propose(REFERENCE, GENERATED, CURRENT) == Phrases()

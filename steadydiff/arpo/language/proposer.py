@@ -17,7 +17,7 @@ from torch import Tensor
 from ...errors import ProposerError, SettingsError
 from ..log import fingerprint
 from ..phrases import Phrases
-from .parsing import Kind, parse_phrases, without_thoughts
+from .parsing import Kind, is_refusal, parse_phrases, without_thoughts
 from .templates import KINDS, Templates, filled
 
 log = logging.getLogger("steadydiff")
@@ -28,6 +28,8 @@ Ask = Callable[[str, Sequence[Tensor]], str]
 Framework = Literal["enhanced", "vanilla"]
 FRAMEWORKS: tuple[Framework, ...] = get_args(Framework)
 
+AFTER_REFUSAL = "\n\nSay only what can be seen; who a person is does not matter and is not asked."
+MAX_REFUSAL = 200  # characters of it that are shown
 MAX_DESCRIPTION = 4000  # characters that are passed on to the next question
 CAPTION = 6, 4  # content and style phrases of a first prompt, which must leave room for the search
 
@@ -99,7 +101,7 @@ class VisionProposer:
             difference=difference[:MAX_DESCRIPTION], prompt=current.prompt or "(empty)", kinds=wanted,
             answer=f"{{{form}}}",
         )  # fmt: skip
-        return parse_phrases(self._asked(question), kinds[0])
+        return parse_phrases(self._asked(question), kinds[0] if len(kinds) == 1 else None)
 
     def _of_reference(self, reference: Tensor) -> dict[Kind, str]:
         name = fingerprint(reference)
@@ -114,14 +116,24 @@ class VisionProposer:
         }
 
     def _asked(self, text: str, *pictures: Tensor) -> str:
-        """The answer without the thoughts before it."""
-        answer = without_thoughts((self.see if pictures else self.write or self.see)(text, pictures))
-        if not answer:
-            raise ProposerError(
-                "the model thought, but did not answer; give it more tokens, or less to think"
-            )
-        log.debug("asked: %s\nanswered: %s", text, answer)
-        return answer
+        """The answer without the thoughts before it; a refusal is asked again once.
+
+        Raises:  ProposerError for an answer that is empty or refuses again.
+        """
+        ask, answer = (self.see if pictures else self.write or self.see), ""
+        for question in (text, text + AFTER_REFUSAL):
+            answer = without_thoughts(ask(question, pictures))
+            if not answer:
+                raise ProposerError(
+                    "the model thought, but did not answer; give it more tokens, or less to think"
+                )
+            log.debug("asked: %s\nanswered: %s", question, answer)
+            if not is_refusal(answer):
+                return answer
+        words = " ".join(answer.split())[:MAX_REFUSAL]
+        raise ProposerError(
+            f"the model refuses: {words} - take another model or reference, or other templates"
+        )
 
     def _session(self) -> ExitStack:
         with ExitStack() as entering:  # undone if one of them fails
