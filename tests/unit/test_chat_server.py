@@ -208,6 +208,8 @@ def test_an_error_told_in_a_good_reply_is_shown_and_not_asked_again(loopback):
     server = loopback(http({"error": "Model unloaded; load one in LM Studio"}))
     assert "refused (Model unloaded; load one in LM Studio)" in complaint(server)
     assert len(server.requests) == 1
+    both = http({"choices": [{"message": {"content": "a cat"}}], "error": "deprecated field"})
+    assert asked(loopback(both)) == "a cat"
     server = loopback(limit("Invalid credentials", 401))
     assert "does not accept the key (none was sent) (401: Invalid credentials)" in complaint(server)
 

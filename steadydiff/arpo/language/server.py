@@ -211,8 +211,11 @@ def _as_failed(reply: Reply, completion: Any) -> Reply | None:
     """A reply that failed, by its status or by an error within it; None for one that did not."""
     if reply.status != 200:
         return reply
-    error = completion.get("error") if isinstance(completion, dict) else None
-    if error := error or _first_choice(completion).get("error"):
+    choice = _first_choice(completion)
+    message, error = choice.get("message"), choice.get("error")
+    if isinstance(completion, dict) and not (isinstance(message, dict) and message.get("content")):
+        error = error or completion.get("error")
+    if error:
         code = str(error.get("code")) if isinstance(error, dict) else ""
         status = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 200
         status = 429 if status == 200 and _LIMIT.search(json.dumps(error)) else status
