@@ -6,7 +6,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..steadydiff.arpo.phrase_bank import PhraseBank, find_banks, read_bank
+from ..steadydiff.arpo.phrase_bank import ABSENT, PhraseBank, find_banks, read_bank
 from ..steadydiff.arpo.phrases import Phrases
 from ..steadydiff.inputs import arpo as arpo_inputs
 from .shared import schema
@@ -50,4 +50,4 @@ class SteadyDiffPhraseBank(io.ComfyNode):
         own = Phrases(tuple(content.splitlines())), Phrases((), tuple(style.splitlines()))
         lists = read_bank(banks()[bank]) if bank != NONE else ()
         lists = (*lists, *(phrases for phrases in own if len(phrases)))
-        return io.NodeOutput(PhraseBank(lists, scorer, most, against))
+        return io.NodeOutput(PhraseBank(lists, scorer, most, against, absent=ABSENT))

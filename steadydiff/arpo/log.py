@@ -70,6 +70,10 @@ class Log:
         """The step whose prompt is nearest to the reference, which the search itself looks for."""
         return max(self._drawn, key=lambda step: step.text_similarity)
 
+    def negative(self, step: Step) -> str:
+        """What drawings had and the reference has not, as a negative prompt beside the prompt of a step."""
+        return ", ".join((self.following - step.phrases).negative)
+
     @property
     def _drawn(self) -> tuple[Step, ...]:
         if not self.steps:
@@ -145,8 +149,8 @@ def _from_dict(stored: dict, pictures: list[Tensor]) -> Log:
 
 
 def _phrases(stored: dict) -> Phrases:
-    content, style = (tuple(str(p) for p in stored[kind]) for kind in ("content", "style"))
-    return Phrases(content, style)
+    lists = stored["content"], stored["style"], stored.get("negative", ())  # which earlier logs have not
+    return Phrases(*(tuple(str(p) for p in phrases) for phrases in lists))
 
 
 def _scores(stored: list) -> tuple[tuple[str, float], ...]:

@@ -22,6 +22,7 @@ from .search import Scorer
 
 BANKS = Path(__file__).resolve().parents[2] / "phrases"
 MOST_PHRASES = 20_000  # embeddings of so many are some 60 MB
+ABSENT = 1  # of each list, in the hosts' faces; the next ones mostly say the same in other words
 _WILDCARD = re.compile(r"__([^\W_]+(?:[_-][^\W_]+)*)__")
 
 
@@ -34,12 +35,15 @@ class PhraseBank:
              as the best would leave no room for another kind
     against: how much the drawing counts. 0: phrases are ranked by the reference alone. 1: by the difference,
              and what the drawing shows by luck, without being told, is hidden
+    absent:  how many of each list it proposes as `negative`, what the drawing shows most and the reference
+             least; 0: none
     """
 
     lists: tuple[Phrases, ...]
     scorer: Scorer
     most: int = 16
     against: float = 0.5
+    absent: int = 0
 
     def __post_init__(self) -> None:
         if not any(len(phrases) for phrases in self.lists):
@@ -55,11 +59,18 @@ class PhraseBank:
         return self._ranked(Phrases(known.content) or known, self.scorer.picture(reference))[0][1]
 
     def propose(self, reference: Tensor, generated: Tensor, current: Phrases) -> Phrases:
-        """Phrases of the largest sim(reference) - against * sim(generated)."""
-        lacking = self.scorer.picture(reference) - self.against * self.scorer.picture(generated)
+        """Phrases of the largest sim(reference) - against * sim(generated); negative ones of the smallest
+        sim(reference) - sim(generated)."""
+        wanted, drawn = self.scorer.picture(reference), self.scorer.picture(generated)
+        lacking = wanted - self.against * drawn
         found = [p for phrases in self.lists for p in self._ranked(phrases - current, lacking)[: self.most]]
         best = sorted(found, key=lambda pair: -pair[0])
-        return sum((phrase for _, phrase in best), Phrases())
+        absent = [
+            p.prompt
+            for phrases in (self.lists if self.absent else ())
+            for _, p in self._ranked(phrases - current, drawn - wanted)[: self.absent]
+        ]
+        return sum((phrase for _, phrase in best), Phrases(negative=tuple(absent)))
 
     def _ranked(self, phrases: Phrases, direction: Tensor) -> list[tuple[float, Phrases]]:
         """Similarity to a direction and phrase, the nearest first."""

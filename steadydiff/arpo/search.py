@@ -29,6 +29,8 @@ from .phrases import Phrases
 Generate = Callable[[str, int], Tensor]
 """(prompt, seed) -> the picture [H, W, 3] in 0..1 that the text-to-image model draws."""
 
+MIN_ABSENT = 0.02  # what the drawing and the reference differ in by chance is mostly less
+
 Fits = Callable[[list[str]], list[bool]]
 """Which texts the scorer's text model reads to their ends."""
 
@@ -48,7 +50,8 @@ class Proposer(Protocol):
         """Candidates that would bring the drawing nearer to the reference, the likeliest first.
 
         generated: what was drawn from `current`
-        Phrases that are already in `current`, or excluded, are dropped by the search.
+        Phrases that are already in `current`, or excluded, are dropped by the search, and so is of the
+        `negative` ones what the drawing has no more of than the reference.
         """
         ...
 
@@ -136,6 +139,23 @@ def drop_phrases(similarities: Similarities, current: Phrases, min_gain: float =
     return Selection(current, best, tuple(gains))
 
 
+def absent_phrases(
+    phrases: tuple[str, ...], scorer: Scorer, drawn: Tensor, wanted: Tensor, least: float = MIN_ABSENT
+) -> tuple[str, ...]:
+    """Of these phrases those that a drawing has and the reference has not, the surest first.
+
+    No part of the paper.
+
+    least: by how much the drawing must be nearer to a phrase, as a difference of cosines
+    Shapes:  drawn, wanted [D], the embeddings of the pictures.
+    """
+    if not phrases:
+        return ()
+    nearer = (scorer.texts(phrases) @ (drawn - wanted)).tolist()
+    pairs = sorted(zip(nearer, phrases, strict=True), key=lambda pair: -pair[0])
+    return tuple(phrase for gap, phrase in pairs if gap > least)
+
+
 # --- search -----------------------------------------------------------------------------------------------
 
 
@@ -197,7 +217,8 @@ class ARPO:
             current, begun = log.following, time.perf_counter()
             picture = generate(current.prompt, seed)
             seconds = {"generate": time.perf_counter() - begun}
-            near = float(scorer.picture(picture) @ wanted)
+            drawn = scorer.picture(picture)
+            near = float(drawn @ wanted)
             step = Step(current, picture, similarities([current.prompt])[0], near, seconds=seconds)
             if near >= self.target < 1:
                 following, reason = current, "the target similarity is reached"
@@ -205,6 +226,8 @@ class ARPO:
                 following, reason = current, "all iterations are done"
             else:
                 step, following, reason = self._improved(step, reference, proposer, scorer.fits, similarities)
+                absent = absent_phrases(step.candidates.negative, scorer, drawn, wanted)
+                following += Phrases(negative=absent)
             log = replace(log, steps=(*log.steps, step), following=following, stopped=reason)
             yield log
 
@@ -220,7 +243,9 @@ class ARPO:
             raise SettingsError(
                 "the log is of another reference picture or seed; give those again, or start without a log"
             )
-        return replace(log, steps=log.steps[:-1], stopped="") if log.stopped else log
+        if not log.stopped:
+            return log
+        return replace(log, steps=log.steps[:-1], following=log.steps[-1].phrases, stopped="")
 
     def _improved(
         self, step: Step, reference: Tensor, proposer: Proposer, fits: Fits, similarities: Similarities

@@ -33,6 +33,9 @@ def test_a_prompt_is_content_then_style_each_phrase_once():
     assert (phrases - Phrases(style=("A CAT",))).prompt == "by a door, oil"
     assert (phrases + Phrases(("red",), ("Oil", "soft"))).prompt == "a cat, by a door, red, oil, soft"
     assert sum(phrases.each(), Phrases()) == phrases
+    absent = phrases + Phrases(negative=("Oil", "text"))
+    assert (absent.negative, absent.prompt, len(absent)) == (("text",), phrases.prompt, len(phrases))
+    assert (absent - Phrases(("Text",))).negative == ()
 
 
 def test_a_prompt_is_parted_at_commas_outside_brackets():
@@ -305,6 +308,58 @@ def test_a_cancelled_search_goes_on_where_it_was(tmp_path):
     more = searched(ARPO(1), Phrases())[-1]
     assert more.stopped == "all iterations are done"
     assert searched(ARPO(9), log=more)[-1].best.phrases == log.best.phrases
+
+
+class Complaining(OneAtATime):
+    """Says too what is to be absent: a thing the drawing has, and one it has not."""
+
+    def caption(self, reference):
+        return Phrases(("night",), negative=("text",))
+
+    def propose(self, reference, generated, current):
+        found = super().propose(reference, generated, current)
+        return found + Phrases(negative=("blue", "star", "NIGHT"))
+
+
+def test_what_the_drawing_has_and_the_reference_has_not_is_kept_as_negative():
+    log = searched(ARPO(9), None, Complaining())[-1]
+    assert log.steps[0].candidates.negative == ("star",)  # blue is a candidate itself, night in the prompt
+    assert log.negative(log.best) == "text" and log.best.phrases.prompt == "night, red, star, soft"
+
+    class Blue(Complaining):
+        def propose(self, reference, generated, current):
+            return Phrases(("red",), negative=("blue", "star"))
+
+    log = searched(ARPO(1), Phrases(("star",)), Blue(), generate=lambda p, seed: draw(p + ", blue, night"))[
+        -1
+    ]
+    assert log.negative(log.best) == "blue" and log.best.phrases.prompt == "star, red"
+    assert log.steps[0].phrases.negative == () and log.steps[1].phrases.negative == ("blue",)
+
+
+def test_a_search_that_goes_on_finds_the_same_negatives():
+    def generate(prompt, seed):
+        return draw(prompt + ", blue")
+
+    class Blue(OneAtATime):
+        def propose(self, reference, generated, current):
+            return Phrases(tuple(w for w in WANTED if w not in current.prompt)[:1], negative=("blue",))
+
+    whole = searched(ARPO(9), Phrases(), Blue(), generate=generate)[-1]
+    again = searched(ARPO(9), None, Blue(), whole, generate)[-1]
+    assert whole.negative(whole.best) == "blue" and again.following == whole.following
+    assert [s.phrases for s in again.steps] == [s.phrases for s in whole.steps]
+
+
+def test_a_log_of_before_there_were_negatives_loads(tmp_path):
+    log, file = searched(ARPO(1), Phrases())[-1], tmp_path / "log.safetensors"
+    save_log(log, file)
+    old, head = file.read_bytes(), b'\\"negative\\": []'
+    assert head in old
+    while head in old:  # of the same length, as the file counts its bytes
+        old = old.replace(head, b'\\"nothing!\\": 0 ', 1)
+    file.write_bytes(old)
+    assert load_log(file).best.phrases == log.best.phrases and load_log(file).following.negative == ()
 
 
 # --- log --------------------------------------------------------------------------------------------------

@@ -92,6 +92,12 @@ def test_it_proposes_of_each_list_what_the_drawing_lacks_most():
     assert replace(bank, against=0.0).propose(reference, drawn, Phrases()).content == ("a1",)
 
 
+def test_it_names_what_only_the_drawing_has():
+    bank = PhraseBank((Phrases(("a1", "c1", "c2")), Phrases((), ("b1", "c3"))), Axes(), most=1, absent=1)
+    found = bank.propose(pixel(0.8, 0.6, 0.0), pixel(0.8, 0.0, 0.6), Phrases(("c1",)))
+    assert found == Phrases(("a1",), ("b1",), ("c2", "c3"))
+
+
 def test_a_bank_of_style_alone_has_a_caption_too():
     assert PhraseBank((Phrases((), ("b", "c")),), Axes()).caption(pixel(0.0, 0.0, 1.0)).style == ("c",)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from steadydiff.arpo.clip_scorer import as_pil
 from steadydiff.arpo.log import Log, as_dict, load_log, save_log
-from steadydiff.arpo.phrase_bank import BANKS, PhraseBank, read_bank
+from steadydiff.arpo.phrase_bank import ABSENT, BANKS, PhraseBank, read_bank
 from steadydiff.arpo.phrases import Phrases
 from steadydiff.arpo.search import ARPO
 from steadydiff.errors import SteadyDiffError
@@ -55,7 +55,7 @@ def draw(prompts: list[str], seed: int) -> Tensor:
 
 
 def bank(name: str = "tinyworld", most: int = 16) -> PhraseBank:
-    return PhraseBank(read_bank(BANKS / name), scorer(), most)
+    return PhraseBank(read_bank(BANKS / name), scorer(), most, absent=ABSENT)
 
 
 def read_reference(name: str) -> tuple[str, Tensor]:

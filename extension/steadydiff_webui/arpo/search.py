@@ -23,7 +23,7 @@ from steadydiff.arpo.language.proposer import VisionProposer
 from steadydiff.arpo.language.server import ChatServer
 from steadydiff.arpo.language.templates import Templates
 from steadydiff.arpo.log import Log, Step, load_log, log_file, save_log
-from steadydiff.arpo.phrase_bank import PhraseBank, find_banks, read_bank
+from steadydiff.arpo.phrase_bank import ABSENT, PhraseBank, find_banks, read_bank
 from steadydiff.arpo.phrases import Phrases
 from steadydiff.arpo.search import ARPO, Proposer, Scorer
 from steadydiff.errors import ProposerError, SettingsError, SteadyDiffError
@@ -160,7 +160,9 @@ def new_proposer(settings: Settings, scorer: Scorer) -> Proposer:
 def _bank(scorer: Scorer, bank: str, most: int, against: float, content: str, style: str) -> PhraseBank:
     own = Phrases(tuple(content.splitlines())), Phrases((), tuple(style.splitlines()))
     lists = read_bank(find_banks(bank_folder())[bank]) if bank != arpo_inputs.NO_BANK else ()
-    return PhraseBank((*lists, *(phrases for phrases in own if len(phrases))), scorer, most, against)
+    return PhraseBank(
+        (*lists, *(phrases for phrases in own if len(phrases))), scorer, most, against, absent=ABSENT
+    )
 
 
 def _chat(
