@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -54,8 +55,27 @@ class Phrases:
         lists = (self.content, self.style, self.negative)
         return Phrases(*(tuple(p for p in phrases if p.casefold() not in gone) for phrases in lists))
 
+    def without(self, words: Iterable[str]) -> Phrases:
+        """Without every phrase that holds one of these words, or one of these phrases, as a whole."""
+        found = whole_words(words)
+        lists = (self.content, self.style, self.negative)
+        return Phrases(*(tuple(p for p in phrases if not found.search(p)) for phrases in lists))
+
     def __len__(self) -> int:
         return len(self.content) + len(self.style)
+
+
+def whole_words(words: Iterable[str]) -> re.Pattern[str]:
+    """Finds any of these words or runs of words, in any case, the longest first; never a part of a word.
+
+    Chinese and Japanese write no spaces: there any place will do.
+    """
+    tidy = sorted(filter(None, (" ".join(word.split()) for word in words)), key=len, reverse=True)
+    found = (
+        re.escape(word) if "\u2e80" <= word[0] <= "\u9fff" else rf"(?<!\w){re.escape(word)}(?!\w)"
+        for word in tidy
+    )
+    return re.compile("|".join(found) or r"(?!)", re.IGNORECASE)
 
 
 def _unseen(phrases: Sequence[str], seen: set[str]) -> tuple[str, ...]:

@@ -166,7 +166,7 @@ class ARPO:
     iterations: how often the prompt is improved; it is drawn once more at the end   0 only draws it
     target:     image similarity at which it is near enough to stop                  1 never
     min_gain:   similarity that a phrase must add                                    0 any, as the paper
-    excluded:   phrases never to be proposed, in any case
+    excluded:   words, or phrases, that no proposed phrase may hold, in any case
     drop:       also take out phrases that hinder                                    False, as the paper
     """
 
@@ -237,7 +237,7 @@ class ARPO:
         """A new log, or an earlier one if it is of this search; the step where it stopped is done again."""
         name = fingerprint(reference)
         if log is None:
-            first = proposer.caption(reference) - Phrases(self.excluded) if prompt is None else prompt
+            first = proposer.caption(reference).without(self.excluded) if prompt is None else prompt
             return Log(name, seed, first)
         if (log.reference, log.seed) != (name, seed):
             raise SettingsError(
@@ -253,7 +253,8 @@ class ARPO:
         """The step with what was proposed and chosen, the prompt to draw next, or why there is no other."""
         current, begun = step.phrases, time.perf_counter()
         try:
-            candidates = proposer.propose(reference, step.picture, current) - current - Phrases(self.excluded)
+            proposed = proposer.propose(reference, step.picture, current)
+            candidates = (proposed - current).without(self.excluded)
         except ProposerError as error:
             return step, current, f"{FAILED}{error}"
         proposing, begun = time.perf_counter() - begun, time.perf_counter()

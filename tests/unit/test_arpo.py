@@ -237,6 +237,27 @@ def test_excluded_phrases_come_from_nowhere():
     assert [step.candidates.prompt for step in log.steps] == ["blue"]
 
 
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        (("red",), "reddish sky, a tired dog, Hot dogs"),
+        (("RED", "dogs"), "reddish sky, a tired dog"),
+        (("red hat",), "reddish sky, red, a tired dog, Hot dogs"),
+        (("",), "a Red hat, reddish sky, red, a tired dog, Hot dogs"),
+    ],
+)
+def test_words_exclude_every_phrase_that_holds_them(words, left):
+    phrases = Phrases(("a Red hat", "reddish sky", "red"), ("a tired dog", "Hot dogs"), ("red",))
+    assert phrases.without(words).prompt == left
+    assert Phrases(("一只黑猫", "狗")).without(("猫",)).prompt == "狗"
+
+    class Hats(OneAtATime):
+        def propose(self, reference, generated, current):
+            return phrases
+
+    assert searched(ARPO(1, excluded=words), Phrases(), Hats())[-1].steps[0].candidates.prompt == left
+
+
 def test_every_picture_is_of_the_same_seed():
     seeds = []
     searched(ARPO(3), Phrases(), generate=lambda prompt, seed: seeds.append(seed) or draw(prompt))

@@ -1,13 +1,14 @@
-"""Changes a found prompt for novel pictures: other content in the same style, or the other way round."""
+"""Changes a found prompt for novel pictures: other content in the same style, other words in every phrase."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
 
 from ...errors import SettingsError
-from ..phrases import Phrases
+from ..phrases import Phrases, whole_words
 
 Edit = Literal["swap", "add"]
 EDITS: tuple[Edit, ...] = get_args(Edit)
@@ -20,15 +21,57 @@ def edit_phrases(phrases: Phrases, change: Phrases, edit: Edit, without: Phrases
              "add": comes after those of its kind
     without: phrases that are taken out first, whichever kind they are
 
+    What is shown now is no longer negative; the rest of the negative phrases stays.
     Neutral: an empty change and nothing to take out return the phrases as they are.
     Source:  Ren, 2025, section 4.2.3 and figure 4.4.
     """
     if edit not in EDITS:
         raise SettingsError(f"edit must be one of {', '.join(EDITS)}; got {edit!r}")
-    phrases = phrases - (without or Phrases())
+    negative, phrases = phrases.negative, phrases - (without or Phrases())
     if edit == "add":
-        return phrases + change
-    return Phrases(change.content or phrases.content, change.style or phrases.style)
+        phrases += change
+    else:
+        phrases = Phrases(change.content or phrases.content, change.style or phrases.style)
+    return Phrases(phrases.content, phrases.style, negative)
+
+
+def read_exchanges(text: str) -> dict[str, str]:
+    """Words and what takes their place: "dog -> cat", between commas or one a line; nothing takes them out.
+
+    Raises:  SettingsError for anything else.
+    """
+    found = {}
+    for part in filter(None, (part.strip() for part in re.split(r"[,\n]", text))):
+        words = [word.strip() for word in re.split(r"->|=>|→", part)]
+        if len(words) != 2 or not words[0]:
+            raise SettingsError(
+                f"words must be like 'dog -> cat', between commas or one a line; got {part!r}"
+            )
+        found[words[0]] = words[1]
+    return found
+
+
+def exchange_words(phrases: Phrases, exchanges: Mapping[str, str]) -> Phrases:
+    """Exchange words within every phrase, all at once; a word that began with a capital does so again.
+
+    Negative phrases stay as they are, but for those that hold a word that is wanted now.
+    Neutral: nothing to exchange returns the phrases as they are.
+    Source:  Ren, 2025, figure B.14.
+    """
+    pattern, known = (
+        whole_words(exchanges),
+        {" ".join(old.split()).casefold(): new for old, new in exchanges.items()},
+    )
+
+    def exchanged(found: re.Match[str]) -> str:
+        new = known.get(found[0].casefold(), found[0])
+        return new[:1].upper() + new[1:] if found[0][0].isupper() else new
+
+    content, style = (
+        tuple(pattern.sub(exchanged, p) for p in kind) for kind in (phrases.content, phrases.style)
+    )
+    absent = Phrases(negative=phrases.negative).without(exchanges.values())
+    return Phrases(content, style, absent.negative)
 
 
 def known_phrases(prompt: str, report: str) -> Phrases:
