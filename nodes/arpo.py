@@ -79,6 +79,11 @@ class SteadyDiffARPO(io.ComfyNode):
                     display_name="report", tooltip="The whole search as JSON; Edit Prompt reads it."
                 ),
                 io.Image.Output(display_name="plot", tooltip="The similarities over the iterations."),
+                io.String.Output(
+                    display_name="negative",
+                    tooltip="What drawings had and the image has not, and what the proposer said is absent, "
+                    "as a negative prompt. The drawings were made without it.",
+                ),
             ],
         )  # fmt: skip
 
@@ -117,8 +122,10 @@ class SteadyDiffARPO(io.ComfyNode):
 def output(log: Log, best_by: str) -> io.NodeOutput:
     best = log.best if best_by == arpo_inputs.PICTURE else log.best_by_text
     pictures = torch.stack([step.picture.float().cpu() for step in log.steps])
+    negative = log.negative(best)
     summary = {
         "prompt": best.phrases.prompt,
+        "negative": negative,
         "image_similarity": best.image_similarity,
         "text_similarity": best.text_similarity,
         "stopped": log.stopped,
@@ -126,4 +133,5 @@ def output(log: Log, best_by: str) -> io.NodeOutput:
     }
     report = json.dumps({"summary": summary, "log": as_dict(log)}, indent=2)
     figure = image(arpo_figure, log)
-    return io.NodeOutput(best.phrases.prompt, best.picture[None].float().cpu(), pictures, report, figure)
+    picture = best.picture[None].float().cpu()
+    return io.NodeOutput(best.phrases.prompt, picture, pictures, report, figure, negative)

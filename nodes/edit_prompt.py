@@ -2,7 +2,13 @@
 
 from comfy_api.latest import io
 
-from ..steadydiff.arpo.language.editing import EDITS, edit_phrases, known_phrases
+from ..steadydiff.arpo.language.editing import (
+    EDITS,
+    edit_phrases,
+    exchange_words,
+    known_phrases,
+    read_exchanges,
+)
 from ..steadydiff.arpo.phrases import Phrases
 from .shared import schema
 
@@ -44,14 +50,29 @@ class SteadyDiffEditPrompt(io.ComfyNode):
                     tooltip="ARPO's report, which knows content from style. Without it every phrase of the "
                     "prompt counts as content.",
                 ),
+                io.String.Input(
+                    "negative", optional=True, force_input=True,
+                    tooltip="ARPO's negative prompt. What the edited prompt asks for is taken out of it.",
+                ),
+                io.String.Input(
+                    "words", default="", multiline=True, optional=True,
+                    tooltip="Words to exchange in every phrase of the prompt, like dog -> cat, between "
+                    "commas or one a line; whole words in any case. Nothing after the arrow takes one out.",
+                ),
             ],
             outputs=[
-                io.String.Output(display_name="prompt", tooltip="The edited prompt, for CLIP Text Encode.")
+                io.String.Output(display_name="prompt", tooltip="The edited prompt, for CLIP Text Encode."),
+                io.String.Output(display_name="negative", tooltip="The negative prompt that goes with it."),
             ],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, prompt, edit, content, style, remove, report=None) -> io.NodeOutput:
+    def execute(
+        cls, prompt, edit, content, style, remove, report=None, negative=None, words=""
+    ) -> io.NodeOutput:
         found = Phrases.of(prompt) if report is None else known_phrases(prompt, report)
+        found -= Phrases.of(remove)
+        whole = Phrases(found.content, found.style, Phrases.of(negative or "").content)
         change = Phrases(Phrases.of(content).content, Phrases.of(style).content)
-        return io.NodeOutput(edit_phrases(found, change, edit, Phrases.of(remove)).prompt)
+        edited = edit_phrases(exchange_words(whole, read_exchanges(words)), change, edit)
+        return io.NodeOutput(edited.prompt, edited.negative_prompt)

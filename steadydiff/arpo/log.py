@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -72,7 +72,7 @@ class Log:
 
     def negative(self, step: Step) -> str:
         """What drawings had and the reference has not, as a negative prompt beside the prompt of a step."""
-        return ", ".join((self.following - step.phrases).negative)
+        return replace(step.phrases, negative=self.following.negative).negative_prompt
 
     @property
     def _drawn(self) -> tuple[Step, ...]:

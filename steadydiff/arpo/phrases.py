@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+_ARTICLE = re.compile(r"^(?:an?|the) ", re.IGNORECASE)
+
 
 @dataclass(frozen=True)
 class Phrases:
@@ -41,6 +43,12 @@ class Phrases:
     @property
     def prompt(self) -> str:
         return ", ".join(self.content + self.style)
+
+    @property
+    def negative_prompt(self) -> str:
+        """The negative phrases, but for those that the prompt itself holds, whatever their articles."""
+        held = (whole_words([_ARTICLE.sub("", phrase)]).search(self.prompt) for phrase in self.negative)
+        return ", ".join(phrase for phrase, found in zip(self.negative, held, strict=True) if not found)
 
     def each(self) -> tuple[Phrases, ...]:
         """Every phrase by itself, still of its kind."""

@@ -28,7 +28,11 @@ SEARCH: tuple[Input, ...] = (
         "phrase helps any more; 2 bring most of what there is to gain.",
     ),
     Text("prompt", "", "Where to begin. Empty: with the proposer's caption of the image."),
-    Text("exclude", "", "Phrases that are never to be proposed, between commas or one a line."),
+    Text(
+        "exclude", "",
+        "Words or phrases, between commas or one a line, that no proposed phrase may hold: red excludes a "
+        "red hat.",
+    ),
     Choice(
         "best_by", PICTURE, (PICTURE, TEXT),
         "Which prompt is returned: image, whose drawing is nearest to the reference; text, the one that "

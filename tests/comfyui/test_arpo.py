@@ -53,14 +53,14 @@ def inputs(execute, scorer):
 
 
 def test_it_finds_what_is_in_the_picture_and_returns_what_it_drew(execute, inputs, host):
-    prompt, image, images, report, plot = execute("SteadyDiffARPO", **inputs, best_by="text")
+    prompt, image, images, report, plot, _ = execute("SteadyDiffARPO", **inputs, best_by="text")
     assert all(phrase in prompt for phrase in ("a blue star", "a small purple", "at the right", "sky"))
     told = json.loads(report)
     steps = told["log"]["steps"]
     assert told["summary"]["prompt"] == prompt and len(images) == len(steps) >= 2
     assert steps[-1]["text_similarity"] > steps[0]["text_similarity"] + 0.2
     assert image.shape == (1, 64, 64, 3) and plot.shape[-1] == 3
-    [edited] = execute("SteadyDiffEditPrompt", prompt=prompt, report=report, style="a soft drawing")
+    [edited, _] = execute("SteadyDiffEditPrompt", prompt=prompt, report=report, style="a soft drawing")
     assert "a small purple" in edited and edited.endswith("a soft drawing")
 
     # The picture is what KSampler draws of that prompt.
@@ -144,6 +144,59 @@ def test_cancel_takes_one_step_and_a_kept_search_goes_on(execute, inputs, host, 
         execute("SteadyDiffARPO", **inputs | {"seed": 8}, keep_as=kept.stem)
     with pytest.raises(Exception, match="without folders"):
         execute("SteadyDiffARPO", **inputs, keep_as="../mine")
+
+
+# --- negative prompts and words ---------------------------------------------------------------------------
+
+
+WRONG = "a large green moon at the left on a night background"  # of which the tiny world draws another shape
+
+
+def test_what_the_drawings_have_and_the_image_has_not_is_the_negative_prompt(execute, inputs):
+    found = execute("SteadyDiffARPO", **inputs | {"prompt": WRONG, "iterations": 1})
+    negative, told = found[5], json.loads(found[3])
+    assert "large green" in negative and "purple" not in negative and "at the right" not in negative
+    assert told["summary"]["negative"] == negative
+    assert set(negative.split(", ")) <= set(told["log"]["following"]["negative"])
+    assert not any(phrase in found[0] for phrase in negative.split(", "))
+
+
+def test_a_models_no_goes_to_the_negative_prompt(execute, inputs):
+    class Model(Dead):
+        def propose(self, reference, generated, current):
+            language = sys.modules[f"{PACK}.steadydiff.arpo.language.parsing"]
+            return language.parse_phrases(
+                "- a small purple square\n- no large green diamond\n- not at the right"
+            )
+
+    given = {"proposer": Model(inputs["proposer"], 1), "prompt": WRONG, "iterations": 1}
+    found = execute("SteadyDiffARPO", **inputs | given)
+    assert found[0] == f"{WRONG}, a small purple square"
+    assert found[5] == "large green diamond"  # the reference's thing is at the right: measured, not believed
+
+
+def test_a_negative_prompt_is_kept_with_the_search(execute, inputs, monkeypatch, tmp_path):
+    monkeypatch.setattr(load("folder_paths"), "get_output_directory", lambda: str(tmp_path))
+    whole = execute("SteadyDiffARPO", **inputs | {"iterations": 1}, keep_as="mine")
+    again = execute("SteadyDiffARPO", **inputs | {"iterations": 1}, keep_as="mine")
+    assert whole[5] and again[5] == whole[5] and again[0] == whole[0]
+
+
+def test_a_word_excludes_all_phrases_that_hold_it(execute, inputs):
+    found = execute("SteadyDiffARPO", **inputs | {"iterations": 1, "exclude": "PURPLE, square"})
+    said = json.loads(found[3])["log"]["steps"][0]["candidates"]
+    assert said["content"] and not any("purple" in p or "square" in p for p in said["content"])
+
+
+def test_edit_prompt_exchanges_words_and_keeps_the_negative_prompt_apart(execute):
+    edited = execute(
+        "SteadyDiffEditPrompt", prompt="a dog on a red sofa, Dog toys, hotdog", negative="cat, text, the sea",
+        words="dog -> cat\nred ->", content="the sea", edit="add",
+    )  # fmt: skip
+    assert edited == ("a cat on a sofa, Cat toys, hotdog, the sea", "text")
+    assert execute("SteadyDiffEditPrompt", prompt="a dog") == ("a dog", "")
+    with pytest.raises(Exception, match="words must be like 'dog -> cat'"):
+        execute("SteadyDiffEditPrompt", prompt="a dog", words="dog")
 
 
 # --- scorers ----------------------------------------------------------------------------------------------

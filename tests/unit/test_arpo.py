@@ -36,6 +36,10 @@ def test_a_prompt_is_content_then_style_each_phrase_once():
     absent = phrases + Phrases(negative=("Oil", "text"))
     assert (absent.negative, absent.prompt, len(absent)) == (("text",), phrases.prompt, len(phrases))
     assert (absent - Phrases(("Text",))).negative == ()
+    assert (
+        Phrases(("a cat on a sofa",), (), ("Cat", "the sofa", "cats", "a dog")).negative_prompt
+        == "cats, a dog"
+    )
 
 
 def test_a_prompt_is_parted_at_commas_outside_brackets():

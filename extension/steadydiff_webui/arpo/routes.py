@@ -108,6 +108,7 @@ def as_json(search: Search, images: bool) -> dict:
         "state": state,
         "status": status,
         "prompt": best.phrases.prompt if best else "",
+        "negative": search.negative(best) if best else "",
         "infotext": search.infotext(best) if best else "",
         "steps": steps,
     }

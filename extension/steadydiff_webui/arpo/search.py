@@ -300,6 +300,10 @@ class Search:
         found = self.log.stopped if self.log else ""
         return {DONE: f"Done: {found}.", CANCELLED: "Cancelled.", FAILED: self.message}[self.state]
 
+    def negative(self, step: Step) -> str:
+        """What goes with the step's prompt as a negative prompt; the drawings were made without it."""
+        return self.log.negative(step) if self.log else ""
+
     def infotext(self, step: Step) -> str:
         return infotext(self.settings["drawing"], step.phrases.prompt, self.seed)
 

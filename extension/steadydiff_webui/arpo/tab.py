@@ -95,6 +95,9 @@ def tab(searches: Searches) -> gr.Blocks:
                 found = gr.Textbox(
                     label="Prompt found", lines=3, show_copy_button=True, elem_id=f"{NAME}_prompt"
                 )
+                negative = gr.Textbox(
+                    label="Negative prompt found", lines=2, show_copy_button=True, elem_id=f"{NAME}_negative"
+                )
                 with gr.Row():
                     buttons = infotext_utils.create_buttons(["txt2img", "img2img"])
                 gallery = gr.Gallery(
@@ -104,7 +107,8 @@ def tab(searches: Searches) -> gr.Blocks:
                 scores = gr.HTML(elem_id=f"{NAME}_scores")
                 search_id = gr.Textbox(visible=False, elem_id=f"{NAME}_id")
                 infotext = gr.Textbox(visible=False, elem_id=f"{NAME}_infotext")
-        found.do_not_save_to_config = search_id.do_not_save_to_config = infotext.do_not_save_to_config = True
+        for shown_only in (found, negative, search_id, infotext):
+            shown_only.do_not_save_to_config = True
         for name, button in buttons.items():
             infotext_utils.register_paste_params_button(
                 infotext_utils.ParamBinding(
@@ -128,7 +132,7 @@ def tab(searches: Searches) -> gr.Blocks:
         start.click(
             fn=last if getattr(shared.cmd_opts, "no_gradio_queue", False) else watch,
             inputs=[reference, *flat],
-            outputs=[search_id, status, best, found, infotext, gallery, scores, start, cancel],
+            outputs=[search_id, status, best, found, negative, infotext, gallery, scores, start, cancel],
             show_progress="hidden",
         )
         cancel.click(fn=lambda name: stop(searches, name), inputs=[search_id], outputs=[], queue=False)
@@ -138,9 +142,9 @@ def tab(searches: Searches) -> gr.Blocks:
         def choose(name: str, event: gr.SelectData):
             search = searches.get(name)
             step = search.log.steps[event.index] if search and search.log else None
-            return shown_step(search, step) if step else [gr.update()] * 3
+            return shown_step(search, step) if step else [gr.update()] * 4
 
-        gallery.select(fn=choose, inputs=[search_id], outputs=[best, found, infotext])
+        gallery.select(fn=choose, inputs=[search_id], outputs=[best, found, negative, infotext])
     return blocks
 
 
@@ -226,22 +230,22 @@ def follow(searches: Searches, picture: Image.Image | None, given: dict) -> Iter
 def shown(search: Search, status: str, ended: bool, new: bool) -> list:
     """Values of the widgets; pictures only when there are new ones, as they travel to the browser."""
     steps = search.log.steps if search.log else ()
-    pictures: list = [gr.update()] * 5
+    pictures: list = [gr.update()] * 6
     if new:
         step = search.best
         items = [(as_pil(one.picture), caption(i, one)) for i, one in enumerate(steps)]
-        pictures = [*(shown_step(search, step) if step else (None, "", "")), items, table(steps)]
+        pictures = [*(shown_step(search, step) if step else (None, "", "", "")), items, table(steps)]
     error = search.message if ended and search.message else ""
     said = f"<div class='error'>{html.escape(error)}</div>" if error else f"<p>{html.escape(status)}</p>"
     return [search.id, said, *pictures, gr.update(interactive=ended), gr.update(interactive=not ended)]
 
 
 def shown_error(message: str) -> list:
-    return ["", f"<div class='error'>{html.escape(message)}</div>", *[gr.update()] * 7]
+    return ["", f"<div class='error'>{html.escape(message)}</div>", *[gr.update()] * 8]
 
 
 def shown_step(search: Search, step: Step) -> list:
-    return [as_pil(step.picture), step.phrases.prompt, search.infotext(step)]
+    return [as_pil(step.picture), step.phrases.prompt, search.negative(step), search.infotext(step)]
 
 
 def caption(number: int, step: Step) -> str:

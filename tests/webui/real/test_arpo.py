@@ -77,6 +77,8 @@ def test_a_search_finds_the_phrase_and_tells_all(arpo, reference):
     seen = ended(arpo, {"image": reference, **WISH})
     assert (seen["state"], seen["prompt"].partition(",")[0]) == ("done", "a cat")
     assert seen["steps"][0]["gains"][0][0] == "green"
+    absent = seen["negative"].split(", ") if seen["negative"] else []
+    assert set(absent) <= {"red", "blue"}
     assert len(seen["steps"]) == 2  # with green there, nothing brings it nearer
     assert "no phrase" in seen["status"]
 
