@@ -106,7 +106,7 @@ WRITER: tuple[Input, ...] = (
     Text(
         "templates", "",
         "Your own questions to the model, each under a line with its name in square brackets, e.g. "
-        "[style]. Empty: ours, which the help page shows.",
+        "[style]. Empty: ours, which the help page shows. The word thesis: shorter ones as in the thesis.",
     ),
 )  # fmt: skip
 

@@ -180,6 +180,34 @@ def test_templates_can_be_changed_one_by_one():
     assert Templates.of("") == Templates() == Templates.of(Templates().text())
 
 
+def test_the_questions_of_the_thesis_are_a_choice():
+    thesis = Templates.of(" Thesis\n")
+    assert thesis != Templates() and Templates.of(thesis.text()) == thesis
+    changed = Templates.of("thesis\n[style]\nWhich style?")
+    assert changed.style == "Which style?" and changed.compare == thesis.compare
+    for name in TEMPLATES[1:]:  # the first prompt is BLIP2's there
+        assert getattr(thesis, name) != getattr(Templates(), name)
+
+
+def test_the_plain_list_that_the_thesis_asks_for_is_read():
+    said = "[soft texture visual, light blue silky bow tie, monochromatic color scheme]"
+    model = ByText({"python list": said.upper()})
+    found = VisionProposer(model, "vanilla", Templates.of("thesis")).propose(REFERENCE, GENERATED, CURRENT)
+    assert found.content == ("LIGHT BLUE SILKY BOW TIE",)
+    assert found.style == ("SOFT TEXTURE VISUAL", "MONOCHROMATIC COLOR SCHEME")
+
+
+class ByText:
+    """Answers by words in the question."""
+
+    def __init__(self, answers):
+        self.answers, self.asked = answers, []
+
+    def __call__(self, text, pictures=()):
+        self.asked.append(text)
+        return next((said for words, said in self.answers.items() if words in text.lower()), "they differ")
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -215,4 +243,6 @@ def test_what_is_no_colour_is_drawn_all_the_same():
 
 def test_the_help_page_shows_the_templates():
     page = Path(__file__).resolve().parents[2] / "web" / "docs" / "SteadyDiffVisionModel.md"
-    assert f"```text\n{Templates().text()}\n```" in page.read_text(encoding="utf-8")
+    shown = page.read_text(encoding="utf-8")
+    for templates in (Templates(), Templates.of("thesis")):
+        assert f"```text\n{templates.text()}\n```" in shown

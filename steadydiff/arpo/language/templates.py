@@ -6,7 +6,7 @@ Image 1 is always the reference: the candidates are to bring the next picture ne
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from ...errors import SettingsError
 
@@ -15,6 +15,21 @@ KINDS = (
     "style: medium, art style, technique, lighting, colours, composition",
 )
 
+THESIS = "thesis"
+_THESIS = {
+    "difference": "Image 1 comes first, Image 2 second. Say in what Image 1 and Image 2 differ, one step "
+    "after the other.",
+    "content": "You are skilled at describing pictures. Say what this one contains: its objects and "
+    "surroundings, what happens and what is done in it, its background and so on.",
+    "style": "You are skilled at analysing pictures. Say which style this one has: its medium, its art style "
+    "and whose style that is, the technique, the light, the colours, the resolution and so on.",
+    "compare": "Image 1 and Image 2 were described.\nImage 1: {image1}\nImage 2: {image2}\nFind out of these "
+    "descriptions in what the two differ, one step after the other.",
+    "candidates": "Write prompts for images that take up how Image 1 and Image 2 differ: {difference}\n\n"
+    "Wherever the two contrast, the prompts are to lead to images nearer to Image 1.\n\nMake them keywords "
+    "or short phrases with commas between them. Give all that are possible as one Python list and write "
+    "nothing but that list. Go one step after the other.",
+}  # what the thesis asks, in our words; its first prompt is BLIP2's, for which ours stands
 _PLACE = re.compile(r"\{(\w+)\}")
 _HEADING = re.compile(r"^\[(\w+)\][ \t]*$", re.MULTILINE)
 
@@ -77,16 +92,22 @@ class Templates:
 
     @classmethod
     def of(cls, text: str) -> Templates:
-        """Read changed templates: each under a line [name]; those that are not there stay as they are."""
+        """Read changed templates: each under a line [name]; those that are not there stay as they are.
+
+        The word "thesis" before them chooses the questions of the thesis instead of ours.
+        """
         before, *parts = _HEADING.split(text)
-        if before.strip():
-            raise SettingsError(f"templates must begin with a line [name]; there are: {', '.join(_names())}")
+        if (chosen := before.strip().casefold()) not in ("", THESIS):
+            raise SettingsError(
+                f"templates must begin with a line [name], or with the word {THESIS} for its questions; "
+                f"there are: {', '.join(_names())}"
+            )
         found = dict(zip(parts[::2], (part.strip() for part in parts[1::2]), strict=True))
         for name, template in found.items():
             if name not in _names() or not template:
                 what = "is empty" if name in _names() else f"does not exist; there are: {', '.join(_names())}"
                 raise SettingsError(f"the template {name} {what}")
-        return cls(**found)
+        return replace(cls(**(_THESIS if chosen else {})), **found)
 
     def text(self) -> str:
         """All of them in the form that `of` reads."""

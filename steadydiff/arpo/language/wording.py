@@ -86,7 +86,7 @@ _STYLE_NOUN = (
     r"(?:day|sun|moon|candle|back|rim|side)?light(?:ing)?|illumination|glow|shadows?|highlights|contrast|"
     r"exposure|palette|colou?rs?|colou?ring|scheme|tones?|hues?|saturation|(?:brush ?)?strokes?|brushwork|"
     r"line ?work|outlines?|shading|textures?|composition|perspective|angle|shot|framing|focus|bokeh|grain|"
-    r"resolution|mood|atmosphere|vibe|gradients?|lens|chiaroscuro|camera|quality)"
+    r"resolution|mood|atmosphere|vibe|gradients?|lens|chiaroscuro|camera|quality|visuals?|feel)"
 )
 _CONTENT_NOUN = (
     r"(?:main|subjects?|objects?|characters?|persons?|people|figures?|background|foreground|setting|"
