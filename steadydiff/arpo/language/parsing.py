@@ -40,7 +40,7 @@ _BULLET = re.compile(
 )
 _LABEL = re.compile(r"([^:;]{1,80}):[\"'*]*(?:\s|$)")
 _REASON = re.compile(r"(.{2,60}?)(?:\s[-–—]+\s|:\s)(.+)")
-_ASIDE = re.compile(r"(?<=\w)[\"'*]*\s+\([^()]*\)")
+_ASIDE = re.compile(r"(?<=\w)[\"'*]*\s+\([^()\s]+\s[^()]*\)")  # of several words: one belongs to the phrase
 _COMMENT = re.compile(r"(^|[\s,\[{])(?://|#)\s[^\n\"]*$", re.MULTILINE)
 _TRAILING = re.compile(r",(\s*[\]}])")
 _SENTENCE = re.compile(r"(?<=[^\W\d_]{3}[.!?])[\"'*]*\s+|(?<=[。!?])(?=[\u3040-\u9fff])|(?<=。)")
