@@ -6,17 +6,34 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..steadydiff.arpo.phrase_bank import ABSENT, PhraseBank, find_banks, read_bank
-from ..steadydiff.arpo.phrases import Phrases
+from ..steadydiff.arpo.bank_files import (
+    EMBEDDINGS,
+    NO_BANK,
+    OWN,
+    WILDCARDS,
+    find_banks,
+    named_banks,
+    named_lists,
+)
+from ..steadydiff.arpo.phrase_bank import ABSENT, PhraseBank
 from ..steadydiff.inputs import arpo as arpo_inputs
 from .shared import schema
 
-FOLDER, NONE = "steadydiff_phrases", arpo_inputs.NO_BANK
-
 
 def banks() -> dict[str, Path]:
-    """The banks that ship, and the user's in models/steadydiff_phrases."""
-    return find_banks(Path(folder_paths.models_dir) / FOLDER)
+    """The banks that ship, the user's in models/steadydiff_banks, and folders of wildcards."""
+    models = Path(folder_paths.models_dir)
+    known = {kind: known_folders(kind) for kind in (*OWN, WILDCARDS, "custom_nodes")}
+    wildcards = [folder for pack in known["custom_nodes"] for folder in sorted(pack.glob(f"*/{WILDCARDS}"))]
+    return find_banks(
+        *(folder for kind in OWN for folder in (models / kind, *known[kind])),
+        wildcards=[models / WILDCARDS, *known[WILDCARDS], *wildcards],
+    )
+
+
+def known_folders(kind: str) -> list[Path]:
+    """Folders that the host knows for a kind of files, as those of extra_model_paths.yaml."""
+    return list(map(Path, folder_paths.folder_names_and_paths.get(kind, ([],))[0]))
 
 
 class SteadyDiffPhraseBank(io.ComfyNode):
@@ -28,11 +45,11 @@ class SteadyDiffPhraseBank(io.ComfyNode):
             category=schema.CATEGORY,
             description="Proposes phrases for ARPO out of plain text files: those that are near to the "
             "reference and not to the drawing. No language model, nothing to download but the scorer's CLIP. "
-            "Your own banks are folders of .txt files in models/steadydiff_phrases.",
+            "Your own banks are .txt files, or folders of them, in models/steadydiff_banks.",
             search_aliases=["wildcards", "interrogator", "reverse prompt", "flavors", "arpo"],
             inputs=[
                 schema.Scorer.Input("scorer", tooltip="Who ranks the phrases; the same as ARPO's."),
-                schema.widget(replace(arpo_inputs.PHRASE_BANK[0], options=(*banks(), NONE))),
+                schema.widget(replace(arpo_inputs.PHRASE_BANK[0], options=(*banks(), NO_BANK))),
                 *schema.widgets(arpo_inputs.PHRASE_BANK[1:]),
             ],
             outputs=[
@@ -41,13 +58,13 @@ class SteadyDiffPhraseBank(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(cls, bank, **_):
-        folder = banks().get(bank)  # a file may have been written since
-        return sorted((str(f), f.stat().st_mtime_ns) for f in folder.rglob("*.txt")) if folder else None
+    def fingerprint_inputs(cls, bank, more="", **_):
+        return [one.files() for one in named_banks(banks(), bank, more)]  # one may have been written since
 
     @classmethod
-    def execute(cls, scorer, bank, most, against, content, style) -> io.NodeOutput:
-        own = Phrases(tuple(content.splitlines())), Phrases((), tuple(style.splitlines()))
-        lists = read_bank(banks()[bank]) if bank != NONE else ()
-        lists = (*lists, *(phrases for phrases in own if len(phrases)))
-        return io.NodeOutput(PhraseBank(lists, scorer, most, against, absent=ABSENT))
+    def execute(cls, scorer, bank, most, against, content, style, more="") -> io.NodeOutput:
+        lists, cache = (
+            named_lists(banks(), bank, more, content, style),
+            Path(folder_paths.models_dir) / EMBEDDINGS,
+        )
+        return io.NodeOutput(PhraseBank(lists, scorer, most, against, ABSENT, cache))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from torch import Tensor
 
 from ..errors import SettingsError
 from ..optional import import_open_clip
+from .embeddings import identity_of
 
 BATCH = 2048  # texts that are encoded at a time
 OTHER = "other"
 MODELS = ("ViT-L-14", "ViT-B-32", "ViT-H-14", "ViT-bigG-14", OTHER)
+IDENTIFIED = "Photo of 2 cats, by the sea (oil on canvas)"  # shows how a tokenizer parts words
 REMEMBERED = 40_000  # embeddings of texts; of ViT-L-14 some 120 MB
 
 
@@ -57,6 +60,12 @@ class OpenClipScorer:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "texts", TextMemory(self._encode_texts))
+
+    @cached_property
+    def identity(self) -> str:
+        """Differs between models and between their tokenizers."""
+        tokens = self.tokenizer([IDENTIFIED])[0].tolist()
+        return identity_of(self.model, type(self.model).__name__, tokens)
 
     @torch.no_grad()
     def picture(self, picture: Tensor) -> Tensor:

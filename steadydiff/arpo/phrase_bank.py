@@ -1,29 +1,25 @@
 """Phrase banks: a proposer that knows no language model, only lists of phrases and a scorer.
 
-A bank is a folder of text files, one phrase a line. Files in a folder `style` hold style, all others content.
-`__name__` in a phrase stands for every line of the file name.txt, as in wildcards; files in a folder `words`
-serve only for that. Empty lines and lines that begin with "#" say nothing.
+A bank is a folder of text files, or one text file, one phrase a line. Files in a folder `style` hold style,
+all others content. `__name__` in a phrase stands for every line of the file name.txt, as in wildcards; files
+in a folder `words` serve only for that. Empty lines and lines that begin with "#" say nothing.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from itertools import product
-from math import prod
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..errors import SettingsError
-from ..files.text import is_hidden, read_text
+from .embeddings import KEPT_FROM, kept_embeddings
 from .phrases import Phrases
 from .search import Scorer
 
-BANKS = Path(__file__).resolve().parents[2] / "phrases"
-MOST_PHRASES = 20_000  # embeddings of so many are some 60 MB
 ABSENT = 1  # of each list, in the hosts' faces; the next ones mostly say the same in other words
-_WILDCARD = re.compile(r"__([^\W_]+(?:[_-][^\W_]+)*)__")
+CHUNK = 8192  # phrases that are ranked at a time
 
 
 @dataclass(frozen=True)
@@ -37,6 +33,7 @@ class PhraseBank:
              and what the drawing shows by luck, without being told, is hidden
     absent:  how many of each list it proposes as `negative`, what the drawing shows most and the reference
              least; 0: none
+    cache:   a folder that keeps the embeddings of longer lists from one run to the next; None: none does
     """
 
     lists: tuple[Phrases, ...]
@@ -44,6 +41,8 @@ class PhraseBank:
     most: int = 16
     against: float = 0.5
     absent: int = 0
+    cache: Path | None = None
+    _embeddings: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not any(len(phrases) for phrases in self.lists):
@@ -55,81 +54,49 @@ class PhraseBank:
 
     def caption(self, reference: Tensor) -> Phrases:
         """The one phrase nearest to the reference, of the content if there is any."""
-        known = sum(self.lists, Phrases())
-        return self._ranked(Phrases(known.content) or known, self.scorer.picture(reference))[0][1]
+        direction = self.scorer.picture(reference)
+        found = [p for at in range(len(self.lists)) for p in self._nearest(at, direction, 1, Phrases())]
+        return max(found, key=lambda pair: (bool(pair[1].content), pair[0]))[1]
 
     def propose(self, reference: Tensor, generated: Tensor, current: Phrases) -> Phrases:
         """Phrases of the largest sim(reference) - against * sim(generated); negative ones of the smallest
         sim(reference) - sim(generated)."""
         wanted, drawn = self.scorer.picture(reference), self.scorer.picture(generated)
-        lacking = wanted - self.against * drawn
-        found = [p for phrases in self.lists for p in self._ranked(phrases - current, lacking)[: self.most]]
-        best = sorted(found, key=lambda pair: -pair[0])
-        absent = [
-            p.prompt
-            for phrases in (self.lists if self.absent else ())
-            for _, p in self._ranked(phrases - current, drawn - wanted)[: self.absent]
-        ]
-        return sum((phrase for _, phrase in best), Phrases(negative=tuple(absent)))
 
-    def _ranked(self, phrases: Phrases, direction: Tensor) -> list[tuple[float, Phrases]]:
-        """Similarity to a direction and phrase, the nearest first."""
-        if not len(phrases):
+        def nearest(direction: Tensor, most: int) -> list[tuple[float, Phrases]]:
+            return [p for at in range(len(self.lists)) for p in self._nearest(at, direction, most, current)]
+
+        found = sorted(nearest(wanted - self.against * drawn, self.most), key=lambda pair: -pair[0])
+        best = [phrase for _, phrase in found]
+        absent = [phrase.prompt for _, phrase in nearest(drawn - wanted, self.absent)] if self.absent else []
+        return Phrases(sum((p.content for p in best), ()), sum((p.style for p in best), ()), tuple(absent))
+
+    def _nearest(
+        self, at: int, direction: Tensor, most: int, current: Phrases
+    ) -> list[tuple[float, Phrases]]:
+        """Similarity and phrase of the list's `most` nearest to a direction that are not in `current`."""
+        phrases = self.lists[at]
+        texts = [*phrases.content, *phrases.style]
+        told = {p.casefold() for p in current.content + current.style}
+        left = [i for i, text in enumerate(texts) if text.casefold() not in told]
+        if not left:
             return []
-        scores = (self.scorer.texts([*phrases.content, *phrases.style]) @ direction).tolist()
-        return sorted(zip(scores, phrases.each(), strict=True), key=lambda pair: -pair[0])
+        parts = self._embedded(at, texts, len(direction))[left].split(CHUNK)
+        scores = torch.cat([part @ direction for part in parts])
+        nearest = scores.argsort(descending=True, stable=True)[:most].tolist()
+        content = len(phrases.content)
+        return [
+            (
+                float(scores[i]),
+                Phrases((texts[left[i]],)) if left[i] < content else Phrases((), (texts[left[i]],)),
+            )
+            for i in nearest
+        ]
 
-
-def find_banks(own: Path) -> dict[str, Path]:
-    """Folders of banks by name: those that ship, and the user's, every folder of `own`."""
-    found = [*sorted(BANKS.iterdir()), *(sorted(own.iterdir()) if own.is_dir() else [])]
-    return {folder.name: folder for folder in found if folder.is_dir() and not folder.name.startswith(".")}
-
-
-def read_bank(folder: Path) -> tuple[Phrases, ...]:
-    """The lists of a bank, their wildcards filled in.
-
-    Raises:  SettingsError naming the file: it is not there, is no text, names a file that is not there or
-             itself, or fills in to too many phrases.
-    """
-    files: dict[str, Path] = {}
-    for file in sorted(folder.rglob("*.txt")):
-        if is_hidden(file, folder):  # what macOS, notebooks and editors leave behind
-            continue
-        if file.stem in files:
-            raise SettingsError(f"{folder.name} has two files {file.name}; wildcards could mean either")
-        files[file.stem] = file
-    if not files:
-        raise SettingsError(f"no phrase bank is in {folder.name}: a folder of .txt files, one phrase a line")
-    lists = []
-    for name, file in files.items():
-        folders = file.relative_to(folder).parent.parts
-        if "words" not in folders:
-            lines = tuple(_filled(name, files))
-            lists.append(Phrases((), lines) if "style" in folders else Phrases(lines))
-    if sum(map(len, lists)) > MOST_PHRASES:
-        raise SettingsError(f"{folder.name} has more than {MOST_PHRASES} phrases; part it into several banks")
-    return tuple(lists)
-
-
-def _filled(name: str, files: dict[str, Path], within: tuple[str, ...] = ()) -> list[str]:
-    """The lines of a file with every wildcard in them filled in."""
-    if name in within:
-        raise SettingsError(f"{name}.txt stands for itself, by way of {', '.join(within)}")
-    if name not in files:
-        raise SettingsError(f"{within[-1]}.txt names __{name}__, but the bank has no {name}.txt")
-    try:
-        lines = read_text(files[name]).splitlines()
-    except OSError as error:
-        raise SettingsError(f"{name}.txt cannot be read: {error}") from None
-    found = []
-    for line in lines:
-        if line.strip() and not line.lstrip().startswith("#"):
-            parts = _WILDCARD.split(line.strip())  # text, name, text, name, ..., text
-            choices = [_filled(p, files, (*within, name)) if i % 2 else [p] for i, p in enumerate(parts)]
-            if len(found) + prod(map(len, choices)) > MOST_PHRASES:
-                raise SettingsError(
-                    f"{name}.txt: {line.strip()!r} stands for more than {MOST_PHRASES} phrases"
-                )
-            found += ["".join(choice) for choice in product(*choices)]
-    return found
+    def _embedded(self, at: int, texts: list[str], width: int) -> Tensor:
+        """The embeddings [N, D] of a list; those of short ones lie in the scorer's own memory."""
+        if self.cache is None or len(texts) < KEPT_FROM:
+            return self.scorer.texts(texts)
+        if at not in self._embeddings:
+            self._embeddings[at] = kept_embeddings(self.scorer, texts, width, self.cache)
+        return self._embeddings[at]

@@ -29,12 +29,16 @@ def save_checkpoint(
     kind: str,
     version: int,
     metadata: dict[str, str] | None = None,
+    by: str = "",
     **facts,
 ) -> None:
-    """Write tensors and a header {kind, version, **facts} beside other metadata, whole or not at all."""
+    """Write tensors and a header {kind, version, **facts} beside other metadata, whole or not at all.
+
+    by: as in `whole_file`
+    """
     header = json.dumps({"kind": kind, "version": version, **facts})
     own = {k: v.contiguous() for k, v in tensors.items()}
-    with whole_file(path) as draft:
+    with whole_file(path, by) as draft:
         save_file(own, draft, {**(metadata or {}), HEADER_KEY: header})
 
 

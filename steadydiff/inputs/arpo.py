@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from ..arpo.bank_files import NO_BANK
 from ..arpo.clip_scorer import MODELS
 from ..arpo.language.proposer import FRAMEWORKS
 from .kinds import Choice, Input, Number, Switch, Text, Whole
 
 PICTURE, TEXT = "image", "text"
 BANK, SERVER = "phrase bank", "chat server"
-NO_BANK = "none"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ PHRASE_BANK: tuple[Input, ...] = (
     Choice(
         "bank", "general", ("general", "tinyworld", NO_BANK),
         "general: some 470 phrases of mediums, styles, lights, colours, compositions, moods, subjects and "
-        "places. tinyworld: all that the demo model can draw. none: only your phrases below.",
+        "places. tinyworld: all that the demo model can draw. none: only your phrases below. Larger ones of "
+        "one kind each: art, camera, figures, world; tags: for models taught with tags.",
     ),
     Whole(
         "most", 16, 1, 1000,
@@ -76,6 +77,11 @@ PHRASE_BANK: tuple[Input, ...] = (
     ),
     Text("content", "", "More phrases of what is shown, one a line."),
     Text("style", "", "More phrases of how it is shown, one a line."),
+    Line(
+        "more", "",
+        "Further banks by name, between commas: art, camera, world. A part of one: art/style/prints. Your "
+        "own are in models/steadydiff_banks; folders of wildcards are named after who brought them.",
+    ),
 )  # fmt: skip
 
 WRITER: tuple[Input, ...] = (

@@ -287,3 +287,45 @@ def test_an_empty_latent_is_drawn_in_the_models_size(execute, inputs):
         1
     ]
     assert image.shape == (1, 64, 64, 3)
+
+
+# --- banks ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def models(monkeypatch, tmp_path):
+    """An empty folder of models, with nobody else's wildcards."""
+    folders = load("folder_paths")
+    monkeypatch.setattr(folders, "models_dir", str(tmp_path / "models"))
+    monkeypatch.setitem(folders.folder_names_and_paths, "custom_nodes", ([str(tmp_path / "packs")], set()))
+    return tmp_path / "models"
+
+
+def test_banks_of_the_user_and_of_wildcards_propose_and_their_embeddings_are_kept(
+    execute, scorer, models, pack
+):
+    shapes = ["square", "circle", "triangle", "star", "heart", "ring", "cross", "diamond"]
+    for file, lines in {
+        models / "steadydiff_banks" / "mine" / "shapes.txt": [f"a {c} {s}" for c in "abcdef" for s in shapes],
+        models / "steadydiff_banks" / "short.txt": ["a small purple square"],
+        models.parent / "packs" / "Wild" / "wildcards" / "style" / "ways.txt": ["a dotted drawing"],
+    }.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n".join(lines))
+    [options] = [one.options for one in pack["SteadyDiffPhraseBank"].GET_SCHEMA().inputs if one.id == "bank"]
+    assert {"general", "art", "mine", "short", "wildcards Wild", "none"} <= set(options)
+    bank = {"scorer": scorer, "bank": "mine", "more": "short, wildcards Wild"}
+    [proposer] = execute("SteadyDiffPhraseBank", **bank)
+    found = proposer.propose(reference()[0], torch.zeros(64, 64, 3), Phrases())
+    assert {"a small purple square", "a dotted drawing"} <= {*found.content, *found.style}
+    [kept] = (models / "steadydiff_banks" / ".embeddings").iterdir()
+    written = kept.stat().st_mtime_ns
+    [again] = execute("SteadyDiffPhraseBank", **bank)
+    assert again.propose(reference()[0], torch.zeros(64, 64, 3), Phrases()) == found
+    assert kept.stat().st_mtime_ns == written
+    node, before = pack["SteadyDiffPhraseBank"], None
+    assert (before := node.fingerprint_inputs("mine", "short")) == node.fingerprint_inputs("mine", "short")
+    (models / "steadydiff_banks" / "short.txt").write_text("a red star and more")
+    assert node.fingerprint_inputs("mine", "short") != before
+    with pytest.raises(Exception, match="there is no phrase bank 'absent'; there are art,"):
+        execute("SteadyDiffPhraseBank", scorer=scorer, more="absent")

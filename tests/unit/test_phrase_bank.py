@@ -4,8 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from steadydiff.arpo.phrase_bank import BANKS, MOST_PHRASES, PhraseBank, read_bank
+from steadydiff.arpo import phrase_bank
+from steadydiff.arpo.bank_files import BANKS, MOST_PHRASES, find_banks, named_lists, read_bank
+from steadydiff.arpo.embeddings import identity_of
+from steadydiff.arpo.phrase_bank import PhraseBank
 from steadydiff.arpo.phrases import Phrases
 from steadydiff.errors import SettingsError
 from steadydiff.tinyworld import scenes
@@ -138,3 +143,122 @@ def test_the_general_bank_is_tidy():
     assert 300 <= len(phrases) <= MOST_PHRASES
     assert len({phrase.casefold() for phrase in phrases}) == len(phrases)  # no phrase in two lists
     assert all(len(phrase) < 50 and phrase == phrase.strip() for phrase in phrases)
+
+
+# --- banks by name ----------------------------------------------------------------------------------------
+
+
+def test_banks_of_the_user_are_folders_and_single_files_and_may_be_named_in_part(tmp_path):
+    for name, text in {
+        "banks/mine/style/papers.txt": "on rice paper", "banks/mine/animals.txt": "a __size__ newt",
+        "banks/mine/words/size.txt": "small\nbig", "banks/cars.txt": "a red coupe",
+        "banks/.embeddings/x.txt": "x", "old/mine/a.txt": "of the elder folder",
+    }.items():  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    banks = find_banks(tmp_path / "old", tmp_path / "banks", tmp_path / "absent")
+    assert {"general", "tinyworld", "cars"} < set(banks) and ".embeddings" not in banks
+    animals, papers = Phrases(("a small newt", "a big newt")), Phrases((), ("on rice paper",))
+    assert named_lists(banks, "mine") == (animals, papers)
+    assert named_lists(banks, "mine", " cars, mine ") == (animals, papers, Phrases(("a red coupe",)))
+    assert named_lists(banks, "none", "mine/style, mine/animals") == (papers, animals)
+    assert named_lists(banks, "none", "", "a hat\n", "soft") == (Phrases(("a hat",)), Phrases((), ("soft",)))
+    assert named_lists(banks, "none") == ()
+    with pytest.raises(SettingsError, match=r"there is no phrase bank 'trains'; there are art, "):
+        named_lists(banks, "mine", "trains")
+    for outside in ("mine/..", "mine/style/../..", "mine//etc", "mine/anim"):
+        with pytest.raises(SettingsError, match="mine has no"):
+            named_lists(banks, "none", outside)
+
+
+def test_folders_of_wildcards_are_read_without_what_only_their_programs_understand(tmp_path):
+    home = tmp_path / "Pack" / "wildcards"
+    for name, text in {
+        "hats.txt": "a __colours/warm__ hat\na __warm__ cap\na __cold__ hat\n{a|b} hat\n2::a fez\n# a note\n",
+        "colours/warm.txt": "red\norange", "deep/colours/warm.txt": "ochre", "loop.txt": "__loop__",
+        "broken.txt": b"\xff\xfe\x00",
+    }.items():  # fmt: skip
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    banks = find_banks(wildcards=[home, tmp_path / "absent" / "wildcards"])
+    warm = Phrases(("red", "orange"))
+    hats = Phrases(("a red hat", "a orange hat", "a red cap", "a orange cap"))
+    assert named_lists(banks, "wildcards Pack") == (warm, Phrases(("ochre",)), hats)
+    assert named_lists(banks, "none", "wildcards Pack/colours") == (warm,)
+
+
+# --- embeddings on disk -----------------------------------------------------------------------------------
+
+
+class Counted:
+    """Numbers as texts; 64 axes. Counts what it embeds."""
+
+    def __init__(self, identity="one"):
+        self.identity, self.embedded = identity, 0
+
+    def picture(self, picture):
+        return torch.randn(64, generator=torch.Generator().manual_seed(int(picture.sum())))
+
+    def texts(self, texts):
+        self.embedded += len(texts)
+        made = [torch.randn(64, generator=torch.Generator().manual_seed(int(text))) for text in texts]
+        return torch.nn.functional.normalize(torch.stack(made), dim=1)
+
+    def fits(self, texts):
+        return [True] * len(texts)
+
+
+NUMBERS = Phrases(tuple(map(str, range(40)))), Phrases((), ("77", "78"))
+
+
+def proposed(scorer, cache, lists=NUMBERS):
+    bank = PhraseBank(lists, scorer, 5, cache=cache)
+    return bank.propose(pixel(1.0, 0.0, 0.0), pixel(0.0, 1.0, 1.0), Phrases(("3",)))
+
+
+def test_embeddings_of_longer_lists_are_kept_by_scorer_and_by_what_the_list_says(tmp_path):
+    scorer = Counted()
+    found = proposed(scorer, tmp_path)
+    assert found == proposed(Counted(), None) and len(found) == 7 and scorer.embedded == 42
+    assert proposed(again := Counted(), tmp_path) == found and again.embedded == 2  # short lists are not kept
+    assert proposed(other := Counted("two"), tmp_path) == found and other.embedded == 42
+    changed = Phrases((*NUMBERS[0].content[:-1], "99")), NUMBERS[1]
+    proposed(edited := Counted(), tmp_path, changed)
+    assert edited.embedded == 42 and len(list(tmp_path.iterdir())) == 3
+    proposed(nobody := Counted(""), tmp_path)
+    assert nobody.embedded > 2 and len(list(tmp_path.iterdir())) == 3  # nobody knows when it has changed
+
+
+@pytest.mark.parametrize("spoiled", [b"junk", None])
+def test_spoiled_embeddings_are_made_again(tmp_path, spoiled):
+    found = proposed(Counted(), tmp_path)
+    [file] = tmp_path.iterdir()
+    if spoiled is None:
+        save_file({"embeddings": torch.full((40, 64), float("nan"))}, file, safe_open(file, "pt").metadata())
+    else:
+        file.write_bytes(spoiled)
+    assert proposed(again := Counted(), tmp_path) == found and again.embedded == 42
+    assert proposed(after := Counted(), tmp_path) == found and after.embedded == 2
+
+
+def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    assert proposed(Counted(), tmp_path / "file" / "x") == proposed(Counted(), None)
+
+
+def test_a_model_is_known_by_its_weights_and_its_tokenizer():
+    torch.manual_seed(0)
+    one = torch.nn.Linear(8, 300)
+    same = torch.nn.Linear(8, 300)
+    same.load_state_dict(one.state_dict())
+    assert identity_of(one, "a") == identity_of(same, "a") != identity_of(one, "b")
+    assert identity_of(one, "a") != identity_of(one.half(), "a")
+    with torch.no_grad():
+        same.weight.mul_(1.001)
+    assert identity_of(same, "a") != identity_of(one.float(), "a")
+
+
+def test_large_banks_are_ranked_in_chunks_as_at_once(monkeypatch):
+    whole = proposed(Counted(), None)
+    monkeypatch.setattr(phrase_bank, "CHUNK", 7)
+    assert proposed(Counted(), None) == whole

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from steadydiff.arpo.bank_files import find_banks, read_bank
 from steadydiff.arpo.language.keys import find_key
-from steadydiff.arpo.phrase_bank import find_banks, read_bank
 from steadydiff.errors import SettingsError
 from steadydiff.files.text import read_text
 from tools.launch import arpo

@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from steadydiff.arpo.bank_files import BANKS, read_bank
 from steadydiff.arpo.clip_scorer import as_pil
 from steadydiff.arpo.log import Log, as_dict, load_log, save_log
-from steadydiff.arpo.phrase_bank import ABSENT, BANKS, PhraseBank, read_bank
+from steadydiff.arpo.phrase_bank import ABSENT, PhraseBank
 from steadydiff.arpo.phrases import Phrases
 from steadydiff.arpo.search import ARPO
 from steadydiff.errors import SteadyDiffError

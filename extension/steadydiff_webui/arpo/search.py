@@ -17,13 +17,14 @@ import torch
 from modules import call_queue, devices, paths, processing, scripts, sd_models, sd_samplers, shared
 from PIL import Image
 
+from steadydiff.arpo.bank_files import EMBEDDINGS, NO_BANK, OWN, WILDCARDS, find_banks, named_lists
 from steadydiff.arpo.clip_scorer import OpenClipScorer, load_scorer
 from steadydiff.arpo.language.keys import find_key
 from steadydiff.arpo.language.proposer import VisionProposer
 from steadydiff.arpo.language.server import ChatServer
 from steadydiff.arpo.language.templates import Templates
 from steadydiff.arpo.log import Log, Step, load_log, log_file, save_log
-from steadydiff.arpo.phrase_bank import ABSENT, PhraseBank, find_banks, read_bank
+from steadydiff.arpo.phrase_bank import ABSENT, PhraseBank
 from steadydiff.arpo.phrases import Phrases
 from steadydiff.arpo.search import ARPO, Proposer, Scorer
 from steadydiff.errors import ProposerError, SettingsError, SteadyDiffError
@@ -62,7 +63,10 @@ def parts() -> dict[str, tuple[Input, ...]]:
                 "server, a vision-language model behind an address.",
             ),
         ),
-        "bank": (replace(arpo_inputs.PHRASE_BANK[0], options=banks()), *arpo_inputs.PHRASE_BANK[1:]),
+        "bank": (
+            replace(arpo_inputs.PHRASE_BANK[0], options=(*banks(), NO_BANK)),
+            *arpo_inputs.PHRASE_BANK[1:],
+        ),
         "server": tuple(replace(one, default=server_default(one)) for one in arpo_inputs.CHAT_SERVER),
         "scorer": arpo_inputs.CLIP_SCORER,
     }  # fmt: skip
@@ -114,12 +118,11 @@ def _read_part(part: str, inputs: tuple[Input, ...], given: Mapping[str, object]
         raise SettingsError(f"{part}: {error}") from None
 
 
-def banks() -> tuple[str, ...]:
-    return (*find_banks(bank_folder()), arpo_inputs.NO_BANK)
-
-
-def bank_folder() -> Path:
-    return Path(paths.models_path) / "steadydiff_phrases"
+def banks() -> dict[str, Path]:
+    """The banks that ship, the user's in models/steadydiff_banks, and folders of wildcards."""
+    models, extensions = Path(paths.models_path), Path(paths.data_path) / "extensions"
+    wildcards = [models / WILDCARDS, *sorted(extensions.glob(f"*/{WILDCARDS}"))]
+    return find_banks(*(models / kind for kind in OWN), wildcards=wildcards)
 
 
 def log_folder() -> Path:
@@ -157,12 +160,11 @@ def new_proposer(settings: Settings, scorer: Scorer) -> Proposer:
     return _chat(**settings["server"])
 
 
-def _bank(scorer: Scorer, bank: str, most: int, against: float, content: str, style: str) -> PhraseBank:
-    own = Phrases(tuple(content.splitlines())), Phrases((), tuple(style.splitlines()))
-    lists = read_bank(find_banks(bank_folder())[bank]) if bank != arpo_inputs.NO_BANK else ()
-    return PhraseBank(
-        (*lists, *(phrases for phrases in own if len(phrases))), scorer, most, against, absent=ABSENT
-    )
+def _bank(
+    scorer: Scorer, bank: str, most: int, against: float, content: str, style: str, more: str
+) -> PhraseBank:
+    lists = named_lists(banks(), bank, more, content, style)
+    return PhraseBank(lists, scorer, most, against, ABSENT, Path(paths.models_path) / EMBEDDINGS)
 
 
 def _chat(

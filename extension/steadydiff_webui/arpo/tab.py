@@ -12,6 +12,7 @@ from modules import infotext_utils, script_callbacks, shared
 from modules.ui_common import create_refresh_button
 from PIL import Image
 
+from steadydiff.arpo.bank_files import NO_BANK
 from steadydiff.arpo.clip_scorer import as_pil
 from steadydiff.arpo.log import Step
 from steadydiff.errors import SteadyDiffError
@@ -177,7 +178,8 @@ def settings_widgets(known: dict[str, tuple[Input, ...]]) -> dict[tuple[str, str
                         add(part, one)
                         if (part, one.name) == ("bank", "bank"):
                             create_refresh_button(
-                                widgets[part, one.name], lambda: None, lambda: {"choices": list(banks())},
+                                widgets[part, one.name], lambda: None,
+                                lambda: {"choices": [*banks(), NO_BANK]},
                                 f"{NAME}_bank_refresh",
                             )  # fmt: skip
     proposer, serving = widgets["proposer", "proposer"], accordions["server"]

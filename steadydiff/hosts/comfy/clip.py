@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...arpo.clip_scorer import TextMemory, unit
+from ...arpo.clip_scorer import IDENTIFIED, TextMemory, unit
+from ...arpo.embeddings import identity_of
 from ...errors import HostError
 
 TOWERS = ("clip_l", "clip_g", "clip_h")  # as the host's text encoders call CLIP's inside them
@@ -33,6 +35,15 @@ class HostClipScorer:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_name", fitting_tower(self.clip.cond_stage_model, self.vision.model))
         object.__setattr__(self, "texts", TextMemory(self._encode))
+
+    @cached_property
+    def identity(self) -> str:
+        """Differs between encoders; none for one with patches, such as LoRAs, which nobody can name."""
+        if getattr(getattr(self.clip, "patcher", None), "patches", None):
+            return ""
+        tokens = [token for token, *_ in self._tokens(IDENTIFIED)[0]]
+        facts = self._name, getattr(self.clip, "layer_idx", None), tokens
+        return identity_of(getattr(self.clip.cond_stage_model, self._name), *facts)
 
     @torch.no_grad()
     def picture(self, picture: Tensor) -> Tensor:
