@@ -7,15 +7,20 @@ and so are the true captions, as they are and as phrases, which no search can be
 """
 
 import re
+import statistics
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from itertools import compress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from steadydiff.arpo.phrase_bank import PhraseBank
 from steadydiff.arpo.phrases import Phrases
 from steadydiff.arpo.search import ARPO, Log
 from steadydiff.tinyworld import files
@@ -36,6 +41,7 @@ from steadydiff.tinyworld.scenes import (
 from tools.bench.shared import world
 from tools.bench.shared.frame import Bench, Figures
 from tools.launch.arpo import CONDITION, SCENES, SCENES_SEED, bank, draw, scorer
+from tools.launch.console import say
 
 PART, PARTS, SEEDS = 20, 10, 3  # 200 references in all
 STARTS = ("empty", "wrong")
@@ -293,7 +299,35 @@ def judged(way: Callable[[int, str, int], list[str]], start: str, seed: int, par
     return figures
 
 
+class Embedded:
+    """A scorer of random embeddings as wide as ViT-L-14's, which costs nothing but the ranking."""
+
+    def picture(self, picture: Tensor) -> Tensor:
+        return F.normalize(picture.flatten()[:768], dim=0)
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        return F.normalize(torch.randn(len(texts), 768, generator=torch.Generator().manual_seed(0)), dim=1)
+
+    def fits(self, texts: Sequence[str]) -> list[bool]:
+        return [True] * len(texts)
+
+
+def ranking_seconds(phrases: int = 10_000, lists: int = 10) -> float:
+    """One proposal of a bank of so many phrases whose embeddings are there; the median of five."""
+    each = phrases // lists
+    made = tuple(Phrases(tuple(f"phrase {i} {j}" for j in range(each))) for i in range(lists))
+    pictures = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    with TemporaryDirectory() as folder:
+        large, taken = PhraseBank(made, Embedded(), cache=Path(folder)), []
+        for _ in range(6):
+            begun = time.perf_counter()
+            large.propose(pictures[0], pictures[1], Phrases(("phrase 3 4",)))
+            taken.append(time.perf_counter() - begun)
+    return statistics.median(taken[1:])
+
+
 def main() -> int:
+    say(f"ranking 10,000 embedded phrases: {ranking_seconds():.3f} s, {torch.get_num_threads()} threads")
     facts = {"weights": world.weights(), "judges": world.judges(), "part": PART,
              "bank": [len(phrases) for phrases in bank().lists], "most": bank().most,
              "against": bank().against,
