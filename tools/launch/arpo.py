@@ -1,45 +1,65 @@
-"""ARPO on the command line: from a picture back to a prompt, by the tiny world or through a running ComfyUI.
+"""ARPO on the command line: from pictures back to prompts, by the tiny world or through a running ComfyUI.
 
     run.py arpo scene:7                      the tiny world's own drawing number 7
-    run.py arpo picture.png --iterations 3   any picture; the tiny world only knows its own shapes
-    run.py arpo picture.png --port 8188      through a running ComfyUI, by the graph of --workflow
+    run.py arpo drawing.png --iterations 3   a drawing of the tiny world
+    run.py arpo photo.png --comfyui 8188 --checkpoint sd15.safetensors
+    run.py arpo FOLDER --comfyui 8188 ...    every picture of a folder; its prompt is written beside it
 
-A search is kept in output/arpo/<picture>/ after every iteration: its log, its pictures and a sheet; --resume
-goes on from there.
+Without a ComfyUI a search is kept in output/arpo/<picture>/ after every iteration: its log, its pictures and
+a sheet; --resume goes on from there.
 """
 
 import argparse
 import json
 import sys
-from functools import cache
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from steadydiff.arpo.bank_files import BANKS, read_bank
-from steadydiff.arpo.clip_scorer import as_pil
+from steadydiff.arpo.bank_files import BANKS, NO_BANK, find_banks, named_lists, read_bank
+from steadydiff.arpo.clip_scorer import as_pil, load_scorer
+from steadydiff.arpo.language.proposer import VisionProposer
+from steadydiff.arpo.language.server import ChatServer
 from steadydiff.arpo.log import Log, as_dict, load_log, save_log
 from steadydiff.arpo.phrase_bank import ABSENT, PhraseBank
 from steadydiff.arpo.phrases import Phrases
-from steadydiff.arpo.search import ARPO
+from steadydiff.arpo.search import ARPO, Proposer, Scorer
 from steadydiff.errors import SteadyDiffError
 from steadydiff.files.atomic import write_whole
-from steadydiff.files.text import read_text
+from steadydiff.files.text import is_hidden
+from steadydiff.inputs.arpo import CHAT_SERVER, TINY
 from steadydiff.picture_files import pixels, read_picture
 from steadydiff.tinyworld import sampling
-from steadydiff.tinyworld.scenes import caption, render, sample_scenes
+from steadydiff.tinyworld.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    STYLES,
+    caption,
+    render,
+    sample_scenes,
+)
 from steadydiff.tinyworld.scorer import tiny_scorer
 from steadydiff.tinyworld.train import HELD_OUT
 from tools.bench.shared import world
-from tools.launch.comfy_client import ComfyClient, ComfyError
+from tools.launch.arpo_host import HostSearch
 from tools.launch.console import Stop, say
 from tools.launch.environment import ROOT
 from tools.launch.sheet import draw_sheet, enlarged
 
 CONDITION = world.Condition("epsilon", "euler", 20, 4.0)
 SCENES_SEED, SCENES = HELD_OUT + 60, 1000
+SIDE = 64  # of the tiny world's pictures
 OUTPUT = ROOT / "output" / "arpo"
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+DRAWS = (
+    f"It draws one or two of {len(SHAPES)} shapes ({', '.join(SHAPES[:3])} ...) in {len(COLOURS)} colours on "
+    f"{len(BACKGROUNDS)} backgrounds in {len(STYLES)} styles, {SIDE} x {SIDE} pixels, and nothing else."
+)
 scorer = cache(tiny_scorer)
 
 
@@ -59,26 +79,72 @@ def bank(name: str = "tinyworld", most: int = 16) -> PhraseBank:
     return PhraseBank(read_bank(BANKS / name), scorer(), most, absent=ABSENT)
 
 
+# --- what the user named ----------------------------------------------------------------------------------
+
+
+def references(name: str) -> dict[str, Path | None]:
+    """Pictures by name: one, all of a folder, or a scene of the tiny world, which has no file."""
+    path = Path(name)
+    if not path.is_dir():
+        return {name: None if scene_of(name) is not None else path}
+    found = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES and not is_hidden(p, path))
+    if not found:
+        raise Stop(f"{name} has no pictures: a folder with {', '.join(PICTURES)} files is needed.")
+    return {str(file): file for file in found}
+
+
+def scene_of(name: str) -> int | None:
+    kind, _, number = name.partition(":")
+    return int(number) if kind == "scene" and number.isdecimal() and int(number) < SCENES else None
+
+
 def read_reference(name: str) -> tuple[str, Tensor]:
     """What to call a reference, and the picture [H, W, 3] in 0..1; "scene:N" is the tiny world's."""
-    kind, _, number = name.partition(":")
-    if kind == "scene" and number.isdecimal() and int(number) < SCENES:
+    number = scene_of(name)
+    if number is not None:
         scenes = sample_scenes(SCENES_SEED, SCENES)
-        say(f"reference: {caption(scenes, int(number))}")
-        return f"scene_{number}", render(scenes[int(number) : int(number) + 1])[0].permute(1, 2, 0)
+        say(f"reference: {caption(scenes, number)}")
+        return f"scene_{number}", render(scenes[number : number + 1])[0].permute(1, 2, 0)
     return Path(name).stem, pixels(read_picture(Path(name), name)) / 255
 
 
-def search(options: argparse.Namespace) -> None:
-    """Search with the tiny world's own models."""
-    name, reference = read_reference(options.image)
-    folder = OUTPUT / name
+def named_scorer(options: argparse.Namespace) -> Scorer:
+    """The CLIP of --clip: a folder, or a model of open_clip with its weights after a slash."""
+    if options.clip in (None, TINY):
+        return scorer()
+    if Path(options.clip).is_dir():
+        return load_scorer(Path(options.clip))
+    model, _, weights = options.clip.partition("/")
+    return load_scorer(model, weights or "openai", download=options.download)
+
+
+def named_proposer(options: argparse.Namespace, clip: Scorer) -> Proposer:
+    """A chat server where one is named, else the banks of --bank: names, or folders and files."""
+    if options.server:
+        server = ChatServer(options.server, options.model, options.key_name)
+        writer = replace(server, model=options.text_model) if options.text_model else None
+        sessions = (server.session, *([writer.session] if writer else []))
+        return VisionProposer(server, write=writer, sessions=sessions)
+    lists: list[Phrases] = []
+    for name in map(str.strip, (options.bank or "tinyworld").split(",")):
+        lists += read_bank(Path(name)) if Path(name).exists() else named_lists(find_banks(), NO_BANK, name)
+    return PhraseBank(tuple(lists), clip, cache=OUTPUT / ".embeddings")
+
+
+# --- searching here ---------------------------------------------------------------------------------------
+
+
+def search(options: argparse.Namespace, clip: Scorer, proposer: Proposer, name: str) -> str:
+    """Draw with the tiny world; returns the prompt."""
+    called, reference = read_reference(name)
+    check_drawable(name, reference, options.force)
+    folder = OUTPUT / called
     file = folder / "log.safetensors"
     earlier = load_log(file) if options.resume else None
     settings = ARPO(options.iterations, excluded=tuple(options.exclude), drop=options.drop)
     prompt = None if options.prompt is None else Phrases.of(options.prompt)
     begun = settings.search(
-        reference, lambda text, seed: draw([text], seed)[0], bank(), scorer(), options.seed, prompt, earlier
+        reference, lambda text, seed: draw([text], seed)[0], proposer, clip, options.seed, prompt, earlier
     )
     log = None
     for log in begun:
@@ -89,6 +155,17 @@ def search(options: argparse.Namespace) -> None:
     assert log  # every search draws once
     show(log, reference, folder)
     say(f"ended: {log.stopped}\nprompt: {log.best.phrases.prompt}\npictures: {folder}")
+    return log.best.phrases.prompt
+
+
+def check_drawable(name: str, reference: Tensor, force: bool) -> None:
+    """Refuse what the tiny world cannot have drawn, unless forced."""
+    if tuple(reference.shape[:2]) != (SIDE, SIDE) and not force:
+        height, width = reference.shape[:2]
+        raise Stop(
+            f"{name} has {width} x {height} pixels and is no drawing of the tiny world, the only model here. "
+            f"{DRAWS} Draw with a model of yours: --comfyui ADDRESS --checkpoint NAME. Or insist: --force."
+        )
 
 
 def show(log: Log, reference: Tensor, folder: Path) -> None:
@@ -102,62 +179,112 @@ def show(log: Log, reference: Tensor, folder: Path) -> None:
     draw_sheet(log.best.phrases.prompt, columns, []).save(folder / "sheet.png")
 
 
-def search_in_host(options: argparse.Namespace) -> None:
-    """Queue the workflow with this picture in a running ComfyUI and print what its ARPO node found."""
-    file = Path(options.workflow or ROOT / "workflows" / "api" / "arpo.json")
-    client = ComfyClient(options.port)
-    try:
-        outputs = client.run(with_picture(json.loads(read_text(file)), options, client))
-    except (ComfyError, OSError, ValueError) as error:
-        raise Stop(f"The ComfyUI at port {options.port} did not run {file.name}: {error}") from error
-    say(f"prompt: {outputs['steadydiff_prompt']['text'][0]}")
+# --- all of it --------------------------------------------------------------------------------------------
 
 
-def with_picture(graph: dict, options: argparse.Namespace, client: ComfyClient) -> dict:
-    """The graph, its ARPO node fed with the picture and these settings, and its prompt shown."""
-    nodes = graph if isinstance(graph, dict) else {}
-    kinds = {key: node.get("class_type") for key, node in nodes.items() if isinstance(node, dict)}
-    found = [key for key, kind in kinds.items() if kind == "SteadyDiffARPO"]
-    if len(found) != 1:
-        raise ValueError(
-            f"a workflow in API format with one SteadyDiffARPO node is needed; this one has {len(found)}"
-        )
-    data = Path(options.image).read_bytes()
-    uploaded = client.upload(Path(options.image).name, data)
-    graph["steadydiff_reference"] = {"class_type": "LoadImage", "inputs": {"image": uploaded}}
-    settings = {"image": ["steadydiff_reference", 0], "iterations": options.iterations, "seed": options.seed}
-    graph[found[0]]["inputs"] |= settings | ({} if options.prompt is None else {"prompt": options.prompt})
-    graph["steadydiff_prompt"] = {"class_type": "PreviewAny", "inputs": {"source": [found[0], 0]}}
-    return graph
+def search_all(options: argparse.Namespace) -> int:
+    """Search for one picture, or for each of a folder, whose prompts are written beside them; the exit code.
+
+    What goes wrong with one picture of a folder is told, and the others are worked through.
+    """
+    named, folder, code = references(options.image), Path(options.image).is_dir(), 0
+    find = searcher(options)
+    for name, file in named.items():
+        beside = file.with_suffix(".txt") if file and folder else None
+        if beside and beside.exists() and not options.overwrite:
+            say(f"{beside} is there already and stays; --overwrite finds it anew")
+            continue
+        try:
+            say(f"\n{name}")
+            prompt = find(name)
+            if beside:
+                write_whole(beside, prompt + "\n")
+        except (Stop, SteadyDiffError) as error:
+            print(error, file=sys.stderr)
+            code = 1
+    return code
+
+
+def searcher(options: argparse.Namespace) -> Callable[[str], str]:
+    """What finds a picture's prompt; says with which model it draws."""
+    if options.comfyui or options.port:
+        host = HostSearch.of(options)
+        say(f"draws with: {host.draws_with} in the ComfyUI at {host.address}")
+        if host.tiny:
+            say(DRAWS)
+
+        def found(name: str) -> str:
+            picture = read_picture(Path(name), name)
+            if host.tiny:
+                check_drawable(name, pixels(picture), options.force)
+            return host.find(Path(name), picture.size)
+
+        return found
+    if options.checkpoint or options.workflow:
+        raise Stop("A checkpoint or a workflow runs in a ComfyUI: say which one by --comfyui ADDRESS.")
+    say(f"draws with: the tiny world. {DRAWS}")
+    clip = named_scorer(options)
+    return partial(search, options, clip, named_proposer(options, clip))
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="run.py arpo", description="From a picture back to a prompt.")
-    top.add_argument("image", help="a picture file, or scene:N for a drawing of the tiny world")
-    top.add_argument("--prompt", help="where to begin; without it a caption, '' for nothing")
-    top.add_argument("--iterations", type=int, default=5)
-    top.add_argument("--seed", type=int, default=0, help="of every drawing")
-    top.add_argument("--exclude", nargs="*", default=[], metavar="PHRASE", help="never propose these")
-    top.add_argument("--drop", action="store_true", help="also take out phrases that hinder")
-    top.add_argument("--resume", action="store_true", help="go on from the log of an earlier search")
-    top.add_argument("--port", type=int, help="search in the ComfyUI that runs at this port")
-    top.add_argument(
-        "--workflow", metavar="FILE", help="with --port: a graph in API format with an ARPO node"
-    )
+    top = argparse.ArgumentParser(
+        prog="run.py arpo", description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = top.add_argument
+    add("image", help="a picture, a folder of pictures, or scene:N for a drawing of the tiny world")
+    add("--prompt", help="where to begin; without it a caption, '' for nothing")
+    add("--iterations", type=int, default=5)
+    add("--seed", type=int, default=0, help="of every drawing")
+    add("--exclude", nargs="*", default=[], metavar="PHRASE", help="never propose these")
+    add("--drop", action="store_true", help="also take out phrases that hinder")
+    add("--resume", action="store_true", help="go on from the log of an earlier search; not in a ComfyUI")
+    add("--overwrite", action="store_true", help="of a folder: also pictures that have a .txt beside them")
+    add("--force", action="store_true", help="also pictures that the tiny world cannot draw")
+    add = top.add_argument_group("who proposes, and who scores").add_argument
+    add(
+        "--bank", metavar="NAMES",
+        help="phrase banks between commas, such as general,art,camera; here also folders and files (default: "
+        "tinyworld here, general in a ComfyUI)",
+    )  # fmt: skip
+    add(
+        "--server", metavar="URL",
+        help="a vision model on a chat server proposes instead, such as http://localhost:11434/v1",
+    )  # fmt: skip
+    add("--model", metavar="NAME", default=CHAT_SERVER[1].default, help="its model that sees; %(default)s")
+    add("--text-model", metavar="NAME", default="", help="another one of it for questions without pictures")
+    add("--key-name", metavar="NAME", default="", help="the NAME of the server's key, never the key itself")
+    add(
+        "--clip", metavar="MODEL",
+        help="the scorer: a model of open_clip, its weights after a slash (ViT-L-14/openai); here also a "
+        "folder (default: the tiny world's here, ViT-L-14/openai in a ComfyUI)",
+    )  # fmt: skip
+    add("--download", action="store_true", help="fetch the scorer's weights; ViT-L-14 takes 1.7 GB")
+    add = top.add_argument_group("drawing in a ComfyUI that runs, with SteadyDiff installed").add_argument
+    add("--comfyui", metavar="ADDRESS", help="host:port, or a port of this computer")
+    add("--port", type=int, help="the same as --comfyui PORT")
+    add("--checkpoint", metavar="NAME", help="of its models/checkpoints; without one --workflow is run")
+    add("--workflow", metavar="FILE", help="a graph in API format with an ARPO node (default: workflows/api/"
+        "arpo.json, which draws with the tiny world)")  # fmt: skip
+    add("--size", type=int, default=512, help="drawings have about SIZE x SIZE pixels, in the reference's "
+        "proportions; %(default)s")  # fmt: skip
+    add("--steps", type=int, default=20)
+    add("--cfg", type=float, default=7.0)
+    add("--negative", default="", metavar="TEXT", help="what to steer away from")
     return top
 
 
-def main() -> int:
-    options = parser().parse_args()
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
     try:
-        search_in_host(options) if options.port else search(options)
+        return search_all(options)
     except (Stop, SteadyDiffError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Stopped; --resume goes on from the last whole iteration.", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ class ComfyError(Exception):
 
 
 class ComfyClient:
-    """A client of the ComfyUI at 127.0.0.1:`port`; `patience` is the longest silence accepted, in seconds."""
+    """A client of the ComfyUI at `host`:`port`; `patience` is the longest silence accepted, in seconds."""
 
-    def __init__(self, port: int, patience: float = 600):
-        self.port, self.patience, self.id = port, patience, uuid.uuid4().hex
+    def __init__(self, port: int, host: str = "127.0.0.1", patience: float = 600):
+        self.port, self.host, self.patience, self.id = port, host, patience, uuid.uuid4().hex
 
     def run(
         self, graph: Graph, on_progress: Progress = lambda kind, data: None, drawn: dict | None = None
@@ -32,7 +32,7 @@ class ComfyClient:
 
         drawn: the same graph as a browser opens it, to be kept in the pictures
         """
-        with WebSocket("127.0.0.1", self.port, f"/ws?clientId={self.id}", self.patience) as messages:
+        with WebSocket(self.host, self.port, f"/ws?clientId={self.id}", self.patience) as messages:
             prompt_id = self.queue(graph, drawn)
             while True:
                 message = messages.receive()
@@ -105,7 +105,7 @@ class ComfyClient:
         self, method: str, path: str, data: bytes | None = None, kind: str = "application/json"
     ) -> tuple[int, bytes]:
         # http.client rather than urllib: a proxy named in the environment must not see 127.0.0.1.
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self.patience)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=self.patience)
         try:
             connection.request(method, path, data, {"Content-Type": kind})
             response = connection.getresponse()

@@ -1,0 +1,122 @@
+"""`run.py arpo`: what it refuses, says and writes here, and what graph it queues in a ComfyUI."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tools.launch import arpo, arpo_host
+from tools.launch.console import Stop
+
+QUICK = ["--iterations", "0", "--prompt", "a red star"]
+
+
+@pytest.fixture
+def output(monkeypatch, tmp_path):
+    monkeypatch.setattr(arpo, "OUTPUT", tmp_path / "output")
+    return tmp_path / "output"
+
+
+def picture(file, size):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, "teal").save(file)
+    return file
+
+
+def options(*words):
+    return arpo.parser().parse_args(["picture.png", *words])
+
+
+def test_a_photo_is_refused_where_only_the_tiny_world_draws(tmp_path, output, capsys):
+    photo = str(picture(tmp_path / "photo.png", (640, 480)))
+    assert arpo.main([photo, *QUICK]) == 1
+    said = capsys.readouterr()
+    assert "draws with: the tiny world. It draws one or two of 10 shapes" in said.out
+    assert "photo.png has 640 x 480 pixels and is no drawing of the tiny world" in said.err
+    assert "--comfyui ADDRESS --checkpoint NAME" in said.err and not output.exists()
+    assert arpo.main([photo, *QUICK, "--force"]) == 0
+    assert "prompt: a red star" in capsys.readouterr().out
+
+
+def test_a_folders_prompts_are_written_beside_its_pictures(tmp_path, output, capsys):
+    for name in ("a.png", "b.jpg", "sub/c.png"):
+        picture(tmp_path / "set" / name, (64, 64))
+    picture(tmp_path / "set" / "photo.webp", (100, 50))
+    (tmp_path / "set" / "b.txt").write_text("mine")
+    (tmp_path / "set" / "damaged.png").write_bytes(b"no picture")
+    assert arpo.main([str(tmp_path / "set"), *QUICK]) == 1
+    said = capsys.readouterr()
+    assert (tmp_path / "set" / "a.txt").read_text() == "a red star\n"
+    assert (tmp_path / "set" / "b.txt").read_text() == "mine" and "--overwrite finds it anew" in said.out
+    assert "damaged.png cannot be read" in said.err and "photo.webp has 100 x 50 pixels" in said.err
+    assert sorted(file.name for file in (tmp_path / "set").rglob("*.txt")) == ["a.txt", "b.txt"]
+    arpo.main([str(tmp_path / "set"), *QUICK, "--overwrite"])
+    assert (tmp_path / "set" / "b.txt").read_text() == "a red star\n"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Stop, match="has no pictures"):
+        arpo.references(str(tmp_path / "empty"))
+
+
+def test_banks_are_named_or_folders_and_files(tmp_path, output):
+    (tmp_path / "own.txt").write_text("a red star\na blue ring")
+    made = arpo.named_proposer(options("--bank", f"art/style/prints, {tmp_path / 'own.txt'}"), arpo.scorer())
+    assert [len(one) for one in made.lists][1:] == [2] and len(made.lists[0]) > 150
+    assert arpo.main(["scene:7", *QUICK, "--bank", "absent"]) == 1
+
+
+def test_a_chat_server_sees_with_one_model_and_may_write_with_another():
+    words = "--server", "http://localhost:1/v1", "--text-model", "large", "--model", "eyes"
+    made = arpo.named_proposer(options(*words), arpo.scorer())
+    assert (made.see.model, made.write.model, made.see.url) == ("eyes", "large", "http://localhost:1/v1")
+    assert len(made.sessions) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--checkpoint", "x.safetensors"], "say which one by --comfyui ADDRESS"),
+        (["--comfyui", "https://host:1"], "is no address of a ComfyUI"),
+        (["--comfyui", "host"], "is no address of a ComfyUI"),
+        (["--comfyui", "1:99999"], "is no address of a ComfyUI"),
+        (["--comfyui", "1", "--workflow", "absent.json"], r"absent\.json cannot be read as a workflow"),
+        (["--comfyui", "1", "--checkpoint", "x"], "The ComfyUI at 127.0.0.1:1 did not find a prompt"),
+        (["--comfyui", "1"], "is no drawing of the tiny world"),
+    ],
+)
+def test_what_cannot_be_drawn_with_is_refused(tmp_path, capsys, words, sentence):
+    photo = picture(tmp_path / "photo.png", (80, 60))
+    assert arpo.main([str(photo), *words]) == 1
+    assert re.search(sentence, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("text", ["8188", "127.0.0.1:8188", "http://127.0.0.1:8188/"])
+def test_an_address_is_a_port_with_or_without_its_host(text):
+    assert arpo_host.address_of(text) == (8188, "127.0.0.1")
+
+
+def test_the_graph_of_a_checkpoint_draws_in_the_references_proportions():
+    told = options("--checkpoint", "x.safetensors", "--bank", "art,mine", "--negative", "blur", "--drop")
+    graph = arpo_host.with_picture(arpo_host.checkpoint_graph(told, (1200, 800)), "in/p.png", told)
+    inputs = {key: node["inputs"] for key, node in graph.items()}
+    assert inputs["size"] == {"width": 640, "height": 448, "batch_size": 1}
+    assert inputs["model"] == {"ckpt_name": "x.safetensors"} and inputs["negative"]["text"] == "blur"
+    assert (inputs["proposer"]["bank"], inputs["proposer"]["more"]) == ("none", "art,mine")
+    assert (inputs["scorer"]["model"], inputs["scorer"]["weights"]) == ("ViT-L-14", "openai")
+    assert inputs["arpo"]["drop"] is True and inputs["arpo"]["image"] == ["steadydiff_reference", 0]
+    wires = [v for given in inputs.values() for v in given.values() if isinstance(v, list)]
+    assert all(key in graph for key, _ in wires)
+
+
+def test_it_says_what_a_workflow_draws_with(tmp_path):
+    file = tmp_path / "mine.json"
+    ours = json.loads((Path(arpo_host.ROOT) / "workflows" / "api" / "arpo.json").read_text(encoding="utf-8"))
+    ours["world"] = {"class_type": "UNETLoader", "inputs": {"unet_name": "flux.safetensors"}}
+    file.write_text(json.dumps(ours))
+    host = arpo_host.HostSearch.of(options("--comfyui", "1", "--workflow", str(file)))
+    assert (host.draws_with, host.tiny) == ("flux.safetensors", False)
+    assert arpo_host.HostSearch.of(options("--port", "1")).tiny
+    file.write_text("{}")
+    with pytest.raises(Stop, match=r"with one SteadyDiffARPO node is needed; mine\.json has 0"):
+        arpo_host.HostSearch.of(options("--comfyui", "1", "--workflow", str(file)))

@@ -1,0 +1,146 @@
+"""ARPO in a ComfyUI that runs: the graph for a checkpoint, or a workflow of the user's, and its answer."""
+
+import argparse
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steadydiff.files.text import read_text
+from steadydiff.inputs import arpo as inputs
+from steadydiff.inputs.kinds import Input
+from tools.launch.comfy_client import ComfyClient, ComfyError, Graph
+from tools.launch.console import Stop
+from tools.launch.environment import ROOT
+
+ARPO_NODE, REFERENCE, PROMPT = "SteadyDiffARPO", "steadydiff_reference", "steadydiff_prompt"
+
+
+@dataclass(frozen=True)
+class HostSearch:
+    """Finds prompts in a ComfyUI.
+
+    draws_with: the checkpoint, or the workflow's loader, in words
+    tiny:       whether that is the tiny world
+    """
+
+    client: ComfyClient
+    options: argparse.Namespace
+    draws_with: str
+    tiny: bool
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> "HostSearch":
+        """Raises Stop for an address, a checkpoint or a workflow that cannot be."""
+        client = ComfyClient(*address_of(options.comfyui or str(options.port)))
+        if options.checkpoint:
+            return cls(client, options, options.checkpoint, False)
+        graph = workflow_of(options)
+        kinds = {node["class_type"] for node in graph.values()}
+        tiny = "SteadyDiffTinyWorld" in kinds
+        names = [value for node in graph.values() for key, value in node.get("inputs", {}).items()
+                 if key in ("ckpt_name", "unet_name", "model_name") and isinstance(value, str)]  # fmt: skip
+        return cls(client, options, "the tiny world" if tiny else ", ".join(names) or "its workflow", tiny)
+
+    @property
+    def address(self) -> str:
+        return f"{self.client.host}:{self.client.port}"
+
+    def find(self, picture: Path, size: tuple[int, int]) -> str:
+        """Queue the graph with this picture and print what its ARPO node found; the prompt.
+
+        size: of the picture, (width, height)
+        """
+        options = self.options
+        graph = checkpoint_graph(options, size) if options.checkpoint else workflow_of(options)
+        try:
+            uploaded = self.client.upload(picture.name, picture.read_bytes())
+            outputs = self.client.run(with_picture(graph, uploaded, options))
+        except (ComfyError, OSError, ValueError) as error:
+            raise Stop(f"The ComfyUI at {self.address} did not find a prompt: {error}") from error
+        prompt = outputs[PROMPT]["text"][0]
+        print(f"prompt: {prompt}", flush=True)
+        return prompt
+
+
+def address_of(text: str) -> tuple[int, str]:
+    """The port and the host of "8188", "host:8188" or "http://host:8188/"."""
+    found = re.fullmatch(r"(?:http://)?(?:([\w.-]+|\[[\da-f:]+\]):)?(\d{1,5})/?", text)
+    if not found or not 0 < int(found[2]) < 65536:
+        raise Stop(f"{text!r} is no address of a ComfyUI; give host:port, such as 127.0.0.1:8188.")
+    return int(found[2]), (found[1] or "127.0.0.1").strip("[]")
+
+
+def workflow_of(options: argparse.Namespace) -> Graph:
+    """The workflow of the user's, or ours; a graph in API format with one ARPO node."""
+    file = Path(options.workflow or ROOT / "workflows" / "api" / "arpo.json")
+    try:
+        graph = json.loads(read_text(file))
+    except (OSError, ValueError) as error:
+        raise Stop(f"{file.name} cannot be read as a workflow: {error}") from error
+    nodes = graph.values() if isinstance(graph, dict) else []
+    found = [node for node in nodes if isinstance(node, dict) and node.get("class_type") == ARPO_NODE]
+    if len(found) != 1 or not all(isinstance(node, dict) and "class_type" in node for node in nodes):
+        raise Stop(
+            f"a workflow in API format with one {ARPO_NODE} node is needed; {file.name} has {len(found)}"
+        )
+    return graph
+
+
+def checkpoint_graph(options: argparse.Namespace, size: tuple[int, int]) -> Graph:
+    """Load Checkpoint and what ARPO needs around it, all our nodes at their defaults."""
+    width, height = fitting(size, options.size)
+    model, _, weights = (options.clip or "ViT-L-14/openai").partition("/")
+    clip = defaults(inputs.CLIP_SCORER) | {"model": model, "weights": weights or "openai"}
+    if model not in inputs.CLIP_SCORER[0].options:
+        clip |= {"model": "other", "architecture": model}
+    if options.server:
+        proposer = node(
+            "SteadyDiffChatServer",
+            defaults(inputs.CHAT_SERVER) | {"url": options.server, "model": options.model,
+                                            "text_model": options.text_model, "key_name": options.key_name},
+        )  # fmt: skip
+    else:
+        named = defaults(inputs.PHRASE_BANK) | {"bank": "none", "more": options.bank or "general"}
+        proposer = node("SteadyDiffPhraseBank", named | {"scorer": ["scorer", 0]})
+    drawing = {"steps": options.steps, "cfg": options.cfg, "sampler_name": "euler", "scheduler": "normal"}
+    wires = {
+        **{"model": ["model", 0], "clip": ["model", 1], "vae": ["model", 2], "negative": ["negative", 0]},
+        **{"latent_image": ["size", 0], "proposer": ["proposer", 0], "scorer": ["scorer", 0]},
+    }
+    return {
+        "model": node("CheckpointLoaderSimple", {"ckpt_name": options.checkpoint}),
+        "negative": node("CLIPTextEncode", {"clip": ["model", 1], "text": options.negative}),
+        "size": node("EmptyLatentImage", {"width": width, "height": height, "batch_size": 1}),
+        "scorer": node("SteadyDiffCLIPScorer", clip | {"download": options.download}),
+        "proposer": proposer,
+        "arpo": node(ARPO_NODE, defaults(inputs.SEARCH) | drawing | wires),
+    }
+
+
+def with_picture(graph: Graph, uploaded: str, options: argparse.Namespace) -> Graph:
+    """The graph, its ARPO node fed with the picture and these settings, and its prompt shown."""
+    [arpo] = [key for key, one in graph.items() if one["class_type"] == ARPO_NODE]
+    graph[REFERENCE] = node("LoadImage", {"image": uploaded})
+    settings = {"image": [REFERENCE, 0], "iterations": options.iterations, "seed": options.seed}
+    settings |= {"exclude": "\n".join(options.exclude)} if options.exclude else {}
+    settings |= {"drop": True} if options.drop else {}
+    settings |= {} if options.prompt is None else {"prompt": options.prompt}
+    graph[arpo]["inputs"] |= settings
+    graph[PROMPT] = node("PreviewAny", {"source": [arpo, 0]})
+    return graph
+
+
+def fitting(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """About side x side pixels in these proportions, in steps of 64."""
+    scale = side / (size[0] * size[1]) ** 0.5
+    return max(64, round(size[0] * scale / 64) * 64), max(64, round(size[1] * scale / 64) * 64)
+
+
+def node(kind: str, given: dict[str, Any]) -> dict:
+    return {"class_type": kind, "inputs": given}
+
+
+def defaults(declared: tuple[Input, ...]) -> dict[str, Any]:
+    return {one.name: one.default for one in declared}
