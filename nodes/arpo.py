@@ -1,6 +1,7 @@
 """SteadyDiffARPO: from a reference image back to a prompt for this very model."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import comfy.model_management
@@ -22,6 +23,7 @@ from .shared.host import fitted_latent
 from .shared.plot import image
 
 FOLDER = "steadydiff_arpo"
+LATER = "seeds", "max_tokens"  # which workflows of before have not
 
 
 class SteadyDiffARPO(io.ComfyNode):
@@ -36,7 +38,7 @@ class SteadyDiffARPO(io.ComfyNode):
             "that bring the prompt nearer, and repeats. (Ren, Reverse Prompt, chapter 4, ARPO.)",
             search_aliases=["reverse prompt", "image to prompt", "interrogator", "img2prompt", "caption"],
             inputs=[
-                io.Image.Input("image", tooltip="The reference; of several images the first."),
+                io.Image.Input("image", tooltip="The reference; combine says what becomes of several."),
                 io.Model.Input("model", tooltip="The model that draws, with whatever patches it carries."),
                 io.Clip.Input("clip", tooltip="Its text encoder; the prompts are encoded with it."),
                 io.Vae.Input("vae", tooltip="Its VAE; the drawings are decoded with it."),
@@ -69,12 +71,19 @@ class SteadyDiffARPO(io.ComfyNode):
                     "scheduler", options=comfy.samplers.SCHEDULER_NAMES, default="normal",
                     tooltip="Of each drawing, as in KSampler.",
                 ),
-                *schema.widgets(arpo_inputs.SEARCH),
+                *schema.widgets(one for one in arpo_inputs.SEARCH if one.name not in LATER),
+                *(schema.later(one) for one in arpo_inputs.SEARCH if one.name in LATER),
+                schema.later(arpo_inputs.COMBINE),
             ],
             outputs=[
                 io.String.Output(display_name="prompt", tooltip="The prompt found; for CLIP Text Encode."),
-                io.Image.Output(display_name="image", tooltip="What the model draws from it."),
-                io.Image.Output(display_name="images", tooltip="The drawings of all iterations in order."),
+                io.Image.Output(
+                    display_name="image", tooltip="What the model draws from it, once for each seed."
+                ),
+                io.Image.Output(
+                    display_name="images",
+                    tooltip="The drawings of all iterations in order, those of one prompt together.",
+                ),
                 io.String.Output(
                     display_name="report", tooltip="The whole search as JSON; Edit Prompt reads it."
                 ),
@@ -91,12 +100,19 @@ class SteadyDiffARPO(io.ComfyNode):
     def execute(
         cls, image, model, clip, vae, negative, latent_image, proposer, scorer, seed, steps, cfg,
         sampler_name, scheduler, iterations, prompt, exclude, best_by, drop, min_gain, target, keep_as,
+        seeds=1, max_tokens=75, combine=arpo_inputs.FIRST,
     ) -> io.NodeOutput:  # fmt: skip
-        settings = ARPO(iterations, target, min_gain, Phrases.of(exclude.replace("\n", ",")).content, drop)
-        file = log_file(keep_as, Path(folder_paths.get_output_directory()) / FOLDER)
-        bar = Bar(model, steps, iterations + 1)
+        excluded = Phrases.of(exclude.replace("\n", ",")).content
+        settings = ARPO(iterations, target, min_gain, excluded, drop, seeds, max_tokens)
+        pictures = list(image[..., :3])
+        if combine == arpo_inputs.MEAN:
+            themes = [pictures]
+        else:
+            themes = [[picture] for picture in (pictures if combine == arpo_inputs.EACH else pictures[:1])]
+        folder = Path(folder_paths.get_output_directory()) / FOLDER
+        files = [log_file(name, folder) for name in kept_names(keep_as, len(themes))]
+        bar = Bar(model, steps, (iterations + 1) * seeds * len(themes))
         first = Phrases.of(prompt) if prompt.strip() else None
-        earlier = load_log(file) if file and file.is_file() else None
 
         def generate(text: str, seed: int) -> torch.Tensor:
             positive = clip.encode_from_tokens_scheduled(clip.tokenize(text))
@@ -109,29 +125,52 @@ class SteadyDiffARPO(io.ComfyNode):
             picture = vae.decode(drawn)
             return bar.drawn(picture.reshape(-1, *picture.shape[-3:])[0, ..., :3])
 
-        log = None
-        for log in settings.search(image[0, ..., :3], generate, proposer, scorer, seed, first, earlier):
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            if file:
-                save_log(log, file)
-        if log.failure:  # the prompt that would come out is the one that was given
-            raise ProposerError(log.failure)
-        return output(log, best_by)
+        logs = []
+        for at, (theme, file) in enumerate(zip(themes, files, strict=True)):
+            bar.part(at, len(themes))
+            earlier, log = load_log(file) if file and file.is_file() else None, None
+            for log in settings.search(theme, generate, proposer, scorer, seed, first, earlier):
+                comfy.model_management.throw_exception_if_processing_interrupted()
+                if file:
+                    save_log(log, file)
+            if log.failure:  # the prompt that would come out is the one that was given
+                raise ProposerError(log.failure)
+            logs.append(log)
+        return output(logs, best_by)
 
 
-def output(log: Log, best_by: str) -> io.NodeOutput:
-    best = log.best if best_by == arpo_inputs.PICTURE else log.best_by_text
-    pictures = torch.stack([step.picture.float().cpu() for step in log.steps])
-    negative = log.negative(best)
-    summary = {
-        "prompt": best.phrases.prompt,
-        "negative": negative,
-        "image_similarity": best.image_similarity,
-        "text_similarity": best.text_similarity,
-        "stopped": log.stopped,
-        "drawings": len(log.steps),
-    }
-    report = json.dumps({"summary": summary, "log": as_dict(log)}, indent=2)
-    figure = image(arpo_figure, log)
-    picture = best.picture[None].float().cpu()
-    return io.NodeOutput(best.phrases.prompt, picture, pictures, report, figure, negative)
+def kept_names(name: str, count: int) -> list[str]:
+    """What the searches of a batch are kept as: numbered where there are several."""
+    return [name] if count == 1 else [f"{name.strip()}_{at}" if name.strip() else "" for at in range(count)]
+
+
+def output(logs: list[Log], best_by: str) -> io.NodeOutput:
+    """The prompts one a line; the pictures of all searches as one batch, as all are drawn at one size."""
+    best = [log.best if best_by == arpo_inputs.PICTURE else log.best_by_text for log in logs]
+    reports = [
+        {
+            "summary": {
+                "prompt": step.phrases.prompt,
+                "negative": log.negative(step),
+                "image_similarity": step.image_similarity,
+                "spread": step.spread,
+                "text_similarity": step.text_similarity,
+                "stopped": log.stopped,
+                "drawings": len(log.steps),
+            },
+            "log": as_dict(log),
+        }
+        for step, log in zip(best, logs, strict=True)
+    ]
+    return io.NodeOutput(
+        "\n".join(step.phrases.prompt for step in best),
+        batch(picture for step in best for picture in step.pictures),
+        batch(picture for log in logs for step in log.steps for picture in step.pictures),
+        json.dumps(reports[0] if len(reports) == 1 else {"searches": reports}, indent=2),
+        torch.cat([image(arpo_figure, log) for log in logs]),
+        "\n".join(log.negative(step) for step, log in zip(best, logs, strict=True)),
+    )
+
+
+def batch(pictures: Iterable[torch.Tensor]) -> torch.Tensor:
+    return torch.stack([picture.float().cpu() for picture in pictures])

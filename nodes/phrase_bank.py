@@ -50,7 +50,8 @@ class SteadyDiffPhraseBank(io.ComfyNode):
             inputs=[
                 schema.Scorer.Input("scorer", tooltip="Who ranks the phrases; the same as ARPO's."),
                 schema.widget(replace(arpo_inputs.PHRASE_BANK[0], options=(*banks(), NO_BANK))),
-                *schema.widgets(arpo_inputs.PHRASE_BANK[1:]),
+                *schema.widgets(arpo_inputs.PHRASE_BANK[1:-1]),
+                schema.later(arpo_inputs.PHRASE_BANK[-1]),
             ],
             outputs=[
                 schema.Proposer.Output(display_name="proposer", tooltip="For ARPO: proposes phrases.")

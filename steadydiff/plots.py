@@ -226,6 +226,9 @@ def arpo_figure(log: Log) -> Figure:
     numbers = range(len(log.steps))
     pictures = [step.image_similarity for step in log.steps]
     axes.plot(numbers, pictures, color=LINE, label="drawing", **style)
+    if log.seeds > 1:
+        spreads = [step.spread for step in log.steps]
+        axes.errorbar(numbers, pictures, spreads, color=LINE, fmt="none", capsize=3)
     axes.plot(numbers, [step.text_similarity for step in log.steps], color=NEUTRAL, label="prompt", **style)
     best = log.steps.index(log.best)
     axes.annotate(

@@ -16,6 +16,10 @@ class Bar:
         self._before, self._done, self._steps = 0, 0, steps
         self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
 
+    def part(self, at: int, of: int) -> None:
+        """Count from a part on, of parts of equal length; the one before may have ended sooner."""
+        self._before = self._done = self._total * at // of
+
     def on_step(self, step, denoised, x, total_steps):
         comfy.model_management.throw_exception_if_processing_interrupted()
         self._done = self._before + min(step + 1, self._steps)

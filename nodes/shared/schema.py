@@ -62,8 +62,15 @@ def widgets(declared: Iterable[Input]) -> list:
 
 def advanced(one: Input):
     """Make the widget of an input that workflows of before may lack; new frontends fold it away."""
+    made = later(one)
+    made.extra_dict = {"advanced": True}
+    return made
+
+
+def later(one: Input):
+    """Make the widget of an input that workflows of before may lack."""
     made = widget(one)
-    made.optional, made.extra_dict = True, {"advanced": True}
+    made.optional = True
     return made
 
 

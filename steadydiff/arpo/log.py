@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import stdev
 
 import torch
 from torch import Tensor
@@ -24,7 +26,10 @@ class Step:
     """One iteration: a prompt, what it draws, and what was then found lacking.
 
     picture: [H, W, 3] in 0..1
-    text_similarity, image_similarity: of the prompt and of its picture to the reference
+    text_similarity, image_similarity: of the prompt and of its picture to the reference; of several pictures
+        the mean
+    others: pictures of the prompt from further seeds
+    similarities: of all pictures, where there are several
     candidates: what was proposed; empty at the last step, which is only drawn
     gains, drops: (phrase, similarity) of what was added and of what was taken out, in this order
     seconds: for "generate", "propose" and "select"
@@ -38,15 +43,34 @@ class Step:
     gains: tuple[tuple[str, float], ...] = ()
     drops: tuple[tuple[str, float], ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    others: tuple[Tensor, ...] = ()
+    similarities: tuple[float, ...] = ()
+
+    @property
+    def pictures(self) -> tuple[Tensor, ...]:
+        """One of each seed."""
+        return (self.picture, *self.others)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the pictures' similarities; 0 of one."""
+        return stdev(self.similarities) if len(self.similarities) > 1 else 0.0
+
+    @property
+    def typical(self) -> Tensor:
+        """The picture whose similarity is nearest to the mean."""
+        away = [abs(near - self.image_similarity) for near in self.similarities]
+        return self.pictures[away.index(min(away))] if away else self.picture
 
 
 @dataclass(frozen=True)
 class Log:
     """A search so far. It is whole after every iteration, and a search goes on from it.
 
-    reference: `fingerprint` of the reference picture
+    reference: `theme_fingerprint` of the reference picture, or of the several of a theme
     following: the prompt to draw next
     stopped: why it ended, in words; empty while it may go on
+    seeds: pictures drawn of every prompt
     """
 
     reference: str
@@ -54,6 +78,7 @@ class Log:
     following: Phrases
     steps: tuple[Step, ...] = ()
     stopped: str = ""
+    seeds: int = 1
 
     @property
     def failure(self) -> str:
@@ -81,6 +106,12 @@ class Log:
         return self.steps
 
 
+def theme_fingerprint(pictures: Sequence[Tensor]) -> str:
+    """A digest of several pictures; of one its `fingerprint`."""
+    names = [fingerprint(picture) for picture in pictures]
+    return names[0] if len(names) == 1 else hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
+
+
 def fingerprint(picture: Tensor) -> str:
     """A short digest of a picture, by which a log knows its reference."""
     pixels = _eight_bit(picture)
@@ -102,7 +133,11 @@ def log_file(name: str, folder: Path) -> Path | None:
 
 def save_log(log: Log, path: Path) -> None:
     """Write a log whole or not at all; its pictures may differ in size and are kept as 8 bit."""
-    pictures = {f"picture.{i}": _eight_bit(step.picture) for i, step in enumerate(log.steps)}
+    pictures = {
+        f"picture.{i}" + (f".{k}" if k else ""): _eight_bit(picture)
+        for i, step in enumerate(log.steps)
+        for k, picture in enumerate(step.pictures)
+    }
     save_checkpoint(path, pictures, kind=KIND, version=VERSION, log=as_dict(log))
 
 
@@ -115,7 +150,7 @@ def load_log(path: Path) -> Log:
     try:
         if any(p.dtype != torch.uint8 or p.ndim != 3 or p.shape[2] != 3 for p in pictures.values()):
             raise ValueError("a picture is [H, W, 3] of bytes")
-        return _from_dict(header["log"], [pictures[f"picture.{i}"] / 255 for i in range(len(pictures))])
+        return _from_dict(header["log"], {name: picture / 255 for name, picture in pictures.items()})
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(
             f"{path.name} is no whole log of a search ({error!r}); start a new one"
@@ -124,28 +159,33 @@ def load_log(path: Path) -> Log:
 
 def as_dict(log: Log) -> dict:
     """All but the pictures, ready for JSON."""
-    steps = [{k: v for k, v in vars(step).items() if k != "picture"} for step in log.steps]
+    steps = [{k: v for k, v in vars(step).items() if k not in ("picture", "others")} for step in log.steps]
     for step in steps:
         step |= {name: asdict(step[name]) for name in ("phrases", "candidates")}
     return {**vars(log), "following": asdict(log.following), "steps": steps}
 
 
-def _from_dict(stored: dict, pictures: list[Tensor]) -> Log:
+def _from_dict(stored: dict, pictures: dict[str, Tensor]) -> Log:
+    seeds = int(stored.get("seeds", 1))  # which logs of one seed from before have not
+    if len(pictures) != len(stored["steps"]) * seeds:
+        raise ValueError("each step has a picture of each seed")
     steps = tuple(
         Step(
             phrases=_phrases(step["phrases"]),
-            picture=picture,
+            picture=pictures[f"picture.{i}"],
             text_similarity=float(step["text_similarity"]),
             image_similarity=float(step["image_similarity"]),
             candidates=_phrases(step["candidates"]),
             gains=_scores(step["gains"]),
             drops=_scores(step["drops"]),
             seconds={str(k): float(v) for k, v in step["seconds"].items()},
+            others=tuple(pictures[f"picture.{i}.{k}"] for k in range(1, seeds)),
+            similarities=tuple(float(near) for near in step.get("similarities", ())),
         )
-        for step, picture in zip(stored["steps"], pictures, strict=True)
+        for i, step in enumerate(stored["steps"])
     )
     following, stopped = _phrases(stored["following"]), str(stored["stopped"])
-    return Log(str(stored["reference"]), int(stored["seed"]), following, steps, stopped)
+    return Log(str(stored["reference"]), int(stored["seed"]), following, steps, stopped, seeds)
 
 
 def _phrases(stored: dict) -> Phrases:

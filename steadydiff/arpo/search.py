@@ -18,18 +18,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
+from statistics import mean
 from typing import Protocol
 
 from torch import Tensor
 
 from ..errors import ProposerError, SettingsError, ShapeError
-from .log import FAILED, Log, Step, fingerprint
+from .chunks import WINDOW, ChunkedScorer
+from .directions import mean_direction
+from .log import FAILED, Log, Step, theme_fingerprint
 from .phrases import Phrases
 
 Generate = Callable[[str, int], Tensor]
 """(prompt, seed) -> the picture [H, W, 3] in 0..1 that the text-to-image model draws."""
 
 MIN_ABSENT = 0.02  # what the drawing and the reference differ in by chance is mostly less
+SEEDS = 2**64  # that hosts know; those that follow on the last begin at 0 again
 
 Fits = Callable[[list[str]], list[bool]]
 """Which texts the scorer's text model reads to their ends."""
@@ -168,6 +172,8 @@ class ARPO:
     min_gain:   similarity that a phrase must add                                    0 any, as the paper
     excluded:   words, or phrases, that no proposed phrase may hold, in any case
     drop:       also take out phrases that hinder                                    False, as the paper
+    seeds:      drawings of each prompt, from this many seeds; their mean similarity counts   1
+    max_tokens: how long a prompt may be, in whole windows of 75 tokens              75, as the paper
     """
 
     iterations: int = 5
@@ -175,10 +181,16 @@ class ARPO:
     min_gain: float = 0.0
     excluded: tuple[str, ...] = ()
     drop: bool = False
+    seeds: int = 1
+    max_tokens: int = WINDOW
 
     def __post_init__(self) -> None:
         if self.iterations < 0:
             raise SettingsError(f"iterations is 0 or more; got {self.iterations}")
+        if self.seeds < 1:
+            raise SettingsError(f"seeds is 1 or more; got {self.seeds}")
+        if self.max_tokens < WINDOW:
+            raise SettingsError(f"max_tokens is {WINDOW} or more; got {self.max_tokens}")
         if not 0 <= self.min_gain <= 1:
             raise SettingsError(f"min_gain is between 0 and 1; got {self.min_gain}")
         if not -1 <= self.target <= 1:
@@ -186,7 +198,7 @@ class ARPO:
 
     def search(
         self,
-        reference: Tensor,
+        reference: Tensor | Sequence[Tensor],
         generate: Generate,
         proposer: Proposer,
         scorer: Scorer,
@@ -196,65 +208,92 @@ class ARPO:
     ) -> Iterator[Log]:
         """Yield the log after every step; the last one says in `stopped` why there is no other.
 
-        Every prompt is drawn with the same seed, so that two pictures differ by their prompts alone. What
+        Every prompt is drawn with the same seed, or with the same `seeds` that follow on it, so that two
+        pictures differ by their prompts alone; of those of a prompt the proposer sees the most typical. What
         `generate` raises passes through; a ProposerError ends the search with the log that is there.
 
+        reference: one picture, or several that share a theme: the prompt then comes near to their mean, the
+                   most typical of them is captioned, and the proposer is asked about each
         prompt: where to begin; None asks the proposer for a caption
         log:    an earlier search of the same reference and seed to go on from; `prompt` then means nothing
 
-        Shapes:  reference [H, W, 3] in 0..1.
+        Shapes:  reference [H, W, 3] in 0..1, several may differ in size.
         Raises:  ShapeError; SettingsError if the log is of another search; ProposerError without a caption.
         """
-        if reference.ndim != 3 or reference.shape[-1] != 3:
-            raise ShapeError(f"a reference picture is [H, W, 3]; got {list(reference.shape)}")
-        log = self._begun(reference, proposer, seed, prompt, log)
-        wanted = scorer.picture(reference)
+        theme = [reference] if isinstance(reference, Tensor) else list(reference)
+        for picture in theme:
+            if picture.ndim != 3 or picture.shape[-1] != 3:
+                raise ShapeError(f"a reference picture is [H, W, 3]; got {list(picture.shape)}")
+        if not theme:
+            raise ShapeError("a theme has one picture or more; got none")
+        if self.max_tokens >= 2 * WINDOW:
+            scorer = ChunkedScorer(scorer, self.max_tokens // WINDOW)
+        wanted = mean_direction([scorer.picture(picture) for picture in theme])
+        typical = theme[0]
+        if len(theme) > 1:
+            typical = max(theme, key=lambda picture: float(scorer.picture(picture) @ wanted))
+        log = self._begun(theme, typical, proposer, seed, prompt, log)
 
         def similarities(texts: list[str]) -> list[float]:
             return (scorer.texts(texts) @ wanted).tolist()
 
         while not log.stopped:
             current, begun = log.following, time.perf_counter()
-            picture = generate(current.prompt, seed)
+            pictures = [generate(current.prompt, (seed + k) % SEEDS) for k in range(self.seeds)]
             seconds = {"generate": time.perf_counter() - begun}
-            drawn = scorer.picture(picture)
-            near = float(drawn @ wanted)
-            step = Step(current, picture, similarities([current.prompt])[0], near, seconds=seconds)
+            drawn = [scorer.picture(picture) for picture in pictures]
+            each = [float(one @ wanted) for one in drawn]
+            near = mean(each)  # of one itself
+            step = Step(
+                current, pictures[0], similarities([current.prompt])[0], near, seconds=seconds,
+                others=tuple(pictures[1:]), similarities=tuple(each) if len(each) > 1 else (),
+            )  # fmt: skip
             if near >= self.target < 1:
                 following, reason = current, "the target similarity is reached"
             elif len(log.steps) >= self.iterations:
                 following, reason = current, "all iterations are done"
             else:
-                step, following, reason = self._improved(step, reference, proposer, scorer.fits, similarities)
-                absent = absent_phrases(step.candidates.negative, scorer, drawn, wanted)
+                step, following, reason = self._improved(step, theme, proposer, scorer.fits, similarities)
+                absent = absent_phrases(step.candidates.negative, scorer, mean_direction(drawn), wanted)
                 following += Phrases(negative=absent)
             log = replace(log, steps=(*log.steps, step), following=following, stopped=reason)
             yield log
 
     def _begun(
-        self, reference: Tensor, proposer: Proposer, seed: int, prompt: Phrases | None, log: Log | None
+        self,
+        theme: Sequence[Tensor],
+        typical: Tensor,
+        proposer: Proposer,
+        seed: int,
+        prompt: Phrases | None,
+        log: Log | None,
     ) -> Log:
         """A new log, or an earlier one if it is of this search; the step where it stopped is done again."""
-        name = fingerprint(reference)
+        name = theme_fingerprint(theme)
         if log is None:
-            first = proposer.caption(reference).without(self.excluded) if prompt is None else prompt
-            return Log(name, seed, first)
+            first = proposer.caption(typical).without(self.excluded) if prompt is None else prompt
+            return Log(name, seed, first, seeds=self.seeds)
         if (log.reference, log.seed) != (name, seed):
             raise SettingsError(
                 "the log is of another reference picture or seed; give those again, or start without a log"
+            )
+        if log.seeds != self.seeds:
+            raise SettingsError(
+                f"the log has drawings of {log.seeds} seeds each, now {self.seeds} are wanted; give as many "
+                "again, or start without a log"
             )
         if not log.stopped:
             return log
         return replace(log, steps=log.steps[:-1], following=log.steps[-1].phrases, stopped="")
 
     def _improved(
-        self, step: Step, reference: Tensor, proposer: Proposer, fits: Fits, similarities: Similarities
+        self, step: Step, theme: Sequence[Tensor], proposer: Proposer, fits: Fits, similarities: Similarities
     ) -> tuple[Step, Phrases, str]:
         """The step with what was proposed and chosen, the prompt to draw next, or why there is no other."""
         current, begun = step.phrases, time.perf_counter()
         try:
-            proposed = proposer.propose(reference, step.picture, current)
-            candidates = (proposed - current).without(self.excluded)
+            found = (proposer.propose(one, step.typical, current) for one in theme)
+            candidates = (sum(found, Phrases()) - current).without(self.excluded)
         except ProposerError as error:
             return step, current, f"{FAILED}{error}"
         proposing, begun = time.perf_counter() - begun, time.perf_counter()

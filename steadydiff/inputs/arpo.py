@@ -56,6 +56,23 @@ SEARCH: tuple[Input, ...] = (
         "that was cancelled, or is to go further, goes on from there. Take another name for another model. "
         "Empty: nothing is kept.",
     ),
+    Whole(
+        "seeds", 1, 1, 8,
+        "Drawings of every prompt, from seed and those that follow it. Their mean similarity decides which "
+        "prompt is best, so that one lucky drawing does not. Each takes its time.",
+    ),
+    Whole(
+        "max_tokens", 75, 75, 750,
+        "How long the prompt may grow. 75: one window of CLIP, as in the paper. 150, 225 and so on: as many "
+        "windows, each scored by itself and the mean taken by length, as hosts give models longer prompts.",
+    ),
+)  # fmt: skip
+
+FIRST, EACH, MEAN = "first", "each", "mean"
+COMBINE = Choice(
+    "combine", FIRST, (FIRST, EACH, MEAN),
+    "Of several images: first takes only that one. each: one search after the other, a prompt for each "
+    "image, one a line. mean: one prompt for what they have in common, near to the mean of all.",
 )  # fmt: skip
 
 PHRASE_BANK: tuple[Input, ...] = (

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from steadydiff.arpo.phrases import Phrases
 from steadydiff.arpo.search import select_phrases
 from steadydiff.tinyworld.scenes import render, sample_scenes
+from tools.launch import arpo as command
+from tools.launch.arpo_host import checkpoint_graph, with_pictures
 from tools.launch.inprocess import PACK, defaults_of, load
 
 
@@ -197,6 +199,99 @@ def test_edit_prompt_exchanges_words_and_keeps_the_negative_prompt_apart(execute
     assert execute("SteadyDiffEditPrompt", prompt="a dog") == ("a dog", "")
     with pytest.raises(Exception, match="words must be like 'dog -> cat'"):
         execute("SteadyDiffEditPrompt", prompt="a dog", words="dog")
+
+
+def test_several_seeds_draw_what_the_sampler_draws_of_each(execute, inputs):
+    prompt, image, images, report, *_ = execute("SteadyDiffARPO", **inputs | {"iterations": 1}, seeds=3)
+    log = json.loads(report)["log"]
+    steps = log["steps"]
+    assert image.shape == (3, 64, 64, 3) and len(images) == 3 * len(steps) and log["seeds"] == 3
+    near = [step["image_similarity"] for step in steps]
+    assert json.loads(report)["summary"]["prompt"] == prompt == best_prompt(steps, near)
+    assert json.loads(report)["summary"]["spread"] > 0
+    positive = inputs["clip"].encode_from_tokens_scheduled(inputs["clip"].tokenize(prompt))
+    for k in range(3):
+        drawn = load("nodes").common_ksampler(
+            inputs["model"], 7 + k, 8, 4.0, "euler", "normal", positive, inputs["negative"],
+            inputs["latent_image"],
+        )[0]["samples"]  # fmt: skip
+        assert torch.equal(inputs["vae"].decode(drawn)[0], image[k])
+
+
+def best_prompt(steps, near):
+    kinds = steps[near.index(max(near))]["phrases"]
+    return ", ".join([*kinds["content"], *kinds["style"]])
+
+
+def test_a_prompt_may_grow_over_the_encoders_windows(execute, inputs, scorer):
+    long = inputs | {
+        "prompt": "a small red star, a large blue ring, a green heart, on a mint background, a teal cross"
+    }
+    short = execute("SteadyDiffARPO", **long)
+    grown = execute("SteadyDiffARPO", **long, max_tokens=150, best_by="text")
+    assert scorer.fits([short[0]]) == [True] and scorer.fits([grown[0]]) == [False]
+    assert "a small purple" in grown[0] and len(grown[0].split()) > len(short[0].split())
+    positive = inputs["clip"].encode_from_tokens_scheduled(inputs["clip"].tokenize(grown[0]))
+    drawn = load("nodes").common_ksampler(
+        inputs["model"], 7, 8, 4.0, "euler", "normal", positive, inputs["negative"], inputs["latent_image"]
+    )[0]["samples"]
+    assert torch.equal(inputs["vae"].decode(drawn), grown[1])
+
+
+def test_of_several_images_the_first_each_or_what_they_share_is_searched_for(
+    execute, inputs, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(load("folder_paths"), "get_output_directory", lambda: str(tmp_path))
+    scenes = render(sample_scenes(1_000_005, 12)[1:3]).permute(0, 2, 3, 1)
+    several = inputs | {"image": scenes, "iterations": 1}
+    first, second = (execute("SteadyDiffARPO", **several | {"image": scenes[i : i + 1]}) for i in range(2))
+    default = execute("SteadyDiffARPO", **several)
+    assert default[0] == first[0] and torch.equal(default[2], first[2])
+    each = execute("SteadyDiffARPO", **several, combine="each", keep_as="both")
+    assert each[0] == f"{first[0]}\n{second[0]}" and first[0] != second[0]
+    assert torch.equal(each[1], torch.cat([first[1], second[1]]))
+    assert torch.equal(each[2], torch.cat([first[2], second[2]]))
+    assert [one["summary"]["prompt"] for one in json.loads(each[3])["searches"]] == each[0].split("\n")
+    assert len(each[4]) == 2
+    kept = sorted(file.name for file in (tmp_path / "steadydiff_arpo").iterdir())
+    assert kept == ["both_0.safetensors", "both_1.safetensors"]
+    shared = execute("SteadyDiffARPO", **several, combine="mean")
+    scorer, both = inputs["scorer"], [inputs["scorer"].picture(scene) for scene in scenes]
+    near = {
+        prompt: (scorer.texts([prompt])[0] @ sum(both)).item() for prompt in (shared[0], first[0], second[0])
+    }
+    assert near[shared[0]] > max(near[first[0]], near[second[0]])
+
+
+@pytest.mark.parametrize("words", [[], ["--server", "http://localhost:1/v1"]])
+def test_the_graph_of_run_py_arpo_gives_our_nodes_what_they_take(pack, words):
+    told = command.parser().parse_args(["x.png", "--checkpoint", "x", "--comfyui", "1", *words])
+    graph = with_pictures(checkpoint_graph(told, (64, 64)), ["a", "b"], told)
+    ours = [node for node in graph.values() if node["class_type"] in pack]
+    assert len(ours) == 3
+    for node in ours:
+        taken = {one.id: one for one in pack[node["class_type"]].GET_SCHEMA().inputs}
+        given = node["inputs"]
+        assert {name for name, one in taken.items() if not one.optional} <= set(given) <= set(taken)
+        for name, value in given.items():
+            options = getattr(taken[name], "options", None)
+            assert not options or value in options, (name, value)
+
+
+def test_graphs_from_before_which_lack_what_is_new_are_valid(pack):
+    before = {
+        "SteadyDiffPhraseBank": {"scorer", "bank", "most", "against", "content", "style"},
+        "SteadyDiffARPO": {
+            "image", "model", "clip", "vae", "negative", "latent_image", "proposer", "scorer", "seed",
+            "steps", "cfg", "sampler_name", "scheduler", "iterations", "prompt", "exclude", "best_by", "drop",
+            "min_gain", "target", "keep_as",
+        },
+    }  # fmt: skip
+    for name, required in before.items():
+        inputs = pack[name].GET_SCHEMA().inputs
+        assert {one.id for one in inputs if not one.optional} == required
+        order = [one.id in required for one in inputs]
+        assert order == sorted(order, reverse=True)  # so that kept values of widgets stay theirs
 
 
 # --- scorers ----------------------------------------------------------------------------------------------

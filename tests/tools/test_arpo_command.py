@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from steadydiff.arpo.language.proposer import VisionProposer
+from steadydiff.arpo.language.server import ChatServer
+from steadydiff.arpo.phrase_bank import PhraseBank
 from tools.launch import arpo, arpo_host
 from tools.launch.console import Stop
 
@@ -59,9 +62,26 @@ def test_a_folders_prompts_are_written_beside_its_pictures(tmp_path, output, cap
         arpo.references(str(tmp_path / "empty"))
 
 
+def test_a_folder_may_be_one_theme(tmp_path, output, capsys):
+    for name in ("a.png", "b.png", "c.png"):
+        picture(tmp_path / "set" / name, (64, 64))
+    assert arpo.main([str(tmp_path / "set"), *QUICK, "--combine"]) == 0
+    assert "3 pictures as one theme" in capsys.readouterr().out
+    assert not list((tmp_path / "set").glob("*.txt"))
+    assert (output / "set_theme" / "sheet.png").is_file()
+    told = options("--checkpoint", "x")
+    graph = arpo_host.with_pictures(arpo_host.checkpoint_graph(told, (64, 64)), ["a", "b", "c"], told)
+    last, inputs = graph["arpo"]["inputs"]["image"][0], graph["arpo"]["inputs"]
+    assert inputs["combine"] == "mean" and graph[last]["class_type"] == "ImageBatch"
+    first = graph[last]["inputs"]["image1"][0]
+    loaded = [graph[graph[at]["inputs"][f"image{k}"][0]] for at, k in ((first, 1), (first, 2), (last, 2))]
+    assert [one["inputs"]["image"] for one in loaded] == ["a", "b", "c"]
+
+
 def test_banks_are_named_or_folders_and_files(tmp_path, output):
     (tmp_path / "own.txt").write_text("a red star\na blue ring")
     made = arpo.named_proposer(options("--bank", f"art/style/prints, {tmp_path / 'own.txt'}"), arpo.scorer())
+    assert isinstance(made, PhraseBank)
     assert [len(one) for one in made.lists][1:] == [2] and len(made.lists[0]) > 150
     assert arpo.main(["scene:7", *QUICK, "--bank", "absent"]) == 1
 
@@ -69,6 +89,8 @@ def test_banks_are_named_or_folders_and_files(tmp_path, output):
 def test_a_chat_server_sees_with_one_model_and_may_write_with_another():
     words = "--server", "http://localhost:1/v1", "--text-model", "large", "--model", "eyes"
     made = arpo.named_proposer(options(*words), arpo.scorer())
+    assert isinstance(made, VisionProposer)
+    assert isinstance(made.see, ChatServer) and isinstance(made.write, ChatServer)
     assert (made.see.model, made.write.model, made.see.url) == ("eyes", "large", "http://localhost:1/v1")
     assert len(made.sessions) == 2
 
@@ -98,7 +120,7 @@ def test_an_address_is_a_port_with_or_without_its_host(text):
 
 def test_the_graph_of_a_checkpoint_draws_in_the_references_proportions():
     told = options("--checkpoint", "x.safetensors", "--bank", "art,mine", "--negative", "blur", "--drop")
-    graph = arpo_host.with_picture(arpo_host.checkpoint_graph(told, (1200, 800)), "in/p.png", told)
+    graph = arpo_host.with_pictures(arpo_host.checkpoint_graph(told, (1200, 800)), ["in/p.png"], told)
     inputs = {key: node["inputs"] for key, node in graph.items()}
     assert inputs["size"] == {"width": 640, "height": 448, "batch_size": 1}
     assert inputs["model"] == {"ckpt_name": "x.safetensors"} and inputs["negative"]["text"] == "blur"

@@ -11,10 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steadydiff.arpo.log import Log, as_dict, load_log, save_log
+from steadydiff.arpo.log import Log, as_dict, fingerprint, load_log, save_log
 from steadydiff.arpo.phrases import Phrases
 from steadydiff.arpo.search import ARPO, drop_phrases, select_phrases
 from steadydiff.errors import CheckpointError, ProposerError, SettingsError, ShapeError
+from steadydiff.files.checkpoints import save_checkpoint
 
 WORDS = tuple("abcdefgh")
 
@@ -387,6 +388,111 @@ def test_a_log_of_before_there_were_negatives_loads(tmp_path):
     assert load_log(file).best.phrases == log.best.phrases and load_log(file).following.negative == ()
 
 
+# --- seeds ------------------------------------------------------------------------------------------------
+
+
+def lucky(prompt, seed):
+    """Seed 3 draws what was not asked for with the shortest prompt; seed 4 and 5 draw the prompt."""
+    return draw("red, star, soft" if seed == 3 and prompt == "" else prompt)
+
+
+def test_the_mean_of_several_seeds_decides_not_one_lucky_drawing():
+    alone = searched(ARPO(9), Phrases(), generate=lucky, proposer=Blind())[-1]
+    assert alone.best.phrases.prompt == ""
+    log = searched(ARPO(9, seeds=3), Phrases(), generate=lucky, proposer=Blind())[-1]
+    assert log.best.phrases.prompt == "red, star, soft"
+    first, last = log.steps[0], log.steps[-1]
+    assert first.image_similarity == pytest.approx(sum(first.similarities) / 3)
+    assert first.similarities[0] == pytest.approx(1) and first.spread > 0.2 and last.spread == 0
+    assert torch.equal(first.typical, first.others[0]) and len(first.pictures) == 3
+
+
+class Blind(OneAtATime):
+    def propose(self, reference, generated, current):
+        return Phrases(tuple(word for word in WANTED if word not in current.prompt)[:1])
+
+
+def test_the_seeds_are_those_that_follow_and_come_in_their_order():
+    seeds = []
+
+    def generate(prompt, seed):
+        seeds.append(seed)
+        return draw(prompt)
+
+    next(ARPO(0, seeds=3).search(REFERENCE, generate, Blind(), Words(), 2**64 - 2, Phrases()))
+    assert seeds == [2**64 - 2, 2**64 - 1, 0]
+
+
+def test_a_log_keeps_the_drawings_of_all_seeds_and_goes_on_with_as_many(tmp_path):
+    log, file = (
+        searched(ARPO(1, seeds=2), Phrases(), generate=lucky, proposer=Blind())[-1],
+        tmp_path / "l.safetensors",
+    )
+    save_log(log, file)
+    again = load_log(file)
+    assert json.dumps(as_dict(again)) == json.dumps(as_dict(log)) and again.seeds == 2
+    for ours, theirs in zip(log.steps, again.steps, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours.pictures, theirs.pictures, strict=True))
+    whole = searched(ARPO(9, seeds=2), Phrases(), generate=lucky, proposer=Blind())[-1]
+    further = searched(ARPO(9, seeds=2), None, Blind(), again, lucky)[-1]
+    assert [step.phrases for step in further.steps] == [step.phrases for step in whole.steps]
+    with pytest.raises(SettingsError, match="drawings of 2 seeds each, now 1 are wanted"):
+        searched(ARPO(9), None, Blind(), again)
+
+
+def test_a_log_from_before_there_were_seeds_is_one_of_one_seed(tmp_path):
+    log, file = searched(ARPO(1), Phrases())[-1], tmp_path / "log.safetensors"
+    told = as_dict(log)
+    assert told.pop("seeds") == 1 and all(step.pop("similarities") == () for step in told["steps"])
+    pictures = {f"picture.{i}": (step.picture * 255).byte() for i, step in enumerate(log.steps)}
+    save_checkpoint(file, pictures, kind="arpo_log", version=1, log=told)
+    again = load_log(file)
+    assert again.seeds == 1 and json.dumps(as_dict(again)) == json.dumps(as_dict(log))
+
+
+# --- themes -----------------------------------------------------------------------------------------------
+
+
+def test_a_theme_is_what_its_pictures_share():
+    """Each shows red and something of its own; the prompt says red first, and is near to the mean."""
+    theme = [draw("red, star"), draw("red, soft"), draw("red, night")]
+    asked = []
+
+    class Namer(OneAtATime):
+        def caption(self, reference):
+            return Phrases(("star",)) if torch.equal(reference, theme[0]) else Phrases(("night",))
+
+        def propose(self, reference, generated, current):
+            asked.append(next(i for i, one in enumerate(theme) if torch.equal(reference, one)))
+            return Phrases((("star", "soft", "night")[asked[-1]], "red", "blue"))
+
+    log = list(ARPO(1).search(theme, draw, Namer(), Words(), 3, Phrases()))[-1]
+    assert log.steps[1].phrases.content[0] == "red" and "blue" not in log.steps[1].phrases.content
+    assert asked == [0, 1, 2]
+    one = list(ARPO(1).search(theme[:1], draw, Namer(), Words(), 3))[-1]
+    alone = list(ARPO(1).search(theme[0], draw, Namer(), Words(), 3))[-1]
+    assert one.reference == alone.reference == fingerprint(theme[0]) != log.reference
+    assert [step.phrases for step in one.steps] == [step.phrases for step in alone.steps]
+    with pytest.raises(SettingsError, match="another reference"):
+        next(ARPO().search(theme[::-1], draw, Namer(), Words(), 3, log=log))
+    with pytest.raises(ShapeError, match="one picture or more"):
+        next(ARPO().search([], draw, Namer(), Words(), 3))
+
+
+def test_the_most_typical_picture_of_a_theme_is_captioned():
+    theme = [draw("blue"), draw("red, star"), draw("red, star, soft")]
+    captioned = []
+
+    class Namer(OneAtATime):
+        def caption(self, reference):
+            captioned.append(reference)
+            return Phrases(("red",))
+
+    next(ARPO(0).search(theme, draw, Namer(), Words(), 3))
+    [typical] = captioned
+    assert torch.equal(typical, theme[1]) or torch.equal(typical, theme[2])
+
+
 # --- log --------------------------------------------------------------------------------------------------
 
 
@@ -424,7 +530,8 @@ def test_a_log_of_another_search_is_refused():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"iterations": -1}, {"min_gain": -0.1}, {"min_gain": float("nan")}, {"target": 1.1}]
+    "settings",
+    [{"iterations": -1}, {"seeds": 0}, {"min_gain": -0.1}, {"min_gain": float("nan")}, {"target": 1.1}],
 )
 def test_settings_are_checked(settings):
     with pytest.raises(SettingsError, match=next(iter(settings))):

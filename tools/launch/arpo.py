@@ -118,7 +118,7 @@ def named_scorer(options: argparse.Namespace) -> Scorer:
     return load_scorer(model, weights or "openai", download=options.download)
 
 
-def named_proposer(options: argparse.Namespace, clip: Scorer) -> Proposer:
+def named_proposer(options: argparse.Namespace, clip: Scorer) -> PhraseBank | VisionProposer:
     """A chat server where one is named, else the banks of --bank: names, or folders and files."""
     if options.server:
         server = ChatServer(options.server, options.model, options.key_name)
@@ -134,17 +134,22 @@ def named_proposer(options: argparse.Namespace, clip: Scorer) -> Proposer:
 # --- searching here ---------------------------------------------------------------------------------------
 
 
-def search(options: argparse.Namespace, clip: Scorer, proposer: Proposer, name: str) -> str:
-    """Draw with the tiny world; returns the prompt."""
-    called, reference = read_reference(name)
-    check_drawable(name, reference, options.force)
-    folder = OUTPUT / called
+def search(options: argparse.Namespace, clip: Scorer, proposer: Proposer, names: list[str]) -> str:
+    """Draw with the tiny world; returns the prompt of a picture, or of what several share."""
+    read = [read_reference(name) for name in names]
+    theme = [reference for _, reference in read]
+    for name, reference in zip(names, theme, strict=True):
+        check_drawable(name, reference, options.force)
+    folder = OUTPUT / (read[0][0] if len(names) == 1 else f"{Path(options.image).resolve().name}_theme")
     file = folder / "log.safetensors"
     earlier = load_log(file) if options.resume else None
-    settings = ARPO(options.iterations, excluded=tuple(options.exclude), drop=options.drop)
+    settings = ARPO(
+        options.iterations, excluded=tuple(options.exclude), drop=options.drop, seeds=options.seeds,
+        max_tokens=options.max_tokens,
+    )  # fmt: skip
     prompt = None if options.prompt is None else Phrases.of(options.prompt)
     begun = settings.search(
-        reference, lambda text, seed: draw([text], seed)[0], proposer, clip, options.seed, prompt, earlier
+        theme, lambda text, seed: draw([text], seed)[0], proposer, clip, options.seed, prompt, earlier
     )
     log = None
     for log in begun:
@@ -153,7 +158,7 @@ def search(options: argparse.Namespace, clip: Scorer, proposer: Proposer, name: 
         say(f"{len(log.steps) - 1}: text {step.text_similarity:.3f}, picture {step.image_similarity:.3f}")
         say(f"   {step.phrases.prompt or '(nothing)'}")
     assert log  # every search draws once
-    show(log, reference, folder)
+    show(log, theme, folder)
     say(f"ended: {log.stopped}\nprompt: {log.best.phrases.prompt}\npictures: {folder}")
     return log.best.phrases.prompt
 
@@ -168,14 +173,15 @@ def check_drawable(name: str, reference: Tensor, force: bool) -> None:
         )
 
 
-def show(log: Log, reference: Tensor, folder: Path) -> None:
+def show(log: Log, theme: list[Tensor], folder: Path) -> None:
     """Write what a person looks at: log.json, every picture, and a sheet of all."""
     write_whole(folder / "log.json", json.dumps(as_dict(log), indent=1) + "\n")
-    columns = {"reference": [enlarged(as_pil(reference))]}
+    columns = {"reference": [enlarged(as_pil(theme[0]))]}
     for i, step in enumerate(log.steps):
-        picture = as_pil(step.picture)
-        picture.save(folder / f"{i}.png")
-        columns[f"{i}: {step.image_similarity:.3f}"] = [enlarged(picture)]
+        pictures = [as_pil(picture) for picture in step.pictures]
+        for k, picture in enumerate(pictures):
+            picture.save(folder / (f"{i}_{k}.png" if k else f"{i}.png"))
+        columns[f"{i}: {step.image_similarity:.3f}"] = [enlarged(pictures[0])]
     draw_sheet(log.best.phrases.prompt, columns, []).save(folder / "sheet.png")
 
 
@@ -183,12 +189,16 @@ def show(log: Log, reference: Tensor, folder: Path) -> None:
 
 
 def search_all(options: argparse.Namespace) -> int:
-    """Search for one picture, or for each of a folder, whose prompts are written beside them; the exit code.
+    """Search for one picture, for what a folder's share, or for each, written beside it; the exit code.
 
     What goes wrong with one picture of a folder is told, and the others are worked through.
     """
     named, folder, code = references(options.image), Path(options.image).is_dir(), 0
     find = searcher(options)
+    if options.combine:
+        say(f"\n{len(named)} pictures as one theme")
+        find(list(named))
+        return 0
     for name, file in named.items():
         beside = file.with_suffix(".txt") if file and folder else None
         if beside and beside.exists() and not options.overwrite:
@@ -196,7 +206,7 @@ def search_all(options: argparse.Namespace) -> int:
             continue
         try:
             say(f"\n{name}")
-            prompt = find(name)
+            prompt = find([name])
             if beside:
                 write_whole(beside, prompt + "\n")
         except (Stop, SteadyDiffError) as error:
@@ -205,19 +215,20 @@ def search_all(options: argparse.Namespace) -> int:
     return code
 
 
-def searcher(options: argparse.Namespace) -> Callable[[str], str]:
-    """What finds a picture's prompt; says with which model it draws."""
+def searcher(options: argparse.Namespace) -> Callable[[list[str]], str]:
+    """What finds the prompt of a picture, or of several together; says with which model it draws."""
     if options.comfyui or options.port:
         host = HostSearch.of(options)
         say(f"draws with: {host.draws_with} in the ComfyUI at {host.address}")
         if host.tiny:
             say(DRAWS)
 
-        def found(name: str) -> str:
-            picture = read_picture(Path(name), name)
-            if host.tiny:
-                check_drawable(name, pixels(picture), options.force)
-            return host.find(Path(name), picture.size)
+        def found(names: list[str]) -> str:
+            pictures = {Path(name): read_picture(Path(name), name) for name in names}
+            for file, picture in pictures.items():
+                if host.tiny:
+                    check_drawable(str(file), pixels(picture), options.force)
+            return host.find({file: picture.size for file, picture in pictures.items()})
 
         return found
     if options.checkpoint or options.workflow:
@@ -237,9 +248,12 @@ def parser() -> argparse.ArgumentParser:
     add("--prompt", help="where to begin; without it a caption, '' for nothing")
     add("--iterations", type=int, default=5)
     add("--seed", type=int, default=0, help="of every drawing")
+    add("--seeds", type=int, default=1, help="drawings of each prompt, whose mean counts; %(default)s")
+    add("--max-tokens", type=int, default=75, help="of the prompt: 75, 150, 225 ...; %(default)s")
     add("--exclude", nargs="*", default=[], metavar="PHRASE", help="never propose these")
     add("--drop", action="store_true", help="also take out phrases that hinder")
     add("--resume", action="store_true", help="go on from the log of an earlier search; not in a ComfyUI")
+    add("--combine", action="store_true", help="one prompt for what the pictures of a folder share")
     add("--overwrite", action="store_true", help="of a folder: also pictures that have a .txt beside them")
     add("--force", action="store_true", help="also pictures that the tiny world cannot draw")
     add = top.add_argument_group("who proposes, and who scores").add_argument

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steadydiff.arpo.clip_scorer import MODELS
 from steadydiff.files.text import read_text
 from steadydiff.inputs import arpo as inputs
+from steadydiff.inputs.arpo import TINY
 from steadydiff.inputs.kinds import Input
 from tools.launch.comfy_client import ComfyClient, ComfyError, Graph
 from tools.launch.console import Stop
@@ -47,16 +49,17 @@ class HostSearch:
     def address(self) -> str:
         return f"{self.client.host}:{self.client.port}"
 
-    def find(self, picture: Path, size: tuple[int, int]) -> str:
-        """Queue the graph with this picture and print what its ARPO node found; the prompt.
+    def find(self, pictures: dict[Path, tuple[int, int]]) -> str:
+        """Queue the graph with one picture, or several as one theme; prints and returns what ARPO found.
 
-        size: of the picture, (width, height)
+        pictures: their sizes, (width, height); the first one's is drawn in
         """
         options = self.options
+        size = next(iter(pictures.values()))
         graph = checkpoint_graph(options, size) if options.checkpoint else workflow_of(options)
         try:
-            uploaded = self.client.upload(picture.name, picture.read_bytes())
-            outputs = self.client.run(with_picture(graph, uploaded, options))
+            uploaded = [self.client.upload(picture.name, picture.read_bytes()) for picture in pictures]
+            outputs = self.client.run(with_pictures(graph, uploaded, options))
         except (ComfyError, OSError, ValueError) as error:
             raise Stop(f"The ComfyUI at {self.address} did not find a prompt: {error}") from error
         prompt = outputs[PROMPT]["text"][0]
@@ -93,7 +96,7 @@ def checkpoint_graph(options: argparse.Namespace, size: tuple[int, int]) -> Grap
     width, height = fitting(size, options.size)
     model, _, weights = (options.clip or "ViT-L-14/openai").partition("/")
     clip = defaults(inputs.CLIP_SCORER) | {"model": model, "weights": weights or "openai"}
-    if model not in inputs.CLIP_SCORER[0].options:
+    if model not in (*MODELS, TINY):
         clip |= {"model": "other", "architecture": model}
     if options.server:
         proposer = node(
@@ -115,16 +118,24 @@ def checkpoint_graph(options: argparse.Namespace, size: tuple[int, int]) -> Grap
         "size": node("EmptyLatentImage", {"width": width, "height": height, "batch_size": 1}),
         "scorer": node("SteadyDiffCLIPScorer", clip | {"download": options.download}),
         "proposer": proposer,
-        "arpo": node(ARPO_NODE, defaults(inputs.SEARCH) | drawing | wires),
+        "arpo": node(ARPO_NODE, defaults((*inputs.SEARCH, inputs.COMBINE)) | drawing | wires),
     }
 
 
-def with_picture(graph: Graph, uploaded: str, options: argparse.Namespace) -> Graph:
-    """The graph, its ARPO node fed with the picture and these settings, and its prompt shown."""
+def with_pictures(graph: Graph, uploaded: list[str], options: argparse.Namespace) -> Graph:
+    """The graph, its ARPO node fed with the pictures and these settings, and its prompt shown."""
     [arpo] = [key for key, one in graph.items() if one["class_type"] == ARPO_NODE]
-    graph[REFERENCE] = node("LoadImage", {"image": uploaded})
-    settings = {"image": [REFERENCE, 0], "iterations": options.iterations, "seed": options.seed}
+    source = REFERENCE
+    graph[REFERENCE] = node("LoadImage", {"image": uploaded[0]})
+    for at, picture in enumerate(uploaded[1:], 1):  # which bring the others to the size of the first
+        graph[f"{REFERENCE}_{at}"] = node("LoadImage", {"image": picture})
+        pair = {"image1": [source, 0], "image2": [f"{REFERENCE}_{at}", 0]}
+        graph[source := f"{REFERENCE}_to_{at}"] = node("ImageBatch", pair)
+    settings = {"image": [source, 0], "iterations": options.iterations, "seed": options.seed}
     settings |= {"exclude": "\n".join(options.exclude)} if options.exclude else {}
+    settings |= {"combine": inputs.MEAN} if len(uploaded) > 1 else {}
+    settings |= {"seeds": options.seeds} if options.seeds != 1 else {}
+    settings |= {"max_tokens": options.max_tokens} if options.max_tokens != 75 else {}
     settings |= {"drop": True} if options.drop else {}
     settings |= {} if options.prompt is None else {"prompt": options.prompt}
     graph[arpo]["inputs"] |= settings

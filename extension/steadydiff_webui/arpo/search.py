@@ -259,7 +259,15 @@ class Search:
         self._reference, self._cancelled = as_tensor(reference), threading.Event()
         wish = self.settings["search"]
         excluded = Phrases.of(wish["exclude"].replace("\n", ",")).content
-        self._arpo = ARPO(wish["iterations"], wish["target"], wish["min_gain"], excluded, wish["drop"])
+        self._arpo = ARPO(
+            wish["iterations"],
+            wish["target"],
+            wish["min_gain"],
+            excluded,
+            wish["drop"],
+            wish["seeds"],
+            wish["max_tokens"],
+        )
         self._file = log_file(wish["keep_as"], log_folder())
 
     def start(self) -> None:
@@ -312,7 +320,7 @@ class Search:
     def _guarded(self) -> None:
         """Search, and keep what went wrong: nobody above us would see it."""
         shared.state.begin(job="steadydiff_arpo")
-        shared.state.job_count = self._arpo.iterations + 1
+        shared.state.job_count = (self._arpo.iterations + 1) * self._arpo.seeds
         self.state = SEARCHING
         try:
             self._search()
@@ -342,7 +350,7 @@ class Search:
             scorer.model.to("cpu")  # CLIP and the model that draws take turns
             take_back()
             self._drawing = True
-            picture = as_tensor(draw(drawing, prompt, seed))
+            picture = as_tensor(draw(drawing, prompt, seed % 2**32))
             self._drawing = False
             return picture
 

@@ -142,7 +142,7 @@ def tab(searches: Searches) -> gr.Blocks:
 
         def choose(name: str, event: gr.SelectData):
             search = searches.get(name)
-            step = search.log.steps[event.index] if search and search.log else None
+            step = search.log.steps[event.index // search.log.seeds] if search and search.log else None
             return shown_step(search, step) if step else [gr.update()] * 4
 
         gallery.select(fn=choose, inputs=[search_id], outputs=[best, found, negative, infotext])
@@ -235,7 +235,7 @@ def shown(search: Search, status: str, ended: bool, new: bool) -> list:
     pictures: list = [gr.update()] * 6
     if new:
         step = search.best
-        items = [(as_pil(one.picture), caption(i, one)) for i, one in enumerate(steps)]
+        items = [(as_pil(p), caption(i, one)) for i, one in enumerate(steps) for p in one.pictures]
         pictures = [*(shown_step(search, step) if step else (None, "", "", "")), items, table(steps)]
     error = search.message if ended and search.message else ""
     said = f"<div class='error'>{html.escape(error)}</div>" if error else f"<p>{html.escape(status)}</p>"
@@ -251,7 +251,13 @@ def shown_step(search: Search, step: Step) -> list:
 
 
 def caption(number: int, step: Step) -> str:
-    return f"{number}: {step.image_similarity:.3f}"
+    return f"{number}: {near(step)}"
+
+
+def near(step: Step) -> str:
+    """How near its pictures are; of several their mean and standard deviation."""
+    spread = f" ± {step.spread:.3f}" if step.others else ""
+    return f"{step.image_similarity:.3f}{spread}"
 
 
 def table(steps: tuple[Step, ...]) -> str:
@@ -260,7 +266,7 @@ def table(steps: tuple[Step, ...]) -> str:
         return ""
     heads = ("", "image", "text", "prompt", "added", "taken out")
     rows = [
-        (str(i), f"{step.image_similarity:.3f}", f"{step.text_similarity:.3f}", step.phrases.prompt,
+        (str(i), near(step), f"{step.text_similarity:.3f}", step.phrases.prompt,
          named(step.gains), named(step.drops))
         for i, step in enumerate(steps)
     ]  # fmt: skip
