@@ -7,16 +7,18 @@ from pathlib import Path
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
+import comfy.utils
 import folder_paths
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
-from ..steadydiff.arpo.log import Log, as_dict, load_log, log_file, save_log
+from ..steadydiff.arpo.log import Log, Step, as_dict, load_log, log_file, save_log
 from ..steadydiff.arpo.phrases import Phrases
 from ..steadydiff.arpo.search import ARPO
 from ..steadydiff.errors import ProposerError
 from ..steadydiff.inputs import arpo as arpo_inputs
 from ..steadydiff.plots import arpo_figure
+from ..steadydiff.sheets import draw_sheet
 from .shared import schema
 from .shared.bar import Bar
 from .shared.host import fitted_latent
@@ -37,6 +39,7 @@ class SteadyDiffARPO(io.ComfyNode):
             "asks the proposer what the drawing lacks beside the image, keeps of the proposed phrases those "
             "that bring the prompt nearer, and repeats. (Ren, Reverse Prompt, chapter 4, ARPO.)",
             search_aliases=["reverse prompt", "image to prompt", "interrogator", "img2prompt", "caption"],
+            has_intermediate_output=True,  # its sheet stays when the page is loaded anew
             inputs=[
                 io.Image.Input("image", tooltip="The reference; combine says what becomes of several."),
                 io.Model.Input("model", tooltip="The model that draws, with whatever patches it carries."),
@@ -136,7 +139,9 @@ class SteadyDiffARPO(io.ComfyNode):
             if log.failure:  # the prompt that would come out is the one that was given
                 raise ProposerError(log.failure)
             logs.append(log)
-        return output(logs, best_by)
+        best = [log.best if best_by == arpo_inputs.PICTURE else log.best_by_text for log in logs]
+        shown = ui.PreviewImage(sheet(image, best[0]), cls=cls)
+        return io.NodeOutput(*outputs(logs, best), ui=shown)
 
 
 def kept_names(name: str, count: int) -> list[str]:
@@ -144,9 +149,19 @@ def kept_names(name: str, count: int) -> list[str]:
     return [name] if count == 1 else [f"{name.strip()}_{at}" if name.strip() else "" for at in range(count)]
 
 
-def output(logs: list[Log], best_by: str) -> io.NodeOutput:
+def sheet(image: torch.Tensor, best: Step) -> torch.Tensor:
+    """The reference beside what the prompt that was found draws, under that prompt."""
+    drawn = best.picture[None].float().cpu()
+    height, width = drawn.shape[1:3]
+    reference = comfy.utils.common_upscale(
+        image[:1, ..., :3].float().cpu().movedim(-1, 1), width, height, "lanczos", "center"
+    ).movedim(1, -1)
+    made = draw_sheet(best.phrases.prompt, {"reference": reference, "drawn from this prompt": drawn})
+    return torch.from_numpy(made)[None] / 255
+
+
+def outputs(logs: list[Log], best: list[Step]) -> tuple:
     """The prompts one a line; the pictures of all searches as one batch, as all are drawn at one size."""
-    best = [log.best if best_by == arpo_inputs.PICTURE else log.best_by_text for log in logs]
     reports = [
         {
             "summary": {
@@ -162,7 +177,7 @@ def output(logs: list[Log], best_by: str) -> io.NodeOutput:
         }
         for step, log in zip(best, logs, strict=True)
     ]
-    return io.NodeOutput(
+    return (
         "\n".join(step.phrases.prompt for step in best),
         batch(picture for step in best for picture in step.pictures),
         batch(picture for log in logs for step in log.steps for picture in step.pictures),

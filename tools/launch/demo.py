@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tools.launch.comfy_client import ComfyError, Graph
 from tools.launch.console import ProgressBar, Stop, say, tail
+from tools.launch.draw_workflow import draw
 from tools.launch.environment import ROOT
 from tools.launch.find_comfyui import Host
 from tools.launch.server import Server, running
@@ -49,8 +50,9 @@ def run_demo(
     with running(host) as server:
         say(f"ComfyUI answers after {time.monotonic() - started:.1f} s.")
         system = server.client.get("/system_stats")["system"]
+        info = server.client.get("/object_info")
         runs = {
-            label: run_workflow(server, label, graph, output, drawn_twin(workflows, label))
+            label: run_workflow(server, label, graph, output, draw(graph, info))
             for label, graph in graphs.items()
         }
     report = summarize(host, system, runs, started)
@@ -85,12 +87,6 @@ def load_graphs(folder: Path, name: str | None) -> dict[str, Graph]:
     for label, graph in graphs.items():
         check_seeds(label, graph)
     return graphs
-
-
-def drawn_twin(workflows: Path, label: str) -> dict | None:
-    """The workflow as a browser opens it; kept in the pictures, which can then be dragged into ComfyUI."""
-    file = workflows.parent / f"{label}.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def columns(graph: Graph) -> dict[str, str]:
@@ -140,7 +136,10 @@ def links(node: dict) -> Iterator[tuple[str, int]]:
 
 
 def run_workflow(server: Server, label: str, graph: Graph, output: Path, drawn: dict | None = None) -> dict:
-    """Run one workflow, save its pictures below `output` and return its part of the report."""
+    """Run one workflow, save its pictures below `output` and return its part of the report.
+
+    drawn: the workflow as a browser opens it; kept in the pictures, which can then be dragged into ComfyUI
+    """
     begun, first_step = time.monotonic(), None
     bar = ProgressBar(label)
 

@@ -1,9 +1,10 @@
-"""Draws the workflow a browser opens from its API twin: workflows/api/NAME.json -> workflows/NAME.json.
+"""Draws graphs of the API's form as a browser opens them; as a command: templates.py -> workflows/*.json.
 
-The API file is the source. A node's `_meta` may hold what only a picture needs: "title", "pos" [x, y], "size"
-[width, height], and "note", a text put beside it. Run it as `run.py` runs tests, with the host's interpreter:
+A node's `_meta` may hold what only a picture needs: "title", "pos" [x, y], "size" [width, height], "mode",
+"flags", "color", "bgcolor", "models", and "note", a text put beside it, with its "note_look". Run it with the
+host's interpreter:
 
-    python tools/launch/draw_workflow.py epsilon_scaling
+    python -m tools.launch.draw_workflow
 """
 
 import json
@@ -12,25 +13,27 @@ import sys
 from tools.launch.environment import ROOT
 from tools.launch.find_comfyui import ensure_host
 from tools.launch.server import running
+from tools.launch.templates import TEMPLATES, groups, placed
 
 WORKFLOWS = ROOT / "workflows"
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 SEEDS = ("seed", "noise_seed")
 SIZE, NOTE_SIZE = [300, 120], [380, 240]
+EXTRA = {
+    "ds": {"scale": 0.8, "offset": [60, 120]},  # for a file dropped on the page; the browser fits by itself
+    "workflowRendererVersion": "LG",  # sizes are those of the classic canvas
+    "frontendVersion": "1.47.12",
+}
 
 
-def main(names: list[str]) -> None:
-    files = [WORKFLOWS / "api" / f"{name}.json" for name in names] or sorted(
-        (WORKFLOWS / "api").glob("*.json")
-    )
+def main() -> None:
     with running(ensure_host(sys.executable)) as server:
         info = server.client.get("/object_info")
-    for file in files:
-        drawn = draw(json.loads(file.read_text(encoding="utf-8")), info)
-        (WORKFLOWS / file.name).write_text(
-            json.dumps(drawn, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        print(f"workflows/{file.name}")
+    for name in TEMPLATES:
+        drawn = draw(placed(name), info) | {"groups": groups(name), "extra": EXTRA}
+        text = json.dumps(drawn, indent=1, ensure_ascii=False) + "\n"
+        (WORKFLOWS / f"{name}.json").write_text(text, encoding="utf-8")
+        print(f"workflows/{name}.json")
 
 
 def draw(graph: dict, info: dict) -> dict:
@@ -67,10 +70,15 @@ def draw_node(number: int, node: dict, info: dict) -> dict:
     outputs = zip(info["output_name"], info["output"], strict=True)
     return {
         **{"id": number, "type": node["class_type"], "pos": meta.get("pos", [320 * number, 0])},
-        **{"size": meta.get("size", SIZE), "flags": {}, "order": number - 1, "mode": 0, "inputs": names},
+        **{"size": meta.get("size", SIZE), "order": number - 1, "inputs": names},
+        **{"mode": meta.get("mode", 0), "flags": meta.get("flags", {})},
         "outputs": [{"name": name, "type": kind, "links": []} for name, kind in outputs],
-        **({"title": meta["title"]} if "title" in meta else {}),
-        **{"properties": {"Node name for S&R": node["class_type"]}, "widgets_values": widgets},
+        **{name: meta[name] for name in ("title", "color", "bgcolor") if name in meta},
+        "properties": {
+            "Node name for S&R": node["class_type"],
+            **({"models": meta["models"]} if "models" in meta else {}),
+        },
+        "widgets_values": widgets,
     }
 
 
@@ -92,7 +100,7 @@ def draw_notes(graph: dict, count: int) -> list[dict]:
         {
             **{"id": count + i, "type": "MarkdownNote", "pos": beside(meta), "size": NOTE_SIZE, "flags": {}},
             **{"order": count + i - 1, "mode": 0, "inputs": [], "outputs": [], "properties": {}},
-            "widgets_values": [text],
+            **{"widgets_values": [text], **meta.get("note_look", {})},
         }
         for i, (meta, text) in enumerate(texts, 1)
     ]
@@ -105,4 +113,4 @@ def beside(meta: dict) -> list[int]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,0 +1,127 @@
+"""Draws the templates' thumbnails, workflows/NAME.jpg, with the models that ship, by the host's interpreter.
+
+    python -m tools.launch.thumbnails [first letter of a name ...]
+
+A card of the template browser is square and small, so every picture is two by two tiles with a word each, or
+one curve. Where a template takes a checkpoint, the small network of real pictures draws with few noisy steps,
+at which corrections show most.
+"""
+
+import io
+import sys
+
+from PIL import Image, ImageDraw, ImageFont
+
+from tools.launch.draw_workflow import WORKFLOWS
+from tools.launch.find_comfyui import ensure_host
+from tools.launch.server import running
+from tools.launch.templates import TEMPLATES, Graph, offline, placed
+
+SIDE = 512
+NOISY = {"sampler_name": "ddpm", "cfg": 1.0}
+PHOTO = {"positive": {"text": "a photo of a ship"}, "negative": {"text": ""}}
+SHAPE = {
+    "model": {"variant": "epsilon"}, "latent": {"width": 64, "height": 64, "batch_size": 2},
+    "positive": {"text": "a shaded drawing of a large green star at the center on a cream background"},
+    "negative": {"text": ""},
+}  # fmt: skip
+Tiles = list[tuple[str, str, int, int]]
+"""A word on each of four tiles, the node and its output that it comes from, and which picture of a batch."""
+
+PAIR: Tiles = [("without", "compare", 0, 0), ("with", "compare", 1, 0)]
+PAIR += [("", "compare", 0, 1), ("", "compare", 1, 1)]
+CHANGED: Tiles = [("DiffIER", "compare", 1, 0), ("difference x8", "compare", 2, 0)]
+CHANGED += [("", "compare", 1, 1), ("", "compare", 2, 1)]
+SHOWN: dict[str, tuple[dict[str, dict], Tiles | str]] = {
+    "1": ({**PHOTO, "correct": {"scale": 1.03}, "compare": NOISY, "latent": {"batch_size": 2}}, PAIR),
+    "2": ({"latent": {"batch_size": 2}}, [("drift", *PAIR[0][1:]), ("corrected", *PAIR[1][1:]), *PAIR[2:]]),
+    "3": (
+        {**PHOTO, "compare": {**NOISY, "scales": "1, 1.04"}, "second": {**NOISY, "scales": "1.02, 1.06"}},
+        [("1", "compare", 0, 0), ("1.02", "second", 0, 0)]
+        + [("1.04", "compare", 1, 0), ("1.06", "second", 1, 0)],
+    ),
+    "5": (
+        {},
+        [("picture", "picture", 0, 0), ("first prompt", "arpo", 2, 0)]
+        + [("picture", "picture", 0, 0), ("found prompt", "arpo", 1, 0)],
+    ),
+    "6": ({**SHAPE, "compare": {"steps": 10, "cfg": 4.0}}, CHANGED),
+    "7": (
+        {"latent": {"batch_size": 2}, "compare": {"steps": 4}},
+        [("Anti-Bias", *CHANGED[0][1:]), *CHANGED[1:]],
+    ),
+    "8": ({}, "loss"),
+    "9": ({}, "plot"),
+}  # fmt: skip
+
+
+def main(wanted: list[str]) -> None:
+    with running(ensure_host(sys.executable)) as server:
+        for name in TEMPLATES:
+            if wanted and name[0] not in wanted:
+                continue
+            changes, shown = SHOWN[name[0]]
+            graph = prepared(name, changes, shown)
+            outputs = server.client.run(graph)
+
+            def pictures(key, outputs=outputs):
+                found = outputs[key]["images"]
+                return [Image.open(io.BytesIO(server.client.image(one))).convert("RGB") for one in found]
+
+            made = curve(pictures(shown)[0]) if isinstance(shown, str) else tiles(shown, pictures)
+            made.save(WORKFLOWS / f"{name}.jpg", quality=88)
+            print(f"workflows/{name}.jpg")
+
+
+def prepared(name: str, changes: dict[str, dict], shown: Tiles | str) -> Graph:
+    """A template's graph on a model that ships, without what it bypasses, its pictures kept."""
+    graph = offline(placed(name), "photos", 32)
+    passed = {key: one["inputs"]["model"] for key, one in graph.items() if one["_meta"]["mode"]}
+    graph = {
+        key: {**one, "inputs": {name: passed_on(value, passed) for name, value in one["inputs"].items()}}
+        for key, one in graph.items()
+        if key not in passed
+    }
+    if "second" in changes:
+        graph["second"] = {**graph["compare"], "inputs": dict(graph["compare"]["inputs"])}
+    for key in changes.keys() & graph.keys():
+        graph[key]["inputs"] |= changes[key]
+    for _, key, slot, _ in [] if isinstance(shown, str) else shown:
+        graph[f"{key}_{slot}"] = {"class_type": "PreviewImage", "inputs": {"images": [key, slot]}}
+    return graph
+
+
+def passed_on(value, passed: dict[str, list]):
+    """Where an input comes from, past nodes that are bypassed."""
+    while isinstance(value, list) and value[0] in passed:
+        value = passed[value[0]]
+    return value
+
+
+def tiles(shown: Tiles, pictures) -> Image.Image:
+    made, half = Image.new("RGB", (SIDE, SIDE)), SIDE // 2
+    draw, font = ImageDraw.Draw(made), ImageFont.load_default(34)
+    for i, (word, key, slot, index) in enumerate(shown):
+        left, top = i % 2 * half, i // 2 * half
+        made.paste(
+            pictures(f"{key}_{slot}")[index].resize((half, half), Image.Resampling.NEAREST), (left, top)
+        )
+        if word:
+            width = draw.textlength(word, font)
+            draw.rectangle((left, top, left + width + 16, top + 44), "white")
+            draw.text((left + 8, top + 22), word, "black", font, anchor="lm")
+    return made
+
+
+def curve(plot: Image.Image) -> Image.Image:
+    """The upper square of a plot, or all of it on white."""
+    if plot.height > plot.width:
+        return plot.crop((0, 0, plot.width, plot.width)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    plot.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    made = Image.new("RGB", (SIDE, SIDE), "white")
+    made.paste(plot, (0, (SIDE - plot.height) // 2))
+    return made
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
