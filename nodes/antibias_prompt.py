@@ -35,10 +35,10 @@ class SteadyDiffLoadAntiBias(io.ComfyNode):
         return schema.schema(
             node_id="SteadyDiffLoadAntiBias",
             display_name="Load Anti-Bias Model (SteadyDiff)",
-            category=schema.CATEGORY,
+            category=schema.TRAINED,
             description="Loads a network that was trained to correct one base model while it samples, from "
             "models/steadydiff_antibias. Those for the tiny world come with the pack.",
-            search_aliases=["exposure bias", "anti-bias prompt", "load antibias"],
+            search_aliases=["anti-bias prompt", "load antibias"],
             inputs=[
                 io.Combo.Input(
                     "file", options=FILES.options(),
@@ -66,13 +66,14 @@ class SteadyDiffAntiBiasPrompt(io.ComfyNode):
         return schema.schema(
             node_id="SteadyDiffAntiBiasPrompt",
             display_name="Anti-Bias Prompt (SteadyDiff)",
-            category=schema.CATEGORY,
+            category=schema.TRAINED,
             description="Before every model call but the first, a small network adds to the sampler's state "
             "what the base model, on average, left wrong in the step before. The network is trained for one "
             "base model. Works with every sampler that asks the model with its own state (not uni_pc), every "
             "guider, masks and image-to-image. (Zhang et al., Anti-Exposure Bias in Diffusion Models, ICLR "
             "2025.)",
-            search_aliases=["exposure bias", "antibias", "anti-exposure bias", "state correction"],
+            search_aliases=["antibias", "anti-exposure bias", "state correction"],
+            advanced=["start_percent", "end_percent", "calls"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to correct. Other uses of it stay as they are."),
                 schema.AntiBias.Input("antibias", tooltip="From Load Anti-Bias Model, made for this model."),

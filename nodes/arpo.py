@@ -34,12 +34,15 @@ class SteadyDiffARPO(io.ComfyNode):
         return schema.schema(
             node_id="SteadyDiffARPO",
             display_name="ARPO: Image to Prompt (SteadyDiff)",
-            category=schema.CATEGORY,
+            category=schema.PROMPTS,
             description="Finds the prompt with which this model draws a given image: draws a first prompt, "
             "asks the proposer what the drawing lacks beside the image, keeps of the proposed phrases those "
             "that bring the prompt nearer, and repeats. (Ren, Reverse Prompt, chapter 4, ARPO.)",
-            search_aliases=["reverse prompt", "image to prompt", "interrogator", "img2prompt", "caption"],
+            search_aliases=[
+                "reverse prompt", "image to prompt", "img2prompt", "describe", "clip interrogator"
+            ],
             has_intermediate_output=True,  # its sheet stays when the page is loaded anew
+            advanced=["exclude", "best_by", "drop", "min_gain", "target", "keep_as"],
             inputs=[
                 io.Image.Input("image", tooltip="The reference; combine says what becomes of several."),
                 io.Model.Input("model", tooltip="The model that draws, with whatever patches it carries."),

@@ -25,6 +25,7 @@ class SteadyDiffBandScaling(io.ComfyNode):
             "v- and flow-predicting models, with every sampler and guider, without extra model calls. (After "
             "DCW, arXiv 2604.16044, and Ning et al., arXiv 2308.15321.)",
             search_aliases=["exposure bias", "wavelet", "DCW", "frequency", "epsilon scaling", "texture"],
+            advanced=["start_percent", "end_percent", "space"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to correct. Other uses of it stay as they are."),
                 *schema.widgets(inputs.BAND_SCALING),

@@ -20,7 +20,7 @@ class SteadyDiffCalibrate(io.ComfyNode):
         return schema.schema(
             node_id="SteadyDiffCalibrate",
             display_name="Calibrate (SteadyDiff)",
-            category=schema.CATEGORY,
+            category=schema.MEASURING,
             description="Finds the scale of every step for Epsilon Scaling from a measurement: such that at "
             "the next step the model predicts as much noise as it does on noised clean pictures, or the "
             "state varies as they do. Step by step, so that what earlier steps repaired is counted in. Costs "

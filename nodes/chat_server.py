@@ -28,11 +28,12 @@ class SteadyDiffChatServer(io.ComfyNode):
         return schema.schema(
             node_id="SteadyDiffChatServer",
             display_name="Chat Server (SteadyDiff)",
-            category=schema.CATEGORY,
+            category=schema.PROMPTS,
             description="Lets a vision-language model on a server tell ARPO what a picture shows and what a "
             "drawing lacks beside it: Ollama, LM Studio, llama.cpp, vLLM or a hosted one, anything that "
             "speaks OpenAI's chat protocol. Pictures go to this address and nowhere else.",
             search_aliases=["ollama", "lm studio", "llama.cpp", "vllm", "openai", "vlm", "arpo"],
+            advanced=[one.name for one in arpo_inputs.CHAT_SERVER if one.name not in ("url", "model")],
             inputs=schema.widgets(arpo_inputs.CHAT_SERVER),
             outputs=[
                 schema.Proposer.Output(

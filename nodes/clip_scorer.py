@@ -25,7 +25,7 @@ class SteadyDiffCLIPScorer(io.ComfyNode):
         return schema.schema(
             node_id="SteadyDiffCLIPScorer",
             display_name="CLIP Scorer (SteadyDiff)",
-            category=schema.CATEGORY,
+            category=schema.PROMPTS,
             description="Tells ARPO how near prompts and images are to each other: any CLIP of open_clip, "
             "or one that ComfyUI has loaded. Nothing is fetched unless download is on.",
             search_aliases=["open_clip", "clip score", "similarity", "arpo"],

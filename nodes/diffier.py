@@ -23,7 +23,8 @@ class SteadyDiffDiffIER(io.ComfyNode):
             "model call more per corrected step; try it instead of more steps. Works with every sampler and "
             "guider. What is the paper's and what is our reading: see the help page. (After Chen et al., "
             "arXiv 2508.13628.)",
-            search_aliases=["iterative error reduction", "training-inference gap", "renoise", "twicing"],
+            search_aliases=["iterative error reduction", "training-inference gap", "renoise", "self-correct"],
+            advanced=["divide_by_cfg", "threshold", "antithetic", "start_percent", "end_percent", "values"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to correct. Other uses of it stay as they are."),
                 *schema.widgets(inputs.DIFFIER),

@@ -20,7 +20,7 @@ class SteadyDiffDiffIERReport(io.ComfyNode):
         return schema.schema(
             node_id="SteadyDiffDiffIERReport",
             display_name="DiffIER Report (SteadyDiff)",
-            category=schema.CATEGORY,
+            category=schema.MEASURING,
             description="Shows what DiffIER finds and what it repairs, step by step: samples without "
             "SteadyDiff's corrections and with those the model carries, and at each step asks the model "
             "about its own estimate, noised again. Draws the error and its sum over the run; with real "

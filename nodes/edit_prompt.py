@@ -19,7 +19,7 @@ class SteadyDiffEditPrompt(io.ComfyNode):
         return schema.schema(
             node_id="SteadyDiffEditPrompt",
             display_name="Edit Prompt (SteadyDiff)",
-            category=schema.CATEGORY,
+            category=schema.PROMPTS,
             description="Makes novel pictures out of a prompt that ARPO found: swaps what is shown and keeps "
             "how, or the other way round, or adds phrases to either. (Ren, Reverse Prompt, section 4.2.3.)",
             search_aliases=["prompt editing", "swap style", "novel image", "reverse prompt", "arpo"],

@@ -23,7 +23,11 @@ class SteadyDiffEpsilonScaling(io.ComfyNode):
             "lose detail, most visibly with few steps. Works on noise-, v- and flow-predicting models, with "
             "every sampler and guider, without extra model calls. Two of these nodes in a row multiply. "
             "(Ning et al., arXiv 2308.15321.)",
-            search_aliases=["exposure bias", "noise scaling", "velocity scaling", "more detail", "ES"],
+            search_aliases=[
+                "exposure bias", "drift", "more detail", "smoother", "grain", "noise scaling",
+                "velocity scaling", "ES", "lambda",
+            ],
+            advanced=["slope", "start_percent", "end_percent", "space"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to correct. Other uses of it stay as they are."),
                 *schema.widgets(inputs.EPSILON_SCALING),

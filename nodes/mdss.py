@@ -59,11 +59,11 @@ class SteadyDiffLoadMDSS(io.ComfyNode):
         return schema.schema(
             node_id="SteadyDiffLoadMDSS",
             display_name="Load MDSS (SteadyDiff)",
-            category=schema.CATEGORY,
+            category=schema.TRAINED,
             description="Loads a model that was fine-tuned against its own accumulated error, from "
             "models/steadydiff_mdss: a checkpoint, or a LoRA for the model it was trained on. Stock loaders "
             "read the same files, as plain models; this node also finds the second head in them.",
-            search_aliases=["exposure bias", "scheduled sampling", "SDSS", "multi-step denoising"],
+            search_aliases=["scheduled sampling", "SDSS", "multi-step denoising"],
             inputs=[
                 io.Combo.Input(
                     "file", options=FILES.options(),
@@ -97,13 +97,14 @@ class SteadyDiffMDSS(io.ComfyNode):
         return schema.schema(
             node_id="SteadyDiffMDSS",
             display_name="MDSS (SteadyDiff)",
-            category=schema.CATEGORY,
+            category=schema.TRAINED,
             description="A model trained by MDSS has a second output: the error that its earlier steps left "
             "in the state it now sees. This subtracts it from the sampler's state after every model call, in "
             "the same pass of the network. Works with every sampler that asks the model with its own state "
             "(not uni_pc), masks and image-to-image. (Ren et al., Multi-Step Denoising Scheduled Sampling, "
             "AAAI 2024.)",
-            search_aliases=["exposure bias", "scheduled sampling", "SDSS", "state correction"],
+            search_aliases=["scheduled sampling", "SDSS", "state correction"],
+            advanced=["start_percent", "end_percent", "branches"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load MDSS. Other uses of it stay as they are."),
                 schema.MdssHead.Input("head", tooltip="From Load MDSS; with none the model stays as it is."),

@@ -24,7 +24,7 @@ class SteadyDiffMeasure(io.ComfyNode):
         return schema.schema(
             node_id="SteadyDiffMeasure",
             display_name="Measure Drift (SteadyDiff)",
-            category=schema.CATEGORY,
+            category=schema.MEASURING,
             description="Shows a model's exposure bias: how much more noise it predicts while sampling "
             "than on noised clean pictures, step by step, and how far the variance of the states is off. "
             "Measures the model with whatever patches it carries; give the measurement of the bare model to "

@@ -42,7 +42,7 @@ class SteadyDiffPhraseBank(io.ComfyNode):
         return schema.schema(
             node_id="SteadyDiffPhraseBank",
             display_name="Phrase Bank (SteadyDiff)",
-            category=schema.CATEGORY,
+            category=schema.PROMPTS,
             description="Proposes phrases for ARPO out of plain text files: those that are near to the "
             "reference and not to the drawing. No language model, nothing to download but the scorer's CLIP. "
             "Your own banks are .txt files, or folders of them, in models/steadydiff_banks.",

@@ -20,7 +20,7 @@ class SteadyDiffSchedule(io.ComfyNode):
         return schema.schema(
             node_id="SteadyDiffSchedule",
             display_name="Schedule (SteadyDiff)",
-            category=schema.CATEGORY,
+            category=schema.MEASURING,
             description="Makes a schedule for Epsilon Scaling: one scale per sampling step, from a formula "
             "or from your own numbers, with a plot. Above 1 a step takes less noise away (more detail), "
             "below 1 more (smoother).",

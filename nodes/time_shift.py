@@ -24,6 +24,7 @@ class SteadyDiffTimeShift(io.ComfyNode):
             "contrast and detail. Works on noise-, v- and flow-predicting models, with every sampler and "
             "guider, without extra model calls. (After Li et al., arXiv 2305.15583.)",
             search_aliases=["exposure bias", "lying sigma", "detail daemon", "shifted time steps", "grey"],
+            advanced=["start_percent", "end_percent"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to correct. Other uses of it stay as they are."),
                 *schema.widgets(inputs.TIME_SHIFT),

@@ -133,7 +133,7 @@ class SteadyDiffTinyWorld(io.ComfyNode):
         return schema.schema(
             node_id="SteadyDiffTinyWorld",
             display_name="Tiny World (SteadyDiff demo model)",
-            category=schema.CATEGORY,
+            category=schema.DEMO,
             description="A demo and test model that ships with SteadyDiff: it draws shapes of 64x64 pixels "
             "in a second on any computer, so that a workflow can be tried and a claim measured without a "
             "download. "

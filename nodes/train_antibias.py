@@ -32,13 +32,17 @@ class SteadyDiffTrainAntiBias(io.ComfyNode):
         return schema.schema(
             node_id="SteadyDiffTrainAntiBias",
             display_name="Train Anti-Bias Model (SteadyDiff)",
-            category=schema.CATEGORY,
+            category=schema.TRAINED,
             description="Trains a small network that knows, from a noisy state alone, what one step of this "
             "model leaves wrong on average; Anti-Bias Prompt then adds that back while sampling. The model "
             "itself stays as it is. Cancel keeps what was learnt: run it again to go on. (Zhang et al., "
             "Anti-Exposure Bias in Diffusion Models, ICLR 2025.)",
-            search_aliases=["exposure bias", "train antibias", "anti-bias prompt"],
+            search_aliases=["train antibias", "anti-bias prompt", "anti-exposure bias"],
             is_input_list=True,  # so that ComfyUI's own data set nodes fit
+            advanced=[
+                "channels", "learning_rate", "target", "loss", "snr_cap", "fewest_steps", "most_steps",
+                "seed", "flip", "weight", "accumulate", "warmup", "decay", "ema",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The model to correct; it is not changed."),
                 io.Conditioning.Input(

@@ -15,7 +15,7 @@ class SteadyDiffVisionModel(io.ComfyNode):
         return schema.schema(
             node_id="SteadyDiffVisionModel",
             display_name="Vision Model (SteadyDiff)",
-            category=schema.CATEGORY,
+            category=schema.PROMPTS,
             description="Lets a vision-language model that ComfyUI has loaded (Qwen3-VL, Qwen3.5, Gemma 3 or "
             "Gemma 4) tell ARPO what a picture shows and what a drawing lacks beside it. Nothing is "
             "installed, and nothing leaves this computer.",

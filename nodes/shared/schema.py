@@ -8,6 +8,12 @@ from comfy_api.latest import io
 from ...steadydiff.inputs.kinds import Input
 
 CATEGORY = "SteadyDiff"
+"""The menu's first shelf: what corrects a model at once, and Compare."""
+
+MEASURING = f"{CATEGORY}/Measure and Schedule"
+TRAINED = f"{CATEGORY}/Trained Corrections"
+PROMPTS = f"{CATEGORY}/Image to Prompt"
+DEMO = f"{CATEGORY}/Demo"
 
 Schedule = io.Custom("STEADYDIFF_SCHEDULE")
 """The wire between our nodes: a schedule as JSON text, see `steadydiff/schedules.py`."""
@@ -28,8 +34,25 @@ MdssHead = io.Custom("STEADYDIFF_MDSS_HEAD")
 """A second head, or None for a model trained without, see `steadydiff/hosts/comfy/mdss.py`."""
 
 
-def schema(**settings) -> io.Schema:
-    """Make a schema of the fields this host knows; the oldest we support has no `search_aliases`."""
+LABELS = {
+    "start_percent": "start", "end_percent": "end",
+    "tsr_k": "TSR k", "tsr_sigma": "TSR sigma", "dcw_lambda": "DCW lambda",
+    "divide_by_cfg": "divide by cfg", "min_gain": "smallest gain", "most": "phrases per list",
+    "against": "weight of the drawing", "keep_as": "save search as", "drop": "also remove phrases",
+}  # fmt: skip
+"""What the node shows instead of an input's name."""
+
+
+def schema(advanced: Iterable[str] = (), **settings) -> io.Schema:
+    """Make a schema of the fields this host knows; the oldest we support has no `search_aliases`.
+
+    advanced: inputs that newer pages fold away
+    """
+    folded = {one.id: one for one in settings["inputs"]}
+    for name in advanced:  # not by a field of the input's own, which the oldest host lacks
+        folded[name].extra_dict = {**folded[name].extra_dict, "advanced": True}
+    for one in settings["inputs"]:
+        one.display_name = LABELS.get(one.id)
     known = {field.name for field in fields(io.Schema)}
     return io.Schema(**{name: value for name, value in settings.items() if name in known})
 
@@ -61,7 +84,7 @@ def widgets(declared: Iterable[Input]) -> list:
 
 
 def advanced(one: Input):
-    """Make the widget of an input that workflows of before may lack; new frontends fold it away."""
+    """Make the widget of an input that workflows of before may lack; newer pages fold it away."""
     made = later(one)
     made.extra_dict = {"advanced": True}
     return made

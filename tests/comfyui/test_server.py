@@ -47,6 +47,36 @@ def test_everything_is_explained(name, info, client):
     assert all(node["output_tooltips"])
 
 
+SHELVES = {"Measure and Schedule", "Trained Corrections", "Image to Prompt", "Demo"}
+
+
+def test_the_menu_begins_with_what_corrects_at_once(info):
+    first = {name for name, node in info.items() if node["category"] == "SteadyDiff"}
+    assert {"SteadyDiffEpsilonScaling", "SteadyDiffCompare", "SteadyDiffDiffIER"} <= first
+    others = {node["category"] for name, node in info.items() if name not in first}
+    assert others == {f"SteadyDiff/{shelf}" for shelf in SHELVES}
+    found = {name for name, node in info.items() if "exposure bias" in node["search_aliases"]}
+    assert not {name for name in found if info[name]["category"].endswith("Trained Corrections")}
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("SteadyDiffEpsilonScaling", {"model", "scale", "schedule"}),
+        ("SteadyDiffTimeShift", {"model", "factor"}),
+        ("SteadyDiffDiffIER", {"model", "measurement", "mode", "strength", "iterations"}),
+        ("SteadyDiffAntiBiasPrompt", {"model", "antibias", "strength"}),
+        ("SteadyDiffMDSS", {"model", "head", "strength"}),
+        ("SteadyDiffChatServer", {"url", "model"}),
+    ],
+)
+def test_what_is_rarely_turned_is_folded_away(name, shown, info):
+    given = inputs_of(info[name])
+    assert {one for one, (_, options) in given.items() if not options.get("advanced")} == shown
+    if "start_percent" in given:
+        assert given["start_percent"][1]["display_name"] == "start"
+
+
 @pytest.mark.parametrize("language", ["", "/zh"], ids=["en", "zh"])
 @pytest.mark.parametrize("name", NODES)
 def test_a_help_page_names_every_input(name, language, info, client):
