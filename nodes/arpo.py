@@ -54,28 +54,28 @@ class SteadyDiffARPO(io.ComfyNode):
                     "proportions if you can.",
                 ),
                 schema.Proposer.Input(
-                    "proposer", tooltip="Who says what a drawing lacks: a phrase bank, a vision model or a "
-                    "chat server.",
+                    "proposer", tooltip="Suggests phrases for the next round. Connect Phrase Bank, Vision "
+                    "Model or Chat Server.",
                 ),
-                schema.Scorer.Input("scorer", tooltip="Who says how near prompts and images are: CLIP."),
+                schema.Scorer.Input("scorer", tooltip="Measures how near prompts and images are: CLIP Scorer."),
                 io.Int.Input(
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
-                    tooltip="Of every drawing, so that they differ by their prompts alone. Keep it fixed.",
+                    tooltip="Seed of every drawing. Keep it fixed, so that only the prompt changes.",
                 ),
                 io.Int.Input(
-                    "steps", default=20, min=1, max=10000, tooltip="Of each drawing, as in KSampler.",
+                    "steps", default=20, min=1, max=10000, tooltip="Steps of each drawing, as in KSampler.",
                 ),
                 io.Float.Input(
                     "cfg", default=7.0, min=schema.Least(0.0), max=100.0, step=0.1, round=0.01,
-                    tooltip="Of each drawing, as in KSampler.",
+                    tooltip="CFG scale of each drawing, as in KSampler.",
                 ),
                 io.Combo.Input(
                     "sampler_name", options=comfy.samplers.SAMPLER_NAMES, default="euler",
-                    tooltip="Of each drawing, as in KSampler.",
+                    tooltip="Sampler of each drawing, as in KSampler.",
                 ),
                 io.Combo.Input(
                     "scheduler", options=comfy.samplers.SCHEDULER_NAMES, default="normal",
-                    tooltip="Of each drawing, as in KSampler.",
+                    tooltip="Scheduler of each drawing, as in KSampler.",
                 ),
                 *schema.widgets(one for one in arpo_inputs.SEARCH if one.name not in LATER),
                 *(schema.later(one) for one in arpo_inputs.SEARCH if one.name in LATER),

@@ -48,19 +48,19 @@ class SteadyDiffCompare(io.ComfyNode):
                     tooltip="The same for all pictures, so that they differ by the corrections alone.",
                 ),
                 io.Int.Input(
-                    "steps", default=20, min=1, max=10000, tooltip="Of each picture, as in KSampler.",
+                    "steps", default=20, min=1, max=10000, tooltip="Steps of each picture, as in KSampler.",
                 ),
                 io.Float.Input(
                     "cfg", default=7.0, min=schema.Least(0.0), max=100.0, step=0.1, round=0.01,
-                    tooltip="Of each picture, as in KSampler.",
+                    tooltip="CFG scale of each picture, as in KSampler.",
                 ),
                 io.Combo.Input(
                     "sampler_name", options=comfy.samplers.SAMPLER_NAMES, default="euler",
-                    tooltip="Of each picture, as in KSampler.",
+                    tooltip="Sampler of each picture, as in KSampler.",
                 ),
                 io.Combo.Input(
                     "scheduler", options=comfy.samplers.SCHEDULER_NAMES, default="normal",
-                    tooltip="Of each picture, as in KSampler.",
+                    tooltip="Scheduler of each picture, as in KSampler.",
                 ),
                 io.String.Input(
                     "scales", default="",

@@ -18,11 +18,9 @@ class SteadyDiffEpsilonScaling(io.ComfyNode):
             node_id="SteadyDiffEpsilonScaling",
             display_name="Epsilon Scaling (SteadyDiff)",
             category=schema.CATEGORY,
-            description="Divides the noise a model predicts by a number near 1 at every step. A sampler "
-            "feeds a model its own outputs, to which the model answers with too much noise, so pictures "
-            "lose detail, most visibly with few steps. Works on noise-, v- and flow-predicting models, with "
-            "every sampler and guider, without extra model calls. Two of these nodes in a row multiply. "
-            "(Ning et al., arXiv 2308.15321.)",
+            description="Corrects drift by dividing the predicted noise by a number near 1. Start with 1.005 "
+            "(flow models 1.001). Works with every sampler and guider and costs no time. Two of these nodes "
+            "in a row multiply. (Ning et al., arXiv 2308.15321.)",
             search_aliases=[
                 "exposure bias", "drift", "more detail", "smoother", "grain", "noise scaling",
                 "velocity scaling", "ES", "lambda",

@@ -95,7 +95,7 @@ class SteadyDiffTrainAntiBias(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFF, control_after_generate=False,
-                    tooltip="Of the noise, the draws and the network's first weights.",
+                    tooltip="Seed for noise, sampling of the training data and the first weights.",
                 ),
                 io.Latent.Input(
                     "samples", optional=True,

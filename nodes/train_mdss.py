@@ -95,7 +95,7 @@ class SteadyDiffTrainMDSS(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFF, control_after_generate=False,
-                    tooltip="Of the noise and the draws.",
+                    tooltip="Seed for noise and sampling of the training data.",
                 ),
                 io.Model.Input(
                     "model", optional=True, tooltip="The model to begin with, from its loader; not changed.",

@@ -27,7 +27,7 @@ SEARCH: tuple[Input, ...] = (
         "How often the prompt is improved. One more drawing is made than this. It ends sooner when no "
         "phrase helps any more; 2 bring most of what there is to gain.",
     ),
-    Text("prompt", "", "Where to begin. Empty: with the proposer's caption of the image."),
+    Text("prompt", "", "Prompt to start from. Empty: the proposer's caption of the image."),
     Text(
         "exclude", "",
         "Words or phrases, between commas or one a line, that no proposed phrase may hold: red excludes a "
@@ -52,9 +52,8 @@ SEARCH: tuple[Input, ...] = (
     ),
     Line(
         "keep_as", "",
-        "A name under which the search is kept in output/steadydiff_arpo after every iteration; a search "
-        "that was cancelled, or is to go further, goes on from there. Take another name for another model. "
-        "Empty: nothing is kept.",
+        "Saves the search under this name in output/steadydiff_arpo, so that you can continue it later."
+        " Use another name for another model. Empty: not saved.",
     ),
     Whole(
         "seeds", 1, 1, 8,
@@ -84,13 +83,11 @@ PHRASE_BANK: tuple[Input, ...] = (
     ),
     Whole(
         "most", 16, 1, 1000,
-        "How many phrases of each list are proposed at a time. More find more and take longer: each is "
-        "tried with the prompt.",
+        "How many phrases of each list are proposed at a time. More find more and take longer.",
     ),
     Number(
         "against", 0.5, 0.0, 1.0, 0.05,
-        "How much the drawing counts when phrases are ranked. 1: by what it lacks alone. 0: by the "
-        "reference alone, as interrogators do.",
+        "0 ranks phrases by the reference only, 1 by what the drawing lacks. 0.5 is usual.",
     ),
     Text("content", "", "More phrases of what is shown, one a line."),
     Text("style", "", "More phrases of how it is shown, one a line."),

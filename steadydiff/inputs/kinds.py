@@ -140,12 +140,12 @@ def _whole(value):
 PART = (
     Number(
         "start_percent", 0.0, 0.0, 1.0, 0.001,
-        "Where in the run it begins to act; 0 is the first, noisiest step. Later spares the "
-        "composition. Equal to end_percent it is off.",
+        "Starts at this part of the run: 0 is the first step, 0.5 half way. Later leaves the "
+        "composition alone. Start = end turns it off.",
     ),
     Number(
         "end_percent", 1.0, 0.0, 1.0, 0.001,
-        "Where in the run it ceases to act; 1 is the last step. Earlier spares fine detail.",
+        "Stops at this part of the run: 1 is the last step. Earlier leaves fine texture alone.",
     ),
 )  # fmt: skip
 """The part of a run in which a method acts."""
@@ -153,43 +153,39 @@ PART = (
 EPSILON_SCALING = (
     Number(
         "scale", 1.005, *TABLE_RANGE, 0.0001,
-        "The predicted noise is divided by this. 1 is off. Above 1 less noise is taken away: "
-        "more detail and texture, in the end grain. Below 1 more is taken away: smoother, in "
-        "the end flat. Published values lie between 0.998 and 1.017; the fewer the steps, the "
-        "larger.",
+        "1 is off. Higher: more texture, then grain. Below 1: smoother. Starting values, no more than "
+        "that: SD1.5, SD2, SDXL 1.005 (default of ComfyUI's own node); anime SDXL 1.02 (users, reForge "
+        "#434); EDM kind 1.0034 (the authors' EDM-ES table); flow (Flux, SD3) 1.001 (ours; nothing is "
+        "published). Fewer steps need more: 1.006 at 100 steps, 1.011 at 20 on LSUN (Ning et al., "
+        "2023).",
     ),
     Number(
         "slope", 0.0, -0.05, 0.05, 0.00001,
-        "Added to scale once per step, counted from the last step back to the first (the "
-        "paper's k). 0 is one scale for all. Above 0 the early steps are scaled more, which "
-        "acts on composition; below 0 they are scaled less, which leaves the effect to fine "
-        "detail. Keep the mean, scale + slope x (steps - 1) / 2, where scale alone worked well.",
+        "Makes early steps stronger (above 0) or weaker (below 0) than late ones. 0: the same at every "
+        "step. Usual: 0 to 0.001.",
     ),
     Number(
         "start_percent", 0.0, 0.0, 1.0, 0.001,
-        "Where in the run it begins to act; 0 is the first, noisiest step. Later spares the "
-        "composition and leaves the effect to detail. Equal to end_percent it is off.",
+        "Starts at this part of the run: 0 is the first step, 0.5 half way. Later leaves the "
+        "composition alone. Start = end turns it off.",
     ),
     Number(
         "end_percent", 1.0, 0.0, 1.0, 0.001,
-        "Where in the run it ceases to act; 1 is the last step. Earlier spares fine texture and "
-        "leaves the effect to composition.",
+        "Stops at this part of the run: 1 is the last step. Earlier leaves fine texture alone.",
     ),
     Choice(
         "space", "auto", SPACE_SETTINGS,
-        "What is scaled. epsilon: the noise, on every kind of model. velocity: the "
-        "velocity, on flow models (SD3, Flux, Wan ...) only, as ComfyUI's own node does there; "
-        "weaker on the early, noisiest steps. auto: epsilon, except velocity for a dcw schedule "
-        "on a flow model.",
+        "Leave on auto. epsilon: scales the noise, on every kind of model. velocity: the milder form "
+        "for flow models (Flux, SD3, Wan). auto: epsilon, except velocity for a dcw schedule on a flow "
+        "model.",
     ),
 )  # fmt: skip
 
 SCHEDULE = (
     Text(
         "table", "1.008, 1.006, 1.004, 1.002",
-        "table: one scale per step, the first, noisiest step first, parted by commas, "
-        "blanks or new lines; or the JSON text of a schedule. Above 1 more detail, below 1 "
-        "smoother. What stands here must be readable even if it is not used.",
+        "table: one scale per step, first step first, separated by commas, spaces or new lines; or the "
+        "JSON text of a schedule. Must be readable even if it is not used.",
         most=20_000,  # a thousand scales, or the JSON text of a schedule, are shorter
     ),
     Number(
@@ -250,27 +246,23 @@ TIME_SHIFT_LEVELS = Number(
 DIFFIER = (
     Choice(
         "mode", "renoise", MODES,
-        "renoise: the model is asked again at its own noised estimate, at one more model "
-        "call per iteration and step. norm: free; pulls the guided noise to the strength of the "
-        "conditional branch's, against the burnt look of high cfg; at cfg 1 it does nothing. "
-        "previous, literal: for research only, both make pictures worse; previous pulls to the "
-        "step before, literal towards plain noise, which is what the paper prints.",
+        "renoise: adds noise to the estimate and calls the model again. norm: free, reduces the burnt "
+        "look at high CFG; does nothing at CFG 1. previous, literal: for research, both make pictures "
+        "worse.",
     ),
     Number(
         "strength", 0.5, -1.0, 1.0, 0.01,
-        "The share of the found error that is corrected: twice the paper's eta. 0 is off. More "
-        "brings more contrast and detail, in the end grain and hard edges. Below 0, only in renoise, "
-        "samples vary less: for a sampler that makes them vary too much.",
+        "0 is off, 0.5 usual. How much of the error is corrected. Too much gives hard edges. Below 0, "
+        "only in renoise, samples vary less.",
     ),
     Switch(
         "divide_by_cfg", True,
-        "renoise divides strength by the sampler's cfg. Guidance multiplies the errors a "
-        "model makes by about as much; without this, high cfg needs a strength of 0.1 or less.",
+        "renoise divides strength by the CFG scale, as guidance multiplies the model's errors. Without "
+        "it, high CFG needs a strength of 0.1 or less.",
     ),
     Whole(
         "iterations", 1, 0, 100,
-        "How often per step, at most; in mode renoise each costs a model call. 0 is off. "
-        "Three at strength 0.1 do about what one does at 0.3.",
+        "Most corrections per step; in mode renoise each is one more model call. 0 is off, 1 usual.",
     ),
     Number(
         "threshold", 0.0, 0.0, 10.0, 0.0001,
@@ -280,18 +272,17 @@ DIFFIER = (
     ),
     Switch(
         "antithetic", False,
-        "renoise asks twice, with a noise and its opposite: the correction is calmer and "
-        "adds no grain of its own, at twice the extra model calls.",
+        "renoise uses a noise and its opposite. Calmer result, twice the extra time.",
     ),
     Number(
         "start_percent", 0.5, 0.0, 1.0, 0.001,
-        "Where in the run it begins to act; 0 is the first, noisiest step. The later half is the "
-        "better half, at half the cost. Equal to end_percent it is off.",
+        "Starts at this part of the run: 0 is the first step, 0.5 half way. The later half works best, "
+        "at half the cost. Start = end turns it off.",
     ),
     Number(
         "end_percent", 1.0, 0.0, 1.0, 0.001,
-        "Where in the run it ceases to act; 1 is the last step. Earlier saves calls and leaves "
-        "fine texture as the model draws it.",
+        "Stops at this part of the run: 1 is the last step. Earlier saves calls and leaves fine texture"
+        " alone.",
     ),
     Choice(
         "values", "as set", VALUES,
@@ -324,18 +315,16 @@ MDSS = (
     ),
     Number(
         "start_percent", 0.0, 0.0, 1.0, 0.001,
-        "Where in the run it begins to act; 0 is the first, noisiest step. Equal to end_percent "
-        "it is off.",
+        "Starts at this part of the run: 0 is the first step, 0.5 half way. Start = end turns it off.",
     ),
     Number(
         "end_percent", 1.0, 0.0, 1.0, 0.001,
-        "Where in the run it ceases to act; 1 is the last step. Earlier spares fine detail.",
+        "Stops at this part of the run: 1 is the last step. Earlier leaves fine texture alone.",
     ),
     Choice(
         "branches", "positive", BRANCHES,
-        "Under guidance the network answers for two prompts. positive: the positive "
-        "prompt's second output counts. guided: both, combined by cfg as the first output is, "
-        "which enlarges it.",
+        "Which prediction is corrected. positive: the positive prompt's (usual). guided: positive and "
+        "negative combined by CFG, which is stronger.",
     ),
 )  # fmt: skip
 
@@ -351,9 +340,8 @@ MEASURE = (
     ),
     Whole(
         "refine", 4, 1, 100,
-        "Without reference: every step of the model's own clean samples is divided into "
-        "this many. Larger shows few-step error more fully and takes longer; the model's own bias "
-        "is in them however many. Unused with a reference.",
+        "Used without reference images: the model's own samples are made with this many times more "
+        "steps. More shows few-step error more fully and takes longer; never the model's own bias.",
     ),
 )  # fmt: skip
 
