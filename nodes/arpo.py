@@ -57,7 +57,7 @@ class SteadyDiffARPO(io.ComfyNode):
                     "proposer", tooltip="Suggests phrases for the next round. Connect Phrase Bank, Vision "
                     "Model or Chat Server.",
                 ),
-                schema.Scorer.Input("scorer", tooltip="Measures how near prompts and images are: CLIP Scorer."),
+                schema.Scorer.Input("scorer", tooltip="Measures how near prompts and images are (CLIP)."),
                 io.Int.Input(
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
                     tooltip="Seed of every drawing. Keep it fixed, so that only the prompt changes.",

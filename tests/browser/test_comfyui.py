@@ -5,6 +5,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,6 @@ BROKEN = """() => window.app.graph.nodes.flatMap(node => [
 # Nodes that the page had to make larger than they are drawn, so that they may lie over others.
 TOO_SMALL = """() => window.app.graph.nodes.filter(node => !node.flags.collapsed
     && node.computeSize()[1] > node.size[1] + 1).map(node => [node.title, node.computeSize(), node.size])"""
-# A job has begun, and none is left.
-FINISHED = """async () => window.titles.some(title => title.includes('%'))
-    && Object.values(await (await fetch('/queue')).json()).every(jobs => !jobs.length)"""
 # Pictures that the nodes show, in pixels; 0 for one that did not load.
 SHOWN = """() => window.app.graph.nodes.filter(node => window.app.nodeOutputs[node.id]?.images)
     .map(node => [node.title, ...(node.imgs ?? []).map(img => img.naturalWidth)])"""
@@ -96,6 +94,17 @@ def fit_for(page, server, name):
         page.evaluate("drawn => window.app.loadGraphData(drawn)", drawn)
 
 
+def wait_for_the_end(page, server):
+    """Return when a job has begun and none is left."""
+    deadline = time.monotonic() + PATIENCE / 1000
+    while time.monotonic() < deadline:
+        begun = any("%" in title for title in page.evaluate("window.titles"))
+        if begun and not any(server.client.get("/queue").values()):
+            return
+        page.wait_for_timeout(300)
+    raise AssertionError("the job has not ended")
+
+
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_template_is_found_opened_read_run_and_seen(page, server, name):
     open_template(page, name)
@@ -106,11 +115,11 @@ def test_a_template_is_found_opened_read_run_and_seen(page, server, name):
     assert page.evaluate(BROKEN) == []
     page.evaluate("window.titles.length = 0")
     page.get_by_test_id("queue-button").click()
-    page.wait_for_function(FINISHED)
+    wait_for_the_end(page, server)
     page.wait_for_function(
-        f"() => ({SHOWN})().every(([_, ...widths]) => widths.length && widths.every(w => w))"
+        f"() => (shown => shown.length && shown.every(([_, ...widths]) => widths.length"
+        f" && widths.every(w => w)))(({SHOWN})())"
     )
-    assert page.evaluate(SHOWN)
     shot(page, name)
 
 

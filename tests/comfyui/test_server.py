@@ -245,10 +245,10 @@ def as_api(drawn, client):
             continue
         inputs = {entry["name"]: sources[entry["link"]] for entry in node["inputs"] if entry["link"]}
         values, linked = iter(node["widgets_values"]), {entry["name"] for entry in node["inputs"]}
-        for name in inputs_of(client.get(f"/object_info/{quote(node['type'])}")[node["type"]]):
+        for name, entry in inputs_of(client.get(f"/object_info/{quote(node['type'])}")[node["type"]]).items():
             if name not in linked:
                 inputs[name] = next(values)
-            if name == "seed":
+            if len(entry) > 1 and entry[1].get("control_after_generate"):
                 assert next(values) == "fixed"
         assert list(values) == []
         graph[str(node["id"])] = (node["type"], inputs)

@@ -17,7 +17,6 @@ from tools.launch.templates import TEMPLATES, groups, placed
 
 WORKFLOWS = ROOT / "workflows"
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
-SEEDS = ("seed", "noise_seed")
 SIZE, NOTE_SIZE = [300, 120], [380, 240]
 EXTRA = {
     "ds": {"scale": 0.8, "offset": [60, 120]},  # for a file dropped on the page; the browser fits by itself
@@ -59,11 +58,12 @@ def draw(graph: dict, info: dict) -> dict:
 
 def draw_node(number: int, node: dict, info: dict) -> dict:
     meta, names, widgets = node.get("_meta", {}), [], []
+    controlled = controlled_by_a_widget(info)
     for name, kind in inputs_of(info):
         value = node["inputs"].get(name)
         if is_widget(kind) and not isinstance(value, list):
             widgets.append(value)
-            if name in SEEDS:
+            if name in controlled:
                 widgets.append("fixed")  # the browser's own widget after a seed
         else:
             names.append({"name": name, "type": kind, "link": None})
@@ -86,6 +86,17 @@ def inputs_of(info: dict) -> list[tuple[str, str]]:
     """A node's inputs in order, each with its type; a list of choices is a COMBO."""
     entries = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
     return [(name, "COMBO" if isinstance(entry[0], list) else entry[0]) for name, entry in entries.items()]
+
+
+def controlled_by_a_widget(info: dict) -> set[str]:
+    """The seeds behind which the page puts a box that changes them after each run."""
+    groups = (info["input"].get("required", {}), info["input"].get("optional", {}))
+    return {
+        name
+        for group in groups
+        for name, (_, *options) in group.items()
+        if options and options[0].get("control_after_generate")
+    }
 
 
 def is_widget(kind: str) -> bool:

@@ -302,10 +302,10 @@ def groups(name: str) -> list[dict]:
     ]
 
 
-def offline(graph: Graph, variant: str = "epsilon", side: int = 64) -> Graph:
+def offline(graph: Graph) -> Graph:
     """Return a template's graph with a model that ships in the place of a checkpoint."""
     if graph["model"]["class_type"] != "CheckpointLoaderSimple":
         return graph
-    model = {**graph["model"], "class_type": "SteadyDiffTinyWorld", "inputs": {"variant": variant}}
-    size = {**graph["latent"], "inputs": {"width": side, "height": side, "batch_size": 1}}
+    model = {**graph["model"], "class_type": "SteadyDiffTinyWorld", "inputs": {"variant": "epsilon"}}
+    size = {**graph["latent"], "inputs": {"width": 64, "height": 64, "batch_size": 1}}
     return {**graph, "model": model, "latent": size}
