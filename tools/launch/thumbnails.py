@@ -24,6 +24,8 @@ SHAPE = {
     "positive": {"text": "a shaded drawing of a large green star at the center on a cream background"},
     "negative": {"text": ""},
 }  # fmt: skip
+FEW = {"steps": 10, "cfg": 4.0}
+STAR = {**SHAPE, "positive": {"text": "a flat drawing of a large red star at the center on a sky background"}}
 Tiles = list[tuple[str, str, int, int]]
 """A word on each of four tiles, the node and its output that it comes from, and which picture of a batch."""
 
@@ -35,7 +37,7 @@ SHOWN: dict[str, tuple[dict[str, dict], Tiles | str]] = {
     "1": ({**SHAPE, "correct": {"scale": 1.04}, "compare": NOISY}, CHANGED),
     "2": ({"latent": {"batch_size": 2}}, [("drift", *PAIR[0][1:]), ("corrected", *PAIR[1][1:]), *PAIR[2:]]),
     "3": (
-        {**SHAPE, "compare": {**NOISY, "scales": "0.9, 1.1"}, "second": {**NOISY, "scales": "1, 1.2"}},
+        {**STAR, "compare": {**FEW, "scales": "0.9, 1.1"}, "second": {**FEW, "scales": "1, 1.2"}},
         [("0.9", "compare", 0, 0), ("1", "second", 0, 0)]
         + [("1.1", "compare", 1, 0), ("1.2", "second", 1, 0)],
     ),
@@ -44,7 +46,7 @@ SHOWN: dict[str, tuple[dict[str, dict], Tiles | str]] = {
         [("picture", "picture", 0, 0), ("first prompt", "arpo", 2, 0)]
         + [("picture", "picture", 0, 0), ("found prompt", "arpo", 1, 0)],
     ),
-    "6": ({**SHAPE, "compare": {"steps": 10, "cfg": 4.0}}, CHANGED),
+    "6": ({**SHAPE, "compare": FEW}, CHANGED),
     "7": (
         {"latent": {"batch_size": 2}, "compare": {"steps": 4}},
         CHANGED,
