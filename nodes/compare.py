@@ -108,7 +108,7 @@ class SteadyDiffCompare(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         values = read_scales(scales)
         models = by_scale(model, values) if values else without_and_with(model)
-        bar = Bar(model, steps, len(set(models.values())))
+        bar = Bar(model, steps, len(set(models.values())), previews=False)
 
         def draw(patched) -> torch.Tensor:
             latent = fitted_latent(patched, latent_image)

@@ -9,11 +9,15 @@ from ...steadydiff.arpo.clip_scorer import as_pil
 
 
 class Bar:
-    """One progress bar over all steps of all drawings; it shows each drawing and obeys Cancel."""
+    """One progress bar over all steps of all drawings; it shows each drawing and obeys Cancel.
 
-    def __init__(self, model, steps: int, drawings: int):
+    previews: off for a node that shows a picture of its own at the end, over which the page would leave them
+    """
+
+    def __init__(self, model, steps: int, drawings: int, previews: bool = True):
         self._bar, self._total = comfy.utils.ProgressBar(steps * drawings), steps * drawings
         self._before, self._done, self._steps = 0, 0, steps
+        self._previews = previews
         self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
 
     def part(self, at: int, of: int) -> None:
@@ -34,4 +38,5 @@ class Bar:
         return picture
 
     def _show(self, preview) -> None:
-        self._bar.update_absolute(min(self._done, self._total), self._total, preview)
+        shown = preview if self._previews else None
+        self._bar.update_absolute(min(self._done, self._total), self._total, shown)
