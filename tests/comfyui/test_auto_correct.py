@@ -136,9 +136,9 @@ def test_the_tooltip_tells_the_cost(pack, adapter):
     plans = [adapter.Plan(n, settings=rule) for n, rule in sys.modules[node.__module__].QUALITIES.values()]
     costs = [[plan.calls(20, n)[1] * plan.batch / 20 for plan, n in zip(plans, counts, strict=True)]
              for counts in ([plan.pictures for plan in plans], [None] * 3)]  # fmt: skip
-    assert costs == [[64, 128, 496], [128, 256, 752]]
+    assert [[round(one) for one in some] for some in costs] == [[61, 122, 474], [125, 250, 730]]
     [tooltip] = [one.tooltip for one in node.GET_SCHEMA().inputs if one.id == "quality"]
-    assert "the time of 64, 128 or 496 pictures, without images 128, 256 or 752" in tooltip.replace("  ", " ")
+    assert "the time of 61, 122 or 474 pictures, without images 125, 250 or 730" in tooltip.replace("  ", " ")
 
 
 def test_never_leaves_the_model_as_it_is(auto, counted, kept):
@@ -307,8 +307,8 @@ def test_the_cost_and_the_time_left_are_said_on_the_node(auto, counted, monkeypa
     with load("comfy_execution.utils").CurrentNodeContext("prompt", "5"):
         auto(counted[0])
     assert {node_id for node_id, _ in said} == {"5"}
-    # Four times the steps for 16 references, 5 levels of the judge on them, and at most three runs, judged.
-    least, most = 16 * (4 + 5 / 3 + (1 + 5 / 3)), 16 * (4 + 5 / 3 + 3 * (1 + 5 / 3))
+    # Four times the steps for 16 references, 4 levels of the judge on them, and at most three runs, judged.
+    least, most = 16 * (4 + 4 / 3 + (1 + 4 / 3)), 16 * (4 + 4 / 3 + 3 * (1 + 4 / 3))
     assert said[0][1].startswith(f"About to measure: the time of {least:.0f} to {most:.0f} pictures.")
     assert said[1][1].startswith(f"Measuring: {8 / 3:.0f} of at most {most:.0f} pictures' time, at most ")
     assert said[-1][1].endswith("left as it is.") or said[-1][1].startswith("Corrected")
