@@ -143,8 +143,9 @@ class SteadyDiffARPO(io.ComfyNode):
                 raise ProposerError(log.failure)
             logs.append(log)
         best = [log.best if best_by == arpo_inputs.PICTURE else log.best_by_text for log in logs]
-        shown = ui.PreviewImage(sheet(image, best[0]), cls=cls)
-        return io.NodeOutput(*outputs(logs, best), ui=shown)
+        made = sheet(image, best[0])
+        bar.leave(made[0])
+        return io.NodeOutput(*outputs(logs, best), ui=ui.PreviewImage(made, cls=cls))
 
 
 def kept_names(name: str, count: int) -> list[str]:

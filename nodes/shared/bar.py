@@ -37,6 +37,10 @@ class Bar:
         self._show(("JPEG", as_pil(picture), latent_preview.MAX_PREVIEW_RESOLUTION))
         return picture
 
+    def leave(self, picture: torch.Tensor) -> None:
+        """Show a picture that stays: the page keeps the last one over what the node shows by itself."""
+        self._show(("JPEG", as_pil(picture), latent_preview.MAX_PREVIEW_RESOLUTION))
+
     def _show(self, preview) -> None:
         shown = preview if self._previews else None
         self._bar.update_absolute(min(self._done, self._total), self._total, shown)
