@@ -40,7 +40,8 @@ TOO_SMALL = """() => window.app.graph.nodes.filter(node => !node.flags.collapsed
     && node.computeSize()[1] > node.size[1] + 1).map(node => [node.title, node.computeSize(), node.size])"""
 # Pictures that the nodes show, in pixels; 0 for one that did not load, or is still a preview of the run
 # (ARPO's last preview is its sheet).
-SHOWN = """() => window.app.graph.nodes.filter(node => window.app.nodeOutputs[node.id]?.images)
+SHOWN = """() => window.app.graph.nodes
+    .filter(node => !node.flags.collapsed && window.app.nodeOutputs[node.id]?.images)
     .map(node => [node.title, ...(node.imgs ?? []).map(
         img => img.src.startsWith('blob:') && node.type != 'SteadyDiffARPO' ? 0 : img.naturalWidth)])"""
 
