@@ -7,7 +7,7 @@ import comfy.utils
 from comfy_api.latest import io
 
 from ..steadydiff.errors import HostError, SettingsError
-from ..steadydiff.files.mdss import XI_PREFIX, Card, load_head
+from ..steadydiff.files.mdss import XI_PREFIX, MdssCard, load_head
 from ..steadydiff.hosts.comfy.mdss import LoadedHead, attach_mdss
 from ..steadydiff.hosts.comfy.state import check_fits
 from ..steadydiff.inputs import kinds as inputs
@@ -27,7 +27,7 @@ def from_file(path: Path, model=None):
     return load(path, card, model), LoadedHead(head, card, path.name) if head else None
 
 
-def load_checkpoint(path: Path, card: Card, model=None):
+def load_checkpoint(path: Path, card: MdssCard, model=None):
     """The host's own loader reads it; the tiny world is none of the host's families."""
     if model is not None:
         raise SettingsError(f"{path.name} is a whole checkpoint; disconnect model, it would not be used")
@@ -40,7 +40,7 @@ def load_checkpoint(path: Path, card: Card, model=None):
     return patcher
 
 
-def load_lora(path: Path, card: Card, model):
+def load_lora(path: Path, card: MdssCard, model):
     if model is None:
         raise SettingsError(f"{path.name} is a LoRA; connect to model the one it was trained on: {card.base}")
     channels = model.get_model_object("latent_format").latent_channels

@@ -14,7 +14,7 @@ from ..steadydiff.errors import SettingsError
 from ..steadydiff.files.antibias import save_prompt
 from ..steadydiff.hosts.comfy.train import Samples, card_for, train_on_model
 from ..steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork, attention_at
-from ..steadydiff.training.antibias import FEWEST, MOST, PLAN, Recipe
+from ..steadydiff.training.antibias import FEWEST, MOST, PLAN, AntiBiasRecipe
 from ..steadydiff.training.distributed import team
 from ..steadydiff.training.loop import Plan, losses
 from ..steadydiff.training.losses import LOSSES, WEIGHTS
@@ -59,7 +59,7 @@ class SteadyDiffTrainAntiBias(io.ComfyNode):
                     tooltip="Optimiser steps in all; the paper takes 100000 and more.",
                 ),
                 io.Int.Input(
-                    "batch_size", default=Recipe.batch, min=1, max=65536,
+                    "batch_size", default=AntiBiasRecipe.batch, min=1, max=65536,
                     tooltip="Samples in a batch; the signal is faint, so larger is better (the paper: 1024), "
                     "by accumulate where memory ends. A multiple of 16 for the contrastive loss.",
                 ),
@@ -72,17 +72,18 @@ class SteadyDiffTrainAntiBias(io.ComfyNode):
                     tooltip="Lower it if the loss jumps or is no number any more.",
                 ),
                 io.Combo.Input(
-                    "target", options=["residual", "phi"], default=Recipe.target,
+                    "target", options=["residual", "phi"], default=AntiBiasRecipe.target,
                     tooltip="residual: works at any number of steps. phi: the paper's, best at the numbers "
                     "of steps it was trained for.",
                 ),
                 io.Combo.Input(
-                    "loss", options=list(LOSSES), default=Recipe.loss,
+                    "loss", options=list(LOSSES), default=AntiBiasRecipe.loss,
                     tooltip="l2 is the safe one; the paper finds contrastive a little better after very long "
                     "trainings.",
                 ),
                 io.Float.Input(
-                    "snr_cap", default=Recipe.snr_cap, min=schema.Least(0.01), max=1e9, step=0.5, round=0.01,
+                    "snr_cap", default=AntiBiasRecipe.snr_cap, min=schema.Least(0.01), max=1e9, step=0.5,
+                    round=0.01,
                     tooltip="Most that a sample weighs by its signal-to-noise ratio. Very large is the "
                     "paper's formula, which leaves most of the training to the last steps.",
                 ),
@@ -104,7 +105,7 @@ class SteadyDiffTrainAntiBias(io.ComfyNode):
                 ),
                 *picture_inputs(),
                 io.Combo.Input(
-                    "weight", options=list(WEIGHTS), default=Recipe.weight, optional=True,
+                    "weight", options=list(WEIGHTS), default=AntiBiasRecipe.weight, optional=True,
                     tooltip="In which units snr_cap's ratio weighs an error. ve: the sampler's, as in the "
                     "paper. vp: those the model's network sees, in which high noise hardly counts. For flow "
                     "models they are one.",
@@ -127,7 +128,9 @@ class SteadyDiffTrainAntiBias(io.ComfyNode):
         fewest, most = fewest_steps[0], most_steps[0]
         if fewest > most:
             raise SettingsError(f"fewest_steps is not above most_steps; got {fewest} and {most}")
-        recipe = Recipe(target[0], loss[0], snr_cap[0], batch_size[0], (weight or [Recipe.weight])[0])
+        recipe = AntiBiasRecipe(
+            target[0], loss[0], snr_cap[0], batch_size[0], (weight or [AntiBiasRecipe.weight])[0]
+        )
         plan = plan_of(PLAN, steps, learning_rate, seed, **planned)
         chosen = samples_of(positive, samples, images, vae, empty, flip)
         config = config_for(chosen.clean, channels[0])
@@ -138,7 +141,7 @@ class SteadyDiffTrainAntiBias(io.ComfyNode):
 
 
 def train(
-    model, samples: Samples, config: PromptConfig, recipe: Recipe, plan: Plan, numbers: Sequence[int],
+    model, samples: Samples, config: PromptConfig, recipe: AntiBiasRecipe, plan: Plan, numbers: Sequence[int],
     file: Path, state: Path, about: dict, **of_base: str,
 ) -> None:  # fmt: skip
     """Train on a model of the host for runs of so many steps, and write the file.

@@ -21,7 +21,7 @@ from ..steadydiff.tinyworld import files
 from ..steadydiff.tinyworld.finetune import BASES, load_base, save_finetuned
 from ..steadydiff.training.distributed import team
 from ..steadydiff.training.loop import Plan, losses
-from ..steadydiff.training.mdss import PLAN, Recipe, save_trained, train_mdss, variant_for
+from ..steadydiff.training.mdss import PLAN, MdssRecipe, save_trained, train_mdss, variant_for
 from . import tinyworld
 from .mdss import FILES, from_file
 from .shared import schema
@@ -59,7 +59,7 @@ class SteadyDiffTrainMDSS(io.ComfyNode):
                     "flow. ddim: for noise too, if you sample with few steps of DDIM or Euler.",
                 ),
                 io.Int.Input(
-                    "k", default=Recipe.k, min=0, max=998,
+                    "k", default=MdssRecipe.k, min=0, max=998,
                     tooltip="Over how many steps of the training schedule an error is carried on. 0 is SDSS; "
                     "the thesis advises to begin with 4.",
                 ),
@@ -82,7 +82,7 @@ class SteadyDiffTrainMDSS(io.ComfyNode):
                     tooltip="Optimiser steps in all. The share of a batch with errors grows over them.",
                 ),
                 io.Int.Input(
-                    "batch_size", default=Recipe.batch, min=1, max=65536,
+                    "batch_size", default=MdssRecipe.batch, min=1, max=65536,
                     tooltip="Samples in a batch; memory grows with it.",
                 ),
                 io.Float.Input(
@@ -155,8 +155,8 @@ class Wanted:
     rank: int
     checkpointing: bool
 
-    def recipe(self, space: Space) -> Recipe:
-        return Recipe(self.variant or variant_for(space), self.k, self.batch)
+    def recipe(self, space: Space) -> MdssRecipe:
+        return MdssRecipe(self.variant or variant_for(space), self.k, self.batch)
 
 
 def train(

@@ -10,7 +10,7 @@ from torch import Tensor
 OutOfMemory = torch.cuda.OutOfMemoryError  # so called by every torch of our hosts, for any accelerator
 
 
-def sparing(network: Callable[[Tensor], Tensor], what: str) -> Callable[[Tensor], Tensor]:
+def retry_on_oom(network: Callable[[Tensor], Tensor], what: str) -> Callable[[Tensor], Tensor]:
     """Return a network that is asked for one sample after the other where memory does not do for a batch.
 
     what: the network's name, for the error
@@ -19,7 +19,7 @@ def sparing(network: Callable[[Tensor], Tensor], what: str) -> Callable[[Tensor]
              of all it only kept for later; what else fills the memory is the model that is being sampled.
     """
 
-    def ask(x: Tensor) -> Tensor:
+    def evaluate(x: Tensor) -> Tensor:
         try:
             return network(x)
         except OutOfMemory:
@@ -32,4 +32,4 @@ def sparing(network: Callable[[Tensor], Tensor], what: str) -> Callable[[Tensor]
                 f"or fewer pictures, or take it off ({error})"
             ) from None
 
-    return ask
+    return evaluate

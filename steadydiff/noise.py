@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-class MemberNoise:
+class PerSampleNoise:
     """Noise for the samples of a batch, apart from every other random stream.
 
     A sample's noise follows from the seed, from where its first state has its extremes, and from the draw:

@@ -14,7 +14,7 @@ from steadydiff.drift.measurement import Measurement
 from steadydiff.errors import SettingsError, SteadyDiffError
 from steadydiff.files.atomic import write_whole
 from steadydiff.files.checkpoints import is_file_name
-from steadydiff.hosts.webui.drift import Order, calibrate_next
+from steadydiff.hosts.webui.drift import DriftRequest, calibrate_next
 from steadydiff.inputs import kinds as inputs
 from steadydiff.plots import drift_figure, picture, schedule_figure
 from steadydiff.schedules import Schedule
@@ -70,8 +70,10 @@ class _Calibrating(scripts.Script):
     def process_before_every_sampling(self, p, *args, **kwargs):
         try:
             checkpoint = shared.sd_model.sd_checkpoint_info.model_name  # only now it is the chosen one
-            order = Order(self._method, self._refine, int(p.seed), getattr(p, "scheduler", None), checkpoint)
-            calibrate_next(p.sampler, find_host(), order, self._keep)
+            request = DriftRequest(
+                self._method, self._refine, int(p.seed), getattr(p, "scheduler", None), checkpoint
+            )
+            calibrate_next(p.sampler, find_host(), request, self._keep)
         except Exception as error:  # the host would go on without us
             self._found.error = error
 

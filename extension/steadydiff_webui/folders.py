@@ -16,7 +16,7 @@ NONE = "none"
 
 
 @dataclass(frozen=True)
-class ModelFolder:
+class WebuiFolder:
     """A folder under the host's models, and another one if the settings name one.
 
     name:   of the folder; the setting is called <name>_dir
@@ -83,10 +83,10 @@ class ModelFolder:
 
 TRAINED = "No file yet: it must be trained for your checkpoint."
 MEASURED = "No file yet: Epsilon Scaling's Calibrate makes one."
-ANTIBIAS = ModelFolder("steadydiff_antibias", origin=TRAINED, page="antibias_prompt.md")
-MDSS = ModelFolder("steadydiff_mdss", origin=TRAINED, page="mdss.md")
-SCHEDULES = ModelFolder("steadydiff_schedules", ".json", MEASURED, "webui.md")
-MEASUREMENTS = ModelFolder("steadydiff_measurements", ".json", MEASURED, "webui.md")
+ANTIBIAS = WebuiFolder("steadydiff_antibias", origin=TRAINED, page="antibias_prompt.md")
+MDSS = WebuiFolder("steadydiff_mdss", origin=TRAINED, page="mdss.md")
+SCHEDULES = WebuiFolder("steadydiff_schedules", ".json", MEASURED, "webui.md")
+MEASUREMENTS = WebuiFolder("steadydiff_measurements", ".json", MEASURED, "webui.md")
 FOLDERS = (ANTIBIAS, MDSS, SCHEDULES, MEASUREMENTS)
 
 
@@ -97,7 +97,7 @@ class File:
     kind: ClassVar[str] = "file"
 
     name: str
-    folder: ModelFolder
+    folder: WebuiFolder
     tooltip: str
     default: str = NONE
 

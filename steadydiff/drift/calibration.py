@@ -19,12 +19,12 @@ from ..methods.epsilon_scaling import scale_epsilon, stride_shares
 from ..metrics.norms import predicted_norm
 from ..metrics.spectrum import ring_sizes, spectrum
 from ..schedules import linear_schedule, log_ratio
-from .stepping import Question, Remember, Sampler, even_noise, next_question, nothing, step_calls
+from .stepping import ModelCall, Remember, Sampler, even_noise, next_call, nothing, step_calls
 
 LEAST, MOST = 0.8, 1.25
 """No λ outside is tried: what needs more is not cured by a scale."""
 
-METHODS = ("norm", "linear", "uniform", "variance")
+TARGETS = ("norm", "linear", "uniform", "variance")
 """What a schedule may be made of a calibration, see `as_method`."""
 
 TRIALS = 3
@@ -53,7 +53,7 @@ class Calibration:
 
     scales: tuple[float, ...]
     reached: tuple[float, ...]
-    wanted: tuple[float, ...]
+    target: tuple[float, ...]
     calls: int
     errors: tuple[float, ...]
 
@@ -68,7 +68,7 @@ def calibrate(
     denoise: Denoise,
     x: Tensor,
     run: Run,
-    wanted: Sequence[float] | Tensor,
+    target: Sequence[float] | Tensor,
     on_call: Callable[[], None] = lambda: None,
     remember: Remember = nothing,
 ) -> Calibration:
@@ -92,7 +92,7 @@ def calibrate(
     Source:  the aim is Ning et al., 2023, arXiv 2308.15321, figure 5: after scaling, the norms in sampling
              meet those in training. They search for λ by sample quality; the step-by-step solution is ours.
     """
-    goals = torch.as_tensor(wanted, dtype=torch.float64).square()
+    goals = torch.as_tensor(target, dtype=torch.float64).square()
     if goals.shape[-1] != run.steps:
         raise SettingsError(f"a norm for each of {run.steps} steps is wanted; got {goals.shape[-1]}")
     goals = goals.expand(len(x), -1).T  # [steps, B]
@@ -144,7 +144,7 @@ def calibrate_variance(
         trial = walk.attempt(scale)
         walk.take(trial)
         scales.append(scale)
-        states.append(spectrum(trial.question.x))
+        states.append(spectrum(trial.call.x))
     norms = [[math.sqrt(size * _energy(s, sizes)) for s in spectra] for spectra in (states, goals)]
     unknown = (0.0,) * run.steps
     return Calibration((*scales, 1.0), tuple(norms[0]), tuple(norms[1]), walk.calls, unknown)
@@ -212,7 +212,7 @@ def real_variance(values: Tensor, chance: Tensor) -> float:
     return found
 
 
-def samples_wanted(count: int, drawn: bool) -> int:
+def samples_needed(count: int, drawn: bool) -> int:
     """Return how many samples to calibrate on, where a user asked for `count`; drawn: as `draws_noise`."""
     return max(count, LEAST_DRAWN) if drawn else count
 
@@ -336,12 +336,12 @@ def _energy(energies: Tensor, sizes: Tensor) -> float:
 
 @dataclass(frozen=True)
 class _Trial:
-    """One step tried with one λ: the raw answers within it, and the question it leads to with its answer."""
+    """One step tried with one λ: its raw predictions, and the call it leads to with that one's."""
 
     scale: float
     raw: tuple[Tensor, ...]
-    question: Question
-    answer: Tensor
+    call: ModelCall
+    prediction: Tensor
     energy: Tensor
     restore: Callable[[], None]
 
@@ -352,7 +352,7 @@ class _Trial:
 
 
 class _Walk:
-    """A run in progress: the answers given so far, and the model's raw answer to the present question."""
+    """A run in progress: the predictions given so far, and the model's raw prediction to the present call."""
 
     def __init__(
         self,
@@ -368,12 +368,12 @@ class _Walk:
         self._shares = stride_shares(run.space, run)
         self._starts, self._step, self.calls, self._on_call = step_calls(sampler, x, run), 0, 0, on_call
         self._given: list[Tensor] = []
-        question = self._next([])
-        for _ in range(self._starts[0]):  # what a sampler asks before its first step
-            self._given.append(self._ask(question))
-            question = self._next([])
-        self._question, self._raw, self._restore = question, self._ask(question), remember()
-        self.energy = self._energy(question, self._raw, 0)
+        call = self._next([])
+        for _ in range(self._starts[0]):  # what a sampler calls before its first step
+            self._given.append(self._evaluate(call))
+            call = self._next([])
+        self._call, self._raw, self._restore = call, self._evaluate(call), remember()
+        self.energy = self._energy(call, self._raw, 0)
 
     @property
     def size(self) -> float:
@@ -381,71 +381,71 @@ class _Walk:
         return float(self.energy.mean().sqrt())
 
     def attempt(self, scale: float) -> _Trial:
-        """Take the present step with one λ and ask the model where it leads."""
+        """Take the present step with one λ and call the model where it leads."""
         raw = self.stages(scale)
-        question = self.lead(raw, scale)
-        answer = self._ask(question)
-        energy = self._energy(question, answer, self._step + 1)
-        return _Trial(scale, raw, question, answer, energy, self._remember())
+        call = self.lead(raw, scale)
+        prediction = self._evaluate(call)
+        energy = self._energy(call, prediction, self._step + 1)
+        return _Trial(scale, raw, call, prediction, energy, self._remember())
 
     def stages(self, scale: float) -> tuple[Tensor, ...]:
-        """The raw answers within the present step; the model is asked for those after the first."""
+        """The raw predictions within the present step; the model is called for those after the first."""
         self._restore()
         raw = (self._raw,)
         for _ in range(self._starts[self._step + 1] - self._starts[self._step] - 1):
-            raw = (*raw, self._ask(self.lead(raw, scale)))
+            raw = (*raw, self._evaluate(self.lead(raw, scale)))
         return raw
 
-    def lead(self, raw: Sequence[Tensor], scale: float) -> Question:
-        """Where raw answers, scaled, take the sampler. No model call."""
-        question, corrected = self._question, []
-        for answer in raw:
-            corrected.append(self._scaled(question, answer, scale))
-            question = self._next(corrected)
-        return question
+    def lead(self, raw: Sequence[Tensor], scale: float) -> ModelCall:
+        """Where raw predictions, scaled, take the sampler. No model call."""
+        call, corrected = self._call, []
+        for prediction in raw:
+            corrected.append(self._scaled(call, prediction, scale))
+            call = self._next(corrected)
+        return call
 
     def effect(self, trial: _Trial) -> float:
         """Change of log norm per λ if the state moves as the arithmetic says and the clean estimate stays.
 
-        No model call: the raw answers of the trial are scaled otherwise and the sampler is asked again.
+        No model call: the raw predictions of the trial are scaled otherwise and the sampler is called again.
         """
-        moved = (self.lead(trial.raw, trial.scale + NUDGE).x - trial.question.x).cpu().double() / NUDGE
+        moved = (self.lead(trial.raw, trial.scale + NUDGE).x - trial.call.x).cpu().double() / NUDGE
         alpha = 1.0 if self._run.space == "ve" else 1 - self._run.sigmas[self._step + 1]
-        noise = (trial.question.x - alpha * trial.answer).cpu().double()
+        noise = (trial.call.x - alpha * trial.prediction).cpu().double()
         return float((moved * noise).sum() / noise.square().sum())
 
     def take(self, trial: _Trial) -> None:
         """Go where a trial led."""
-        question = self._question
+        call = self._call
         for raw in trial.raw:
-            self._given.append(self._scaled(question, raw, trial.scale))
-            question = self._next([])
-        self._step, self._question, self._raw = self._step + 1, question, trial.answer
+            self._given.append(self._scaled(call, raw, trial.scale))
+            call = self._next([])
+        self._step, self._call, self._raw = self._step + 1, call, trial.prediction
         self.energy, self._restore = trial.energy, trial.restore
 
-    def _next(self, more: Sequence[Tensor]) -> Question:
+    def _next(self, more: Sequence[Tensor]) -> ModelCall:
         with even_noise(self._x):
-            found = next_question(self._sampler, self._x, self._run.sigmas, [*self._given, *more])
-        if not isinstance(found, Question):
+            found = next_call(self._sampler, self._x, self._run.sigmas, [*self._given, *more])
+        if not isinstance(found, ModelCall):
             raise SettingsError("this sampler does not ask the same questions each time; choose e.g. euler")
         return found
 
-    def _ask(self, question: Question) -> Tensor:
+    def _evaluate(self, call: ModelCall) -> Tensor:
         self.calls += 1
-        answer = self._denoise(*question)
+        prediction = self._denoise(*call)
         self._on_call()
-        return answer
+        return prediction
 
-    def _scaled(self, question: Question, raw: Tensor, scale: float) -> Tensor:
-        x, sigma = question
+    def _scaled(self, call: ModelCall, raw: Tensor, scale: float) -> Tensor:
+        x, sigma = call
         if (self._shares(sigma) < 1).any():  # too long a stride for λ to act in full: none is sought
             return raw
         return scale_epsilon(x, raw, scale, sigma=sigma.to(x), space=self._run.space)
 
-    def _energy(self, question: Question, answer: Tensor, step: int) -> Tensor:
+    def _energy(self, call: ModelCall, prediction: Tensor, step: int) -> Tensor:
         """Squared norm of the predicted noise, sample by sample."""
         sigma = self._run.sigmas[step]
-        energy = predicted_norm(question.x, answer, sigma, self._run.space).square()
+        energy = predicted_norm(call.x, prediction, sigma, self._run.space).square()
         if not (energy.isfinite().all() and energy.sum() > 0):
             raise SteadyDiffError(
                 f"the model's answer at step {step + 1}, sigma {sigma:.4g}, holds NaN or infinity, or no "

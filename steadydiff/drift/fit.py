@@ -32,7 +32,7 @@ from ..methods.method import Method
 from ..methods.time_shift import TimeShift
 from ..methods.window import later_half
 from . import signs
-from .stepping import Sampler, same_luck
+from .stepping import Sampler, fixed_rng
 
 Progress = MutableMapping[str, dict[str, Tensor]]
 """By what was tried: log errors [levels, N], pooled pictures [N, D], spreads [N] and calls []: tensors, which
@@ -366,11 +366,11 @@ class _Trials:
         if correction.s_noise != 1:
             assert own.noisy is not None
             sampler = own.noisy(correction.s_noise)
-        with torch.no_grad(), same_luck(own.x):
+        with torch.no_grad(), fixed_rng(own.x):
             return sampler(denoise, own.x.clone(), own.run.sigmas), counted.calls
 
     def _keep(self, name: str, pictures: Tensor, judge: Denoise, calls: int) -> None:
-        """Ask the judge about pictures and note what is needed of them."""
+        """Call the judge about pictures and note what is needed of them."""
         real, drawn = self._problem.references, torch.Generator().manual_seed(self._settings.seed)
         pictures = pictures.to(torch.promote_types(pictures.dtype, torch.float32))
         if not bool(pictures.isfinite().all()):

@@ -1,7 +1,7 @@
 """The training-inference gap, measured: the error a model makes at its own clean estimates, step by step.
 
-A `GapRecorder` listens to a model's own answers and to what corrections make of them while a sampler runs,
-and asks the model about both; at real pictures it finds the guidance weight of the smallest error. It knows
+A `GapRecorder` records a model's own predictions and what corrections make of them while a sampler runs,
+and calls the model about both; at real pictures it finds the guidance weight of the smallest error. It knows
 no host; `hosts/comfy/gap.py` drives it.
 """
 
@@ -19,7 +19,7 @@ from ..denoiser import Denoise, Run, Space, add_noise, signal_level
 from ..errors import SteadyDiffError
 from ..methods.diffier import optimal_weight, residual_loss
 from ..metrics.running import Rows, standard_errors
-from ..noise import MemberNoise
+from ..noise import PerSampleNoise
 from .measurement import MOST_KEPT, off_quotient
 from .stepping import Sampler
 
@@ -87,8 +87,8 @@ class Gap:
 class GapRecorder:
     """Gathers the gap of one way of sampling, batch after batch.
 
-    The model's raw answers must come through `around`; corrections go outside it. Each step costs two model
-    calls of measuring, at a noise and its opposite, and where an estimate was corrected two more.
+    The model's raw predictions must come through `around`; corrections go outside it. Each step costs two
+    model calls of measuring, at a noise and its opposite, and where an estimate was corrected two more.
     """
 
     def __init__(self, run: Run, starts: Sequence[int]) -> None:
@@ -97,57 +97,57 @@ class GapRecorder:
         self._starts = {call: step for step, call in enumerate(starts)}
         self._model: Any = None
         self._raw: Tensor | None = None
-        self._listening = False
-        self._count = self._calls = self._questions = self._runs = 0
+        self._recording = False
+        self._count = self._calls = self._sampler_calls = self._runs = 0
         self._sums = [[0.0, 0.0] for _ in range(run.steps)]  # per step: the losses before and after
         self._pairs = [Rows(run.steps, MOST_KEPT) for _ in range(3)]  # what `weight_loss` has, by picture
 
     def around(self, denoise: Denoise) -> Denoise:
-        """Return a denoiser that is listened to; `denoise` itself is asked for measuring."""
+        """Return a denoiser that is recorded; `denoise` itself is called for measuring."""
         self._model = denoise
 
-        def heard(x: Tensor, sigma: Tensor) -> Tensor:
+        def recorded(x: Tensor, sigma: Tensor) -> Tensor:
             denoised = denoise(x, sigma)
-            if self._listening:
+            if self._recording:
                 self._calls += 1
                 self._raw = denoised if self._raw is None else self._raw
             return denoised
 
-        return heard
+        return recorded
 
     def sample(self, sampler: Sampler, denoise: Denoise, x: Tensor) -> Tensor:
         """Sample a batch from its first states [B, C, *S] and return the final ones."""
-        asked, noise = 0, MemberNoise(self.run.seed, "gap")
+        calls, noise = 0, PerSampleNoise(self.run.seed, "gap")
         noise.see(x)
 
-        def question(x: Tensor, sigma: Tensor) -> Tensor:
-            nonlocal asked
-            self._raw, self._listening = None, True
+        def evaluate(x: Tensor, sigma: Tensor) -> Tensor:
+            nonlocal calls
+            self._raw, self._recording = None, True
             try:
                 corrected = denoise(x, sigma)
             finally:
-                self._listening = False
-            step = self._starts.get(asked)
-            asked += 1
+                self._recording = False
+            step = self._starts.get(calls)
+            calls += 1
             if step is not None:
                 self._measure(step, sigma, corrected, noise.draw(x.float(), step))
             return corrected
 
-        final = sampler(question, x, self.run.sigmas)
-        self._count, self._questions, self._runs = (
+        final = sampler(evaluate, x, self.run.sigmas)
+        self._count, self._sampler_calls, self._runs = (
             self._count + len(x),
-            self._questions + asked,
+            self._sampler_calls + calls,
             self._runs + 1,
         )
         return final
 
     def pair(self, denoise: Denoise, clean: Tensor) -> None:
-        """Ask about real pictures [B, C, *S], noised to each sigma of the run; a model call a step.
+        """Call about real pictures [B, C, *S], noised to each sigma of the run; a model call a step.
 
         denoise: what `around` returned, without corrections; the model must have `branches` for it, else
                  nothing is gathered
         """
-        noise = MemberNoise(self.run.seed, "pair")
+        noise = PerSampleNoise(self.run.seed, "pair")
         noise.see(clean)
         for step, sigma in enumerate(self.run.sigmas[:-1]):
             at = torch.full((len(clean),), sigma, dtype=torch.float32, device=clean.device)
@@ -175,7 +175,7 @@ class GapRecorder:
             after=after,
             **self._weights(),
             calls=self._calls // self._runs,
-            extra=(self._calls - self._questions) // self._runs,
+            extra=(self._calls - self._sampler_calls) // self._runs,
         )
 
     def _weights(self) -> dict[str, tuple]:

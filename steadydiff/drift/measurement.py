@@ -1,6 +1,6 @@
 """The drift of a model while it samples, measured: what is recorded, and the `Measurement` that carries it.
 
-A `Recorder` listens to a model's own answers, before any correction, while a sampler runs and while noised
+A `Recorder` records a model's own predictions, before any correction, while a sampler runs and while noised
 clean samples are shown. It knows no host; `hosts/comfy_drift.py` and the benches drive it.
 """
 
@@ -190,7 +190,7 @@ class Measurement:
 class Recorder:
     """Gathers one measurement, batch after batch; memory does not grow with their number.
 
-    A model's raw answers must come through `around`; corrections go outside it. Then, for every batch,
+    A model's raw predictions must come through `around`; corrections go outside it. Then, for every batch,
     `sample` runs the sampler and `train` shows noised clean samples.
     """
 
@@ -198,7 +198,7 @@ class Recorder:
         """starts: which model calls of a run begin its steps, from `step_calls`."""
         self.run = run
         self._starts = {call: step for step, call in enumerate(starts)}
-        self._hear: Callable[[Tensor, Tensor], None] | None = None
+        self._record: Callable[[Tensor, Tensor], None] | None = None
         self._sampling, self._training = NormCurve(run.steps), NormCurve(run.steps)
         self._states = [RunningMoments() for _ in run.sigmas]
         self._clean, self._clean_spectrum = RunningMoments(), RunningMoments()
@@ -209,32 +209,32 @@ class Recorder:
         self._rows = {name: Rows(count, MOST_KEPT) for name, count in places.items()}
 
     def around(self, denoise: Denoise) -> Denoise:
-        """Return a denoiser that is listened to."""
-        return _Heard(denoise, self)
+        """Return a denoiser that is recorded."""
+        return _Recorded(denoise, self)
 
     def sample(self, sampler: Sampler, denoise: Denoise, x: Tensor, remember: Remember = nothing) -> Tensor:
         """Sample a batch from its first states [B, C, *S] and return the final ones."""
         calls, self._kept = 0, []
 
-        def question(x: Tensor, sigma: Tensor) -> Tensor:
+        def evaluate(x: Tensor, sigma: Tensor) -> Tensor:
             nonlocal calls
             step = self._starts.get(calls)
             calls += 1
             if step is None:
                 return denoise(x, sigma)
             self._kept.append(remember())
-            return self._listening(hear(step), denoise, x, sigma)
+            return self._recording(record(step), denoise, x, sigma)
 
-        def hear(step: int) -> Callable[[Tensor, Tensor], None]:
-            def heard(x: Tensor, denoised: Tensor) -> None:
+        def record(step: int) -> Callable[[Tensor, Tensor], None]:
+            def recorded(x: Tensor, denoised: Tensor) -> None:
                 norms = self._norms(x, denoised, step)
                 self._sampling.add(step, norms)
                 self._rows["sampling"].add(step, norms)
                 self._add_state(step, x)
 
-            return heard
+            return recorded
 
-        final = sampler(question, x, self.run.sigmas)
+        final = sampler(evaluate, x, self.run.sigmas)
         self._add_state(self.run.steps, _finite(final, "the sampler's result"))
         self._kept.append(remember())
         return final
@@ -246,7 +246,7 @@ class Recorder:
         """
         calls = 0
 
-        def question(x: Tensor, sigma: Tensor) -> Tensor:
+        def evaluate(x: Tensor, sigma: Tensor) -> Tensor:
             nonlocal calls
             step = self._starts.get(calls)
             calls += 1
@@ -255,7 +255,7 @@ class Recorder:
             return denoise(x, sigma)
 
         first = add_noise(clean, self.run.noise * noise, self.run.sigmas[0], self.run.space)
-        self._paper.add_state(self.run.steps, sampler(question, first, self.run.sigmas), clean)
+        self._paper.add_state(self.run.steps, sampler(evaluate, first, self.run.sigmas), clean)
 
     def train(self, denoise: Denoise, clean: Tensor, noise: Tensor, fresh: Tensor | None = None) -> None:
         """Show the model a batch of clean samples [B, C, *S], noised to each sigma of the run.
@@ -272,7 +272,7 @@ class Recorder:
         for step, sigma in enumerate(self.run.sigmas[:-1]):
             at = torch.full((len(clean),), sigma, dtype=torch.float32, device=clean.device)
 
-            def hear(x: Tensor, denoised: Tensor, step: int = step) -> None:
+            def record(x: Tensor, denoised: Tensor, step: int = step) -> None:
                 norms = self._norms(x, denoised, step)
                 self._training.add(step, norms)
                 self._rows["training"].add(step, norms)
@@ -280,7 +280,7 @@ class Recorder:
             if self._kept:
                 self._kept[step]()
             x = add_noise(clean, self.run.noise * noise, at, self.run.space)
-            denoised = self._listening(hear, denoise, x, at)
+            denoised = self._recording(record, denoise, x, at)
             if fresh is not None:
                 self._paper.add_step(step, x, denoised, clean, self.run.noise * fresh)
         if self._kept:
@@ -363,19 +363,19 @@ class Recorder:
         _finite(denoised, f"the model's answer at step {step + 1}, sigma {sigma:.4g},")
         return predicted_norm(x, denoised, sigma, self.run.space)
 
-    def _listening(
-        self, hear: Callable[[Tensor, Tensor], None], denoise: Denoise, x: Tensor, sigma: Tensor
+    def _recording(
+        self, record: Callable[[Tensor, Tensor], None], denoise: Denoise, x: Tensor, sigma: Tensor
     ) -> Tensor:
-        """Ask, and let `hear` have the model's first answer; further ones are a correction's own affair."""
-        self._hear = hear
+        """Call, and let `record` have the model's first prediction; further ones are a correction's own."""
+        self._record = record
         try:
             return denoise(x, sigma)
         finally:
-            self._hear = None
+            self._record = None
 
 
-class _Heard:
-    """A denoiser a recorder listens to; it shows what the one within does, see `Guided`."""
+class _Recorded:
+    """A denoiser a recorder records; it shows what the one within does, see `Guided`."""
 
     def __init__(self, denoise: Denoise, recorder: Recorder) -> None:
         self._denoise: Any = denoise
@@ -383,9 +383,9 @@ class _Heard:
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         denoised = self._denoise(x, sigma)
-        hear, self._recorder._hear = self._recorder._hear, None
-        if hear is not None:
-            hear(x, denoised)
+        record, self._recorder._record = self._recorder._record, None
+        if record is not None:
+            record(x, denoised)
         return denoised
 
     def __getattr__(self, name: str) -> Any:

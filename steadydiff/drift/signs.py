@@ -18,7 +18,7 @@ from ..errors import ShapeError
 
 POOLED = 8  # pictures are compared at so many pixels a side
 
-# Noise-to-signal ratios the judge is asked at, over the data's standard deviation. At lower noise it hears
+# Noise-to-signal ratios the judge is called at, over the data's standard deviation. At lower noise it records
 # how smooth a network draws, whatever the correction, and that drowns the rest.
 RATIOS = (0.4, 1.0, 2.0, 4.0)
 

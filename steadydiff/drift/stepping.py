@@ -1,7 +1,7 @@
 """Taking any sampler step by step, though a host runs it as one function that cannot be paused.
 
-A sampler asks its model one question after another. Run again from the start, with the answers it got so far
-given from memory, it arrives at its next question without a model call: the arithmetic is repeated, the
+A sampler calls its model once after another. Run again from the start, with the predictions it got so far
+given from memory, it arrives at its next call without a model call: the arithmetic is repeated, the
 network is not. Used by `measurement.py` and `calibration.py`.
 """
 
@@ -31,11 +31,11 @@ def nothing() -> Callable[[], None]:
     return lambda: None
 
 
-# A sampler computes the sigma it asks at in its own way; hosts move a flow run's first one off 1 a little.
+# A sampler computes the sigma it calls at in its own way; hosts move a flow run's first one off 1 a little.
 SAME_SIGMA = 1e-3
 
 
-class Question(NamedTuple):
+class ModelCall(NamedTuple):
     """A state and its noise level [B], at which a sampler wants a clean estimate."""
 
     x: Tensor
@@ -45,22 +45,22 @@ class Question(NamedTuple):
 def step_calls(sampler: Sampler, x: Tensor, run: Run) -> tuple[int, ...]:
     """Return which of a run's model calls, counted from 0, begin its steps.
 
-    A step begins at the last call at its noise level: what a solver asks there before is a stage of the step
+    A step begins at the last call at its noise level: what a solver calls there before is a stage of the step
     above. Found on a closed-form denoiser, without the network.
 
     Raises:  SettingsError if the sampler does not stop at the run's noise levels, or they do not fall.
     """
-    asked: list[float] = []
+    calls: list[float] = []
 
     def note(x: Tensor, sigma: Tensor) -> Tensor:
-        asked.append(float(sigma.flatten()[0]))
+        calls.append(float(sigma.flatten()[0]))
         return _closed_form(x, sigma, run)
 
     if not run.steps or not all(a > b for a, b in zip(run.sigmas, run.sigmas[1:], strict=False)):
         raise SettingsError("sigmas fall from step to step, and there is at least one step; check sigmas")
-    with same_luck(x):
+    with fixed_rng(x):
         sampler(note, x[:1].clone(), run.sigmas)
-    last = {_step_of(level, run.sigmas[:-1]): call for call, level in enumerate(asked)}
+    last = {_step_of(level, run.sigmas[:-1]): call for call, level in enumerate(calls)}
     begins = [last[step] for step in range(run.steps) if step in last]
     if len(begins) < run.steps or sorted(begins) != begins:
         raise SettingsError(
@@ -77,36 +77,36 @@ def draws_noise(sampler: Sampler, x: Tensor, run: Run) -> bool:
     """
     ends = []
     for share in (1.0, 0.0):
-        with same_luck(x), _Drawn(x[:1], lambda noise, share=share: share * noise):
+        with fixed_rng(x), _Drawn(x[:1], lambda noise, share=share: share * noise):
             ends.append(sampler(lambda x, sigma: _closed_form(x, sigma, run), x[:1].clone(), run.sigmas))
     return not torch.equal(*ends)
 
 
-def next_question(
-    sampler: Sampler, x: Tensor, sigmas: tuple[float, ...], answers: Sequence[Tensor]
-) -> Question | Tensor:
-    """Run a sampler on the answers it has got so far; return its next question, or its result.
+def next_call(
+    sampler: Sampler, x: Tensor, sigmas: tuple[float, ...], predictions: Sequence[Tensor]
+) -> ModelCall | Tensor:
+    """Run a sampler on the predictions it has got so far; return its next call, or its result.
 
     Shapes:  x and answers [B, C, *S]. The sampler's own randomness is the same at each call.
     """
-    asked = 0
+    calls = 0
 
     def remember(x: Tensor, sigma: Tensor) -> Tensor:
-        nonlocal asked
-        if asked == len(answers):
-            raise _Asked(Question(x.clone(), sigma.clone()))
-        asked += 1
-        return answers[asked - 1].clone()
+        nonlocal calls
+        if calls == len(predictions):
+            raise _Reached(ModelCall(x.clone(), sigma.clone()))
+        calls += 1
+        return predictions[calls - 1].clone()
 
-    with same_luck(x):
+    with fixed_rng(x):
         try:
             return sampler(remember, x.clone(), sigmas)
-        except _Asked as reached:
-            return reached.question
+        except _Reached as reached:
+            return reached.call
 
 
 @contextmanager
-def same_luck(x: Tensor, seed: int = 0) -> Iterator[None]:
+def fixed_rng(x: Tensor, seed: int = 0) -> Iterator[None]:
     """Give code the same random numbers each time it runs, and leave the rest of the world its own."""
     with torch.random.fork_rng([x.device] if x.is_cuda else []):
         # Not torch.manual_seed, which notes the whole call stack for every accelerator that sleeps.
@@ -148,9 +148,9 @@ def even_noise(x: Tensor) -> AbstractContextManager[Any]:
     return _Drawn(x, lambda noise: noise / noise.square().mean(places, keepdim=True).sqrt())
 
 
-class _Asked(Exception):  # noqa: N818  # not an error: the way out of a sampler
-    def __init__(self, question: Question) -> None:
-        self.question = question
+class _Reached(Exception):  # noqa: N818  # not an error: the way out of a sampler
+    def __init__(self, call: ModelCall) -> None:
+        self.call = call
 
 
 def _step_of(sigma: float, sigmas: Sequence[float]) -> int | None:

@@ -22,7 +22,7 @@ KIND, VERSION = "antibias_prompt", 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card(ModelCard):
+class AntiBiasCard(ModelCard):
     """What a file says of its network.
 
     target: what its answer stands for, and
@@ -49,7 +49,7 @@ class Card(ModelCard):
         return PromptModel(network, *facts)
 
 
-def save_prompt(path: Path, network: PromptNetwork, card: Card) -> None:
+def save_prompt(path: Path, network: PromptNetwork, card: AntiBiasCard) -> None:
     """Write a network in half precision with its card, whole or not at all."""
     tensors = {name: value.half() for name, value in network.state_dict().items()}
     save_checkpoint(
@@ -57,14 +57,14 @@ def save_prompt(path: Path, network: PromptNetwork, card: Card) -> None:
     )
 
 
-def load_prompt(path: Path, ops: Any = torch.nn) -> tuple[PromptNetwork, Card]:
+def load_prompt(path: Path, ops: Any = torch.nn) -> tuple[PromptNetwork, AntiBiasCard]:
     """Return the network in float32, ready to be asked, and its card; `ops` as in PromptNetwork.
 
     Raises:  CheckpointError if the file is missing, damaged, not ours, of another version, or says something
              that this version does not know, and if its weights do not fit or are not finite.
     """
     tensors, header = load_checkpoint(path, kind=KIND, version=VERSION)
-    card, config = read_card(Card, path, header), _config(path, header)
+    card, config = read_card(AntiBiasCard, path, header), _config(path, header)
     with torch.device(
         "meta"
     ):  # first the sizes, so that a header cannot ask for more memory than the file has

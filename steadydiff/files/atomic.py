@@ -13,7 +13,7 @@ from ..errors import SteadyDiffError
 
 
 @contextmanager
-def whole_file(path: Path, by: str = "") -> Iterator[Path]:
+def atomic_write(path: Path, by: str = "") -> Iterator[Path]:
     """Give a draft beside `path` to write; once the block has ended well the draft takes its place.
 
     What a killed process leaves of a draft is no file that anyone looks for, and the next one writes over it.
@@ -45,7 +45,7 @@ def check_writable(path: Path) -> None:
     """Raise SteadyDiffError as `whole_file` does unless it could write here; leaves nothing behind."""
     made = [folder for folder in path.parents if not folder.exists()]
     try:
-        with whole_file(path) as draft:
+        with atomic_write(path) as draft:
             draft.write_bytes(b" ")
             if path.is_dir():
                 raise IsADirectoryError("it is a folder")
@@ -64,5 +64,5 @@ class _Enough(Exception):  # noqa: N818  # not an error: the way out before the 
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file whole or not at all, as `whole_file` does."""
-    with whole_file(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8")

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .atomic import whole_file
+from .atomic import atomic_write
 
 HEADER_KEY = "steadydiff"
 
@@ -38,7 +38,7 @@ def save_checkpoint(
     """
     header = json.dumps({"kind": kind, "version": version, **facts})
     own = {k: v.contiguous() for k, v in tensors.items()}
-    with whole_file(path, by) as draft:
+    with atomic_write(path, by) as draft:
         save_file(own, draft, {**(metadata or {}), HEADER_KEY: header})
 
 

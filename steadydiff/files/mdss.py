@@ -29,7 +29,7 @@ UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card(ModelCard):
+class MdssCard(ModelCard):
     """What a file says of its model.
 
     form:    what it is to a host that does not know us
@@ -59,7 +59,7 @@ def save_mdss(
     path: Path,
     tensors: dict[str, Tensor],
     head: Head | None,
-    card: Card,
+    card: MdssCard,
     metadata: dict[str, str] | None = None,
 ) -> None:
     """Write a checkpoint's or LoRA's tensors as they are, with head and card, whole or not at all."""
@@ -69,14 +69,14 @@ def save_mdss(
     )
 
 
-def load_head(path: Path) -> tuple[Head | None, Card]:
+def load_head(path: Path) -> tuple[Head | None, MdssCard]:
     """Return a file's second head, None if it was trained without one, and its card.
 
     Raises:  CheckpointError if the file is missing, damaged, not one of MDSS, says something that this
              version does not know, or its head is none.
     """
     tensors, header = load_checkpoint(path, kind=KIND, version=VERSION, prefix=XI_PREFIX)
-    card = read_card(Card, path, header)
+    card = read_card(MdssCard, path, header)
     if not tensors:
         return None, card
     parts = {name.removeprefix(XI_PREFIX): value for name, value in tensors.items()}
@@ -95,7 +95,7 @@ def load_head(path: Path) -> tuple[Head | None, Card]:
     return Head(weight, bias), card
 
 
-def convert(source: Path, out: Path, card: Card) -> Head:
+def convert(source: Path, out: Path, card: MdssCard) -> Head:
     """Split a checkpoint whose last layer was widened to twice its channels into (a), losing nothing.
 
     The first half of the channels stays the last layer, the second half becomes the head.

@@ -19,7 +19,7 @@ from ..model_names import PRODUCTS
 from ..networks.xi_head import KNOWN, last_layer
 
 POST_CFG = "sampler_post_cfg_function"
-"""Under this name ComfyUI and the Forge family keep the functions that are shown each guided answer."""
+"""Under this name ComfyUI and the Forge family keep the functions that are shown each guided prediction."""
 
 Settings = TypeVar("Settings", bound=Method)
 
@@ -60,7 +60,7 @@ def window_sigmas(model_sampling: Any, start: float, end: float) -> tuple[float,
     """Return the highest and lowest noise level of a part of the run, as the host counts; 0, 0 for none."""
     if start == end:
         return 0.0, 0.0
-    # Some samplers ask above the model's largest sigma, so the whole run has no upper bound.
+    # Some samplers call above the model's largest sigma, so the whole run has no upper bound.
     high = math.inf if start <= 0 else float(model_sampling.percent_to_sigma(start))
     return high, 0.0 if end >= 1 else float(model_sampling.percent_to_sigma(end))
 
@@ -170,14 +170,14 @@ def fitting_layer(network: nn.Module, what: str, head: Head, model: str = "") ->
     return layer
 
 
-class Shown:
+class StandIn:
     """What a sampler function sees as its model: our denoiser, and for the rest the host's own object."""
 
-    def __init__(self, model: Any, answer: Callable[[Tensor, Tensor, dict], Tensor]) -> None:
-        self.__dict__.update(own=model, _answer=answer)
+    def __init__(self, model: Any, predict: Callable[[Tensor, Tensor, dict], Tensor]) -> None:
+        self.__dict__.update(own=model, _predict=predict)
 
     def __call__(self, x: Tensor, sigma: Tensor, **more: Any) -> Tensor:
-        return self._answer(x, sigma, more)
+        return self._predict(x, sigma, more)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.own, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..drift.calibration import METHODS
+from ..drift.calibration import TARGETS
 from ..errors import SettingsError
 from ..methods.antibias_prompt import CALLS
 from ..methods.diffier import MODES, PAPER
@@ -355,7 +355,7 @@ PAPER_CURVES = Switch(
 
 CALIBRATE = (
     Choice(
-        "method", "norm", METHODS,
+        "method", "norm", TARGETS,
         "norm: a scale of its own for every step, which follows the model closest. "
         "linear, uniform: the straight line, or the one number, nearest to that in the first "
         "three quarters of the steps; smoother. variance: a scale for every step that keeps the "

@@ -1,7 +1,7 @@
 """Anti-bias prompt: Zhang et al., "Anti-Exposure Bias in Diffusion Models", ICLR 2025.
 
 A small network learns what one step of the base model leaves wrong on average, from the state alone; while
-sampling, its answer ("prompt" in the paper) is added to the state before the model sees it.
+sampling, its output ("prompt" in the paper) is added to the state before the model sees it.
 `exposure_bias` is what it learns, `rectify` the formula, `AntiBiasPrompt` the settings. The network lives in
 `..networks.antibias_prompt`, its training in `..training.antibias`, its file in `..antibias_files`.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..denoiser import Denoise, Run, Space, check_same_shape, check_space, per_sample
 from ..errors import SettingsError
-from ..memory import sparing
+from ..memory import retry_on_oom
 from .state import SAME_SIGMA, StateEditor, StateSettings, input_scale, inside
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 Target = Literal["phi", "residual"]
-"""What the network's answer stands for: "phi" the bias of one step of the schedules it was trained on,
+"""What the network's output stands for: "phi" the bias of one step of the schedules it was trained on,
 "residual" the same per unit of step, to be multiplied by the step's 1 - sigma_next / sigma."""
 
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -49,7 +49,7 @@ def exposure_bias(x0: Tensor, denoised: Tensor, sigma: Tensor | float, sigma_nex
     """Return what one Euler step leaves wrong: (1 - sigma_next / sigma)·(x0 - denoised).
 
     Shapes:  x0, denoised, result [B, C, *S]; sigma and sigma_next numbers or [B].
-    Units:   states, in "ve" and in "flow" alike; denoised is the model's answer at sigma.
+    Units:   states, in "ve" and in "flow" alike; denoised is the model's prediction at sigma.
     Source:  Zhang et al., ICLR 2025, section 4.1: x_t minus the step's result. With the same noise in x_t and
              x_{t+1} the noise cancels, which gives this form; the paper does not write it.
     """
@@ -109,8 +109,8 @@ class Band:
     """Noise levels of the states a network corrects, and what was measured there after its training.
 
     sigma:     from which level on, up to the next band's
-    gain:      what the network's answer is multiplied by, 0 to 1; 0 where nothing was learnt
-    explained: share of the one-step bias that its answer takes away on samples not trained on, without and
+    gain:      what the network's output is multiplied by, 0 to 1; 0 where nothing was learnt
+    explained: share of the one-step bias that its output takes away on samples not trained on, without and
     applied:   with the gain
     """
 
@@ -145,11 +145,11 @@ class PromptModel:
     """A trained network and what must be known of it to apply it.
 
     network:     state in the base model's input scaling -> correction in the same units, shapes alike
-    target:      what its answer stands for, see Target
+    target:      what its output stands for, see Target
     space:       of the base model it was trained on
     sigma_data:  the base model's, for its input scaling in "ve"
-    sigma_range: lowest and highest noise level of the states it was trained on; it is not asked outside
-    bands:       how much of its answer counts where, from the lowest level up; () = all of it everywhere
+    sigma_range: lowest and highest noise level of the states it was trained on; it is not called outside
+    bands:       how much of its output counts where, from the lowest level up; () = all of it everywhere
     """
 
     network: Callable[[Tensor], Tensor]
@@ -208,7 +208,7 @@ class AntiBiasPrompt(StateSettings):
         return replace(self, model=replace(self.model, network=lambda seen: whole(seen) * mask))
 
     def wrap(self, denoise: Denoise, run: Run) -> Denoise:
-        """Return a denoiser that rectifies its input in place, then asks; called once per run.
+        """Return a denoiser that rectifies its input in place, then calls it; called once per run.
 
         Raises:  SettingsError if the network was trained on a model of the other space.
         """
@@ -230,7 +230,7 @@ class _Rectified(StateEditor):
             model, gain = self._method.model, self._gain(sigma)
             if gain.any():
                 scale = input_scale(sigma, model.space, model.sigma_data)
-                network = sparing(model.network, f"the {self._method.what}")
+                network = retry_on_oom(model.network, f"the {self._method.what}")
                 x.copy_(rectify(x, network, scale, gain))
                 self._note(x, sigma)
         self._calls += 1

@@ -102,9 +102,9 @@ class BandScaling(Defaults):
 
         def scaled(x: Tensor, sigma: Tensor) -> Tensor:
             denoised = denoise(x, sigma)
-            given.answer = denoised
+            given.prediction = denoised
             changes = [band(x, sigma) - denoised for band in (coarse, fine)]
-            given.answer = None
+            given.prediction = None
             return denoised + haar_split(changes[0])[0] + haar_split(changes[1])[1]
 
         return scaled
@@ -113,9 +113,9 @@ class BandScaling(Defaults):
 class _Given:
     """A denoiser that answers what it was given, so that two corrections share one model call."""
 
-    answer: Tensor | None = None
+    prediction: Tensor | None = None
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         del x, sigma
-        assert self.answer is not None
-        return self.answer
+        assert self.prediction is not None
+        return self.prediction

@@ -2,7 +2,7 @@
 arXiv 2508.13628.
 
 The paper moves the guided noise prediction towards fresh Gaussian noise, step by step of gradient descent. As
-printed that corrects nothing. The reading that does puts the fresh noise back into the clean estimate, asks
+printed that corrects nothing. The reading that does puts the fresh noise back into the clean estimate, calls
 the guided model again there, and carries the error it makes to the prediction: `renoise` here. The free
 functions are the formulas, `DiffIER` the settings; docs/diffier.md says what is the paper's and what is ours.
 """
@@ -28,7 +28,7 @@ from ..denoiser import (
 )
 from ..drift.measurement import Measurement
 from ..errors import SettingsError
-from ..noise import MemberNoise
+from ..noise import PerSampleNoise
 from .epsilon_scaling import scale_at, scale_epsilon, scale_table, sigma_limit
 from .method import Defaults
 from .window import Windowed, check_window, edges, later_half
@@ -159,19 +159,19 @@ def values_of(values: str, own: dict[str, Any], mode: str, measured: Measurement
 class DiffIER(Windowed, Defaults):
     """Move the guided prediction, at every step of a part of the run, as its own error suggests.
 
-    mode:        "renoise" asks the model again at its own noised estimate: `iterations` more calls a step;
+    mode:        "renoise" calls the model again at its own noised estimate: `iterations` more calls a step;
                  "norm" pulls the predicted noise to the RMS of the conditional branch, without more calls;
                  "previous" pulls it to the previous step's and "literal" towards plain noise, as the paper
                  prints it: both for research, both harm
     strength:    f, the share of the error that is carried over, twice the paper's eta; 0 changes nothing,
                  above 0 samples spread more, below (only "renoise") less
     divide_by_cfg: "renoise" divides it by the guidance weight, if the denoiser shows one as `cfg`: guidance
-                 multiplies the error of an answer, and how strongly it answers to a change, by about as much
+                 multiplies the error of a prediction, and how strongly it answers to a change, by as much
     iterations:  at most this many steps of descent; 0 changes nothing
     threshold:   "renoise" ends for a sample once its mean loss changes by less from one iteration to the
                  next, "norm" once it is below; 0 = never. Above 0 "renoise" reads one value back from the
                  device per iteration
-    antithetic:  "renoise" asks at +z and -z, at twice the calls; no noise is then added
+    antithetic:  "renoise" calls at +z and -z, at twice the calls; no noise is then added
     measurement: "norm" takes the RMS from this one's noised clean samples instead
     sigma_high:  noise level from which on (downwards) it acts; None = at the later half of the run's steps
     sigma_low:   down to which; both included, as in `EpsilonScaling`, and equal bounds switch it off
@@ -292,13 +292,13 @@ class _Corrected:
     extra: those made beyond them
     """
 
-    asks = False  # correcting costs model calls, so that it is worth waiting for whether it is due
+    calls_model = False  # correcting costs model calls, so that it is worth waiting for whether it is due
     draws = False  # it needs noise
 
     def __init__(self, settings: DiffIER, denoise: Denoise, run: Run) -> None:
         self.settings, self.run = settings, run
         self.calls = self.extra = 0
-        self._denoise, self._noise = denoise, MemberNoise(run.seed, "diffier")
+        self._denoise, self._noise = denoise, PerSampleNoise(run.seed, "diffier")
         self._low, self._high = settings.window(run)
         # Some samplers call the model above the run's first sigma ("churn"), hence the double.
         self._always = self._low <= 0 and self._high >= 2 * max(run.sigmas, default=0.0)
@@ -309,7 +309,7 @@ class _Corrected:
         if self.draws:
             self._noise.see(x)
         inside = None if self._always else (sigma >= self._low) & (sigma <= self._high)
-        if self.asks and inside is not None and not inside.any():
+        if self.calls_model and inside is not None and not inside.any():
             return denoised
         corrected = self.correct(x, _wide(denoised), sigma).to(denoised.dtype)
         return _chosen(inside, corrected, denoised)
@@ -324,7 +324,7 @@ class _Corrected:
 
 
 class _Renoised(_Corrected):
-    asks = draws = True
+    calls_model = draws = True
 
     def correct(self, x: Tensor, denoised: Tensor, sigma: Tensor) -> Tensor:
         own = self.settings
@@ -332,8 +332,8 @@ class _Renoised(_Corrected):
         strength = own.strength / max(1.0, cfg)
         going = before = None  # which samples still move, and their losses one iteration earlier
         for iteration in range(own.iterations):
-            answers = self._ask_again(x, denoised, sigma, iteration)
-            estimate, again = denoised, sum(answers[1:], answers[0]) / len(answers)
+            predictions = self._call_again(x, denoised, sigma, iteration)
+            estimate, again = denoised, sum(predictions[1:], predictions[0]) / len(predictions)
             loss = residual_loss(estimate, again, sigma, self.run.space) / self.run.noise**2
             believed = strength * (loss / MAX_ERROR**2).clamp(min=1).rsqrt()
             denoised = _chosen(going, carry_error(estimate, again, believed), estimate)
@@ -347,14 +347,14 @@ class _Renoised(_Corrected):
             before = loss
         return denoised
 
-    def _ask_again(self, x: Tensor, denoised: Tensor, sigma: Tensor, iteration: int) -> list[Tensor]:
+    def _call_again(self, x: Tensor, denoised: Tensor, sigma: Tensor, iteration: int) -> list[Tensor]:
         """The model's clean estimates at the noised one: one, or two of opposite noise."""
-        noise, answers = self._drawn(denoised, iteration), []
+        noise, predictions = self._drawn(denoised, iteration), []
         for signed in (noise, -noise) if self.settings.antithetic else (noise,):
             at = add_noise(denoised, signed, sigma.to(denoised), self.run.space)
-            answers.append(_wide(self._denoise(at.to(x.dtype), sigma)))
+            predictions.append(_wide(self._denoise(at.to(x.dtype), sigma)))
             self.extra += 1
-        return answers
+        return predictions
 
 
 class _Normed(_Corrected):

@@ -138,7 +138,7 @@ def _times(coefficient: Tensor, x: Tensor) -> Tensor:
 def network_target(sample: Sample, x0: Tensor, level: Level, prediction: Prediction) -> Tensor:
     """Return what the network should answer, in its own terms, at the state it sees.
 
-    A sampler goes on from the state with xi taken away along the network's answer there: eps on VE models,
+    A sampler goes on from the state with xi taken away along the network's output there: eps on VE models,
     the velocity in flow. For "v" that is the v from which eps follows *at the state seen*, error and all.
 
     Shapes:  x0, result [B, C, *S]; [B] or [] in `level`.
@@ -152,17 +152,17 @@ def network_target(sample: Sample, x0: Tensor, level: Level, prediction: Predict
     return _times(alpha, sample.eps) - _times(sigma, x0) - _times(sigma / alpha, sample.xi)
 
 
-def clean_estimate(x: Tensor, answer: Tensor, level: Level, prediction: Prediction) -> Tensor:
-    """Return the clean estimate that a network's answer at x means.
+def clean_estimate(x: Tensor, output: Tensor, level: Level, prediction: Prediction) -> Tensor:
+    """Return the clean estimate that a network's output at x means.
 
     Shapes:  x, answer, result [B, C, *S], x in the network's input scaling; [B] or [] in `level`.
     """
     alpha, sigma = level
     if prediction == "eps":
-        return _times(1 / alpha, x) - _times(sigma / alpha, answer)
+        return _times(1 / alpha, x) - _times(sigma / alpha, output)
     if prediction == "velocity":
-        return x - _times(sigma, answer)
-    return _times(alpha, x) - _times(sigma, answer)
+        return x - _times(sigma, output)
+    return _times(alpha, x) - _times(sigma, output)
 
 
 def scheduled_ratio(step: int, total: int) -> float:
@@ -171,7 +171,7 @@ def scheduled_ratio(step: int, total: int) -> float:
 
 
 def clean(x: Tensor, denoised: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-    """Take an error off the state and off the clean estimate, which keeps the network's answer.
+    """Take an error off the state and off the clean estimate, which keeps the network's output.
 
     (x - denoised) / sigma is eps on VE models and the velocity in flow, and stays what it was.
 
@@ -190,7 +190,7 @@ class XiModel:
                  after the base model with the same state, so that it can be kept from that pass
     space:       of the base model
     sigma_data:  the base model's, for its input scaling in "ve"
-    sigma_range: lowest and highest noise level it was trained at; it is not asked outside
+    sigma_range: lowest and highest noise level it was trained at; it is not called outside
     """
 
     xi: Callable[[Tensor, Tensor], Tensor]
@@ -232,7 +232,7 @@ class MDSS(StateSettings):
         return replace(self, model=replace(self.model, xi=lambda x, sigma: whole(x, sigma) * mask))
 
     def wrap(self, denoise: Denoise, run: Run) -> Denoise:
-        """Return a denoiser that asks, then cleans the state in place; called once per run.
+        """Return a denoiser that calls the model, then cleans the state in place; called once per run.
 
         Raises:  SettingsError if the second output was trained on a model of the other space.
         """
@@ -261,7 +261,7 @@ class Cleaned(StateEditor):
         return denoised
 
     def error(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """What this call subtracts, in the sampler's units; known as soon as the network has been asked."""
+        """What this call subtracts, in the sampler's units; known as soon as the network has been called."""
         if not self._due:
             return torch.zeros_like(x)
         model = self._method.model

@@ -1,6 +1,6 @@
 """What a method tells the adapters, which know nothing else of it: `Method`, `StateMethod` and `Editor`.
 
-A method of kind "answer" corrects what the model answers; one of kind "state" corrects the sampler's own
+A method of kind "prediction" corrects what the model answers; one of kind "state" corrects the sampler's own
 state, and shares its settings and its bookkeeping with others of that kind in `state.py`.
 """
 
@@ -17,7 +17,7 @@ class Method(Protocol):
     """Frozen settings of one method.
 
     title:          as people read it
-    acts_on:        "answer", or "state": then it is a `StateMethod`
+    acts_on:        "prediction", or "state": then it is a `StateMethod`
     order:          where it stands among the others around one model, the least one innermost
     single:         whether two of it on one model are refused
     scales_branch:  whether CFG++ samplers, which step along one branch of guidance, must see that branch
@@ -29,7 +29,7 @@ class Method(Protocol):
     """
 
     title: ClassVar[str]
-    acts_on: ClassVar[Literal["answer", "state"]]
+    acts_on: ClassVar[Literal["prediction", "state"]]
     order: ClassVar[int]
     single: ClassVar[bool]
     scales_branch: ClassVar[bool]
@@ -96,7 +96,7 @@ class Defaults:
     """What most methods answer: they correct a prediction, may stand twice, look at no branch, at no start
     of a step and at no run in particular, and make no model calls of their own."""
 
-    acts_on: ClassVar[Literal["answer", "state"]] = "answer"
+    acts_on: ClassVar[Literal["prediction", "state"]] = "prediction"
     single: ClassVar[bool] = False
     scales_branch: ClassVar[bool] = False
 

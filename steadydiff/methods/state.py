@@ -13,7 +13,7 @@ from ..errors import SettingsError
 from .method import Defaults
 from .window import Windowed, check_window
 
-# Levels within this of each other are one: samplers compute the sigma they ask at in float32.
+# Levels within this of each other are one: samplers compute the sigma they call at in float32.
 SAME_SIGMA = 1e-4
 
 
@@ -28,7 +28,7 @@ class StateSettings(Windowed, Defaults):
 
     title: ClassVar[str]
     what: ClassVar[str]
-    acts_on: ClassVar[Literal["answer", "state"]] = "state"
+    acts_on: ClassVar[Literal["prediction", "state"]] = "state"
     single: ClassVar[bool] = True
 
     model: Any

@@ -56,7 +56,7 @@ def shift_state(x: Tensor, sigma: Tensor, factor: Tensor | float, space: Space) 
 def levels_factor(sigma: Tensor, levels: float, table: Tensor, space: Space) -> Tensor:
     """Return the factor on sigma / alpha that leads `levels` training levels down, or up if negative.
 
-    Between two levels of the table log(sigma / alpha) is interpolated; beyond its ends nothing is asked, and
+    Between two levels of the table log(sigma / alpha) is interpolated; beyond its ends nothing is called, and
     a state outside it is left alone.
 
     Shapes:  sigma, result [B]; table [T], the sigmas of the training's levels, rising.

@@ -1,6 +1,6 @@
 """The anti-bias prompt network: the NCSN++ U-Net of EDM without its time embedding (Zhang et al., ICLR 2025).
 
-Trained by `..training.antibias`, asked by `..methods.antibias_prompt`.
+Trained by `..training.antibias`, called by `..methods.antibias_prompt`.
 """
 
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false

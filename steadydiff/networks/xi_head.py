@@ -1,6 +1,6 @@
 """MDSS's second output: a copy of the last layer's shape, beside it and on the same input.
 
-Trainers build `TwoHeads`; hosts listen to the last layer of their own network and apply the head's weights
+Trainers build `TwoHeads`; hosts record the last layer of their own network and apply the head's weights
 to what it read, so that the first output is the base model's to the bit.
 """
 
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..memory import sparing
+from ..memory import retry_on_oom
 from .lora import Lora
 
 LAYER = "out.2"
@@ -33,7 +33,7 @@ KNOWN = "UNets as in SD1.5, SD2 and SDXL, and in ComfyUI the transformers of SD3
 
 
 def last_layer(network: nn.Module) -> nn.Module | None:
-    """Return the layer whose output is the network's answer; None in a network of a kind we do not know."""
+    """Return the layer whose output is the network's output; None in a network of a kind we do not know."""
     tokens = type(network).__name__ in TOKENS
     try:
         layer = network.get_submodule(TOKEN_LAYER if tokens else LAYER)
@@ -48,12 +48,12 @@ def patch_of(network: nn.Module) -> int:
 
 
 @contextmanager
-def listening(layer: nn.Module) -> Iterator[list[Tensor]]:
+def capture(layer: nn.Module) -> Iterator[list[Tensor]]:
     """Collect what a layer reads while this is open."""
-    heard: list[Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda layer, inputs: heard.append(inputs[0]))
+    captured: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda layer, inputs: captured.append(inputs[0]))
     try:
-        yield heard
+        yield captured
     finally:
         handle.remove()
 
@@ -70,7 +70,7 @@ def apply_head(seen: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             return F.linear(seen.to(weight.dtype), weight, bias)
         return F.conv2d(seen.to(weight.dtype), weight, bias, padding=weight.shape[-1] // 2)
 
-    return sparing(apply, "MDSS's second head")(seen)
+    return retry_on_oom(apply, "MDSS's second head")(seen)
 
 
 def to_latent(network: nn.Module, output: Tensor, size: Sequence[int]) -> Tensor:
@@ -138,12 +138,14 @@ class TwoHeads(nn.Module):
         """While this is open a rank's additions act; the backward pass may need them too."""
         return self.lora.on(self.network) if self.lora else nullcontext()
 
-    def forward(self, *inputs: Any, ask: Callable[..., Tensor] | None = None) -> tuple[Tensor, Tensor | None]:
-        """Both outputs; `ask` asks the network in another's way, a host's for example."""
+    def forward(
+        self, *inputs: Any, evaluate: Callable[..., Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Both outputs; `evaluate` calls the network in another's way, a host's for example."""
         layer = last_layer(self.network)
         assert layer is not None
-        with listening(layer) as heard:
-            answer = (ask or self.network)(*inputs)
+        with capture(layer) as captured:
+            output = (evaluate or self.network)(*inputs)
         if self.xi is None:
-            return answer, None
-        return answer, to_latent(self.network, self.xi(heard[-1]), answer.shape[-2:])
+            return output, None
+        return output, to_latent(self.network, self.xi(captured[-1]), output.shape[-2:])

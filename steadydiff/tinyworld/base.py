@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..training.antibias import UNCONDITIONAL, Base, karras_levels, split_off
+from ..training.antibias import UNCONDITIONAL, AntiBiasBase, karras_levels, split_off
 from . import files, sampling
 from .text import tokenize
 from .train import cache_latents
 
 
-def load_base(variant: str, work: Path, steps: tuple[int, ...], device: torch.device) -> Base:
+def load_base(variant: str, work: Path, steps: tuple[int, ...], device: torch.device) -> AntiBiasBase:
     """Return a shipped variant on a device with its training data, cached in `work`.
 
     steps: numbers of steps of the schedules: the variant's own ("normal" or "simple") and, where sigma spans
@@ -46,7 +46,7 @@ def load_base(variant: str, work: Path, steps: tuple[int, ...], device: torch.de
     if variant == "epsilon":
         own += [karras_levels(n, own[0][-2], own[0][0]) for n in steps]
     held_out = len(kept), lambda places, rng: these(kept[places], rng)
-    return Base(sampling.run_of(variant, 1).space, tuple(own), draw, denoise, held_out=held_out)
+    return AntiBiasBase(sampling.run_of(variant, 1).space, tuple(own), draw, denoise, held_out=held_out)
 
 
 def sha256(variant: str) -> str:

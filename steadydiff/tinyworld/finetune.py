@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..networks.xi_head import TwoHeads
-from ..training.mdss import Base, Recipe, save_trained
+from ..training.mdss import MdssBase, MdssRecipe, save_trained
 from . import base as tinyworld
 from . import files, sampling
 from .files import check_variant
@@ -16,7 +16,7 @@ from .files import check_variant
 BASES = {f"tinyworld:{variant}": variant for variant in files.VARIANTS}
 
 
-def load_base(name: str, work: Path, device: torch.device, checkpointing: bool = False) -> Base:
+def load_base(name: str, work: Path, device: torch.device, checkpointing: bool = False) -> MdssBase:
     """Return one of BASES with its training data, cached in `work`; the text encoder stays as it is.
 
     checkpointing: whether the network works out most of a pass twice, to keep less of it in memory
@@ -29,23 +29,23 @@ def load_base(name: str, work: Path, device: torch.device, checkpointing: bool =
     abar = sampling.alphas_cumprod()
     sigmas = ((1 - abar) / abar).sqrt() if variant == "epsilon" else torch.arange(1, 1001).double() / 1000
 
-    def ask(model: TwoHeads, x: Tensor, at: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+    def evaluate(model: TwoHeads, x: Tensor, at: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         with torch.no_grad():
             context = text(tokens)
         return model(x, at if variant == "epsilon" else 1000 * sigmas.to(at.device)[at], context)
 
-    return Base(
+    return MdssBase(
         name=name,
         network=unet,
         space="ve" if variant == "epsilon" else "flow",
         prediction="eps" if variant == "epsilon" else "velocity",
         sigmas=sigmas,
         draw=tinyworld.load_base(variant, work, (2,), device).draw,  # the same pictures and captions
-        ask=ask,
+        evaluate=evaluate,
     )
 
 
-def save_finetuned(path: Path, model: TwoHeads, base: Base, recipe: Recipe, training: dict) -> None:
+def save_finetuned(path: Path, model: TwoHeads, base: MdssBase, recipe: MdssRecipe, training: dict) -> None:
     """Write a checkpoint with the text encoder in it, or a LoRA if the model has one; in half precision."""
     variant = BASES[base.name]
 

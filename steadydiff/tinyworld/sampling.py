@@ -66,7 +66,7 @@ class _TinyDenoiser:
         self._latest: tuple[Tensor, Tensor, tuple[Tensor, Tensor]] | None = None
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        scaled, t = self.asked(x, sigma)
+        scaled, t = self.inputs(x, sigma)
         if self.cfg == 1:
             return self.clean(x, sigma, self._unet(scaled, t, self._context))
         cond, uncond = self._unet(torch.cat([scaled] * 2), torch.cat([t] * 2), self._context).chunk(2)
@@ -81,11 +81,11 @@ class _TinyDenoiser:
         x, sigma, (cond, uncond) = self._latest
         return self.clean(x, sigma, cond), self.clean(x, sigma, uncond)
 
-    def asked(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    def inputs(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """What the network takes for a state at its noise level."""
         raise NotImplementedError
 
-    def clean(self, x: Tensor, sigma: Tensor, answer: Tensor) -> Tensor:
+    def clean(self, x: Tensor, sigma: Tensor, prediction: Tensor) -> Tensor:
         """The clean estimate that the network's answer means."""
         raise NotImplementedError
 
@@ -95,20 +95,20 @@ class _EpsilonDenoiser(_TinyDenoiser):
         super().__init__(unet, context, cfg)
         self._log_sigmas = _log_sigmas(alphas_cumprod).float()
 
-    def asked(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    def inputs(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         t = (sigma.log()[:, None] - self._log_sigmas).abs().argmin(1)
         return x / (sigma**2 + 1).sqrt().view(-1, 1, 1, 1), t
 
-    def clean(self, x: Tensor, sigma: Tensor, answer: Tensor) -> Tensor:
-        return denoised_from_eps(x, answer, sigma)
+    def clean(self, x: Tensor, sigma: Tensor, prediction: Tensor) -> Tensor:
+        return denoised_from_eps(x, prediction, sigma)
 
 
 class _FlowDenoiser(_TinyDenoiser):
-    def asked(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    def inputs(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return x, 1000 * sigma
 
-    def clean(self, x: Tensor, sigma: Tensor, answer: Tensor) -> Tensor:
-        return x - sigma.view(-1, 1, 1, 1) * answer
+    def clean(self, x: Tensor, sigma: Tensor, prediction: Tensor) -> Tensor:
+        return x - sigma.view(-1, 1, 1, 1) * prediction
 
 
 @torch.no_grad()

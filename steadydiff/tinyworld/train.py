@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import SteadyDiffError
-from ..files.atomic import check_writable, whole_file
+from ..files.atomic import atomic_write, check_writable
 from ..training.loop import Plan, average, fit, steps_of
 from . import files
 from .autoencoder import Autoencoder
@@ -61,7 +61,7 @@ def pictures(seed: int, n: int) -> Tensor:
 
 
 def keep(tensors: dict[str, Tensor], path: Path) -> None:
-    with whole_file(path) as draft:
+    with atomic_write(path) as draft:
         save_file(tensors, draft)
 
 

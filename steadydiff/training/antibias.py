@@ -46,7 +46,7 @@ for them, of UNCONDITIONAL of them without a caption"""
 
 
 @dataclass(frozen=True)
-class Base:
+class AntiBiasBase:
     """A frozen model to correct, its data, and the schedules people sample it with.
 
     space:      how its states are built
@@ -69,10 +69,10 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class AntiBiasRecipe:
     """How the network is taught: as in the paper, but for target, snr_cap and batch (1024 there).
 
-    target:  what the network's answer stands for. Either way the loss compares the same correction with the
+    target:  what the network's output stands for. Either way the loss compares the same correction with the
              same bias; "residual" leaves the step's size out of what is to be learnt
     loss:    a name in LOSSES
     snr_cap: most that a sample weighs by its signal-to-noise ratio, inf = the paper's weight
@@ -158,7 +158,7 @@ class StepPairs:
 
 
 def simulate(
-    base: Base, x0: Tensor, conditioning: Any, noise: Tensor, sigma: Tensor, sigma_next: Tensor
+    base: AntiBiasBase, x0: Tensor, conditioning: Any, noise: Tensor, sigma: Tensor, sigma_next: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return where the base model's step arrives, as its network would see it, and the bias there.
 
@@ -176,7 +176,7 @@ def simulate(
 class PromptLoss:
     """One step's loss, and the share of the (weighted) bias that the network explains."""
 
-    def __init__(self, network: nn.Module, base: Base, recipe: Recipe):
+    def __init__(self, network: nn.Module, base: AntiBiasBase, recipe: AntiBiasRecipe):
         self.network, self.base, self.recipe = network, base, recipe
         self.pairs = StepPairs.of(base.schedules)
         self._device = next(network.parameters()).device
@@ -185,7 +185,7 @@ class PromptLoss:
         del seed
         base, recipe = self.base, self.recipe
         drawn = base.draw(recipe.batch, rng)
-        prompt, bias, sigma_next = self.answers(*drawn, self.pairs, rng, recipe.group)
+        prompt, bias, sigma_next = self.predictions(*drawn, self.pairs, rng, recipe.group)
 
         def weight(loss: str) -> Tensor:
             cap, power = recipe.snr_cap, base.noise**2
@@ -197,7 +197,7 @@ class PromptLoss:
         loss = (weight(recipe.loss) * LOSSES[recipe.loss](prompt, bias)).mean()
         return {"loss": loss, "explained": explained(prompt.detach(), bias, weight("l2"))}
 
-    def answers(
+    def predictions(
         self, x0: Tensor, conditioning: Any, pairs: StepPairs, rng: torch.Generator, group: int = 1
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the prompts after one step of each sample, the biases they should be, and the levels [B] at
@@ -228,8 +228,8 @@ def explained(prompt: Tensor, bias: Tensor, weight: Tensor) -> Tensor:
 
 def train_prompt(
     network: PromptNetwork,
-    base: Base,
-    recipe: Recipe,
+    base: AntiBiasBase,
+    recipe: AntiBiasRecipe,
     plan: Plan,
     state: Path,
     on_step: OnStep | None = None,
@@ -273,8 +273,8 @@ def split_off(count: int) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def measure_bands(
     network: PromptNetwork,
-    base: Base,
-    recipe: Recipe,
+    base: AntiBiasBase,
+    recipe: AntiBiasRecipe,
     seed: int,
     on_batch: Callable[[], None] = lambda: None,
 ) -> tuple[Band, ...]:
@@ -292,7 +292,7 @@ def measure_bands(
         for part in rows.split(recipe.batch):
             on_batch()
             drawn = base.held_out[1](part, rng) if base.held_out else base.draw(len(part), rng)
-            prompt, bias, _ = loss.answers(*drawn, pairs, rng)
+            prompt, bias, _ = loss.predictions(*drawn, pairs, rng)
             both = ((prompt, bias), (prompt, prompt), (bias, bias))
             products.append(torch.stack([(a * b).float().flatten(1).sum(1) for a, b in both]).cpu())
         shared, own, whole = torch.cat(products, 1).double()

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import SettingsError
 
 
-class Alone:
+class SingleProcess:
     """One process, on the device its caller chose."""
 
     rank, size = 0, 1
@@ -32,7 +32,7 @@ class Alone:
         """Nothing, as there is nobody else."""
 
 
-class Launched:
+class Distributed:
     """One of several processes of `accelerate launch`."""
 
     def __init__(self, accelerator: Any) -> None:
@@ -53,17 +53,17 @@ class Launched:
 
 
 @cache
-def team() -> Alone | Launched:
+def team() -> SingleProcess | Distributed:
     """Return what this process belongs to; the launcher says so in WORLD_SIZE.
 
     Raises:  SettingsError if it is one of several and accelerate is missing.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return Alone()
+        return SingleProcess()
     try:
         from accelerate import Accelerator
     except ImportError:
         raise SettingsError(
             "several processes train together with accelerate, which is not installed; pip install accelerate"
         ) from None
-    return Launched(Accelerator(cpu=not torch.cuda.is_available()))
+    return Distributed(Accelerator(cpu=not torch.cuda.is_available()))

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, SettingsError, SteadyDiffError
-from ..files.atomic import check_writable, whole_file
+from ..files.atomic import atomic_write, check_writable
 from .distributed import team
 
 log = logging.getLogger("steadydiff")
@@ -177,7 +177,7 @@ def fit(
                 saved = time.monotonic()
                 _save(state, step, identity, model, average, optimiser, past + _losses(seen))
             if plan.keep_every and step % plan.keep_every == 0:
-                with whole_file(state.with_name(f"{state.stem}-{step}.safetensors")) as draft:
+                with atomic_write(state.with_name(f"{state.stem}-{step}.safetensors")) as draft:
                     save_file(average.state_dict(), draft)
     finally:
         if not together.rank:
@@ -258,7 +258,7 @@ def _save(
         tensors |= {f"adam.{key}.{name}": v for key, v in optimiser.state.get(p, {}).items()}
     tensors["losses"] = torch.tensor(past)
     tensors = {k: v.contiguous() for k, v in tensors.items()}
-    with whole_file(state) as draft:
+    with atomic_write(state) as draft:
         facts = {"step": str(step), "identity": identity.key, "settings": json.dumps(dict(identity.settings))}
         save_file(tensors, draft, facts)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..denoiser import Space, per_sample
 from ..errors import SettingsError
-from ..files.mdss import Card, Head, save_mdss
+from ..files.mdss import Head, MdssCard, save_mdss
 from ..methods.mdss import (
     VARIANTS,
     Level,
@@ -43,7 +43,7 @@ Checkpoint = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class Base:
+class MdssBase:
     """A model to fine-tune, and its data.
 
     name:       of the model, for people and for telling trainings apart
@@ -52,7 +52,7 @@ class Base:
     sigmas:     the sampler's noise levels of its training schedule, from the least to the most
     draw:       (n, random numbers) -> clean latents [n, C, *S] in the sampler's units and conditioning
                 [n, ...], dropped at the rate at which the model was trained without
-    ask:        (model, state in the network's input scaling, place in sigmas [n], conditioning) -> what the
+    evaluate:   (model, state in the network's input scaling, place in sigmas [n], conditioning) -> what the
                 model answers
     noise:      standard deviation of the noise in its states
     """
@@ -63,12 +63,12 @@ class Base:
     prediction: Prediction
     sigmas: Tensor
     draw: Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
-    ask: Callable[[TwoHeads, Tensor, Tensor, Tensor], Any]
+    evaluate: Callable[[TwoHeads, Tensor, Tensor, Tensor], Any]
     noise: float = 1.0
 
 
 @dataclass(frozen=True)
-class Recipe:
+class MdssRecipe:
     """How the model is taught.
 
     variant: how errors are carried on
@@ -98,7 +98,7 @@ class Recipe:
                 f"{levels - 2}; got {self.k}"
             )
 
-    def sigma_range(self, base: Base) -> tuple[float, float]:
+    def sigma_range(self, base: MdssBase) -> tuple[float, float]:
         """Lowest and highest level of states with errors."""
         return float(base.sigmas[0]), float(base.sigmas[len(base.sigmas) - self.k - 2])
 
@@ -113,8 +113,8 @@ class MdssLoss:
     def __init__(
         self,
         model: TwoHeads,
-        base: Base,
-        recipe: Recipe,
+        base: MdssBase,
+        recipe: MdssRecipe,
         total: int,
         done: Callable[[], int] = lambda: 0,
         accumulate: int = 1,
@@ -146,9 +146,9 @@ class MdssLoss:
                     carried = self.lesson(x0[errs], eps[errs], at[errs], conditioning[errs])
                 for value, own in zip(sample, carried, strict=True):
                     value[errs] = own
-            answer, xi = self.base.ask(self.model, sample.seen, at, conditioning)
-        wanted = network_target(sample, x0, self.level(at), self.base.prediction)
-        figures = {"eps": (answer.float() - wanted).square().mean()}
+            prediction, xi = self.base.evaluate(self.model, sample.seen, at, conditioning)
+        target = network_target(sample, x0, self.level(at), self.base.prediction)
+        figures = {"eps": (prediction.float() - target).square().mean()}
         figures["loss"] = figures["eps"]
         if xi is not None:
             own = per_sample(errs.float(), x0)
@@ -175,8 +175,8 @@ class MdssLoss:
         above = at + self.recipe.k
         levels = self.level(above + 1), self.level(above), self.level(at)
         top = self.noised(x0, eps, above + 1).seen
-        answer, _ = self.base.ask(self.model, top, above + 1, conditioning)
-        x0_hat = clean_estimate(top, answer.float(), levels[0], self.base.prediction)
+        prediction, _ = self.base.evaluate(self.model, top, above + 1, conditioning)
+        x0_hat = clean_estimate(top, prediction.float(), levels[0], self.base.prediction)
         return targets(x0, eps, x0_hat, levels, self.recipe.variant)
 
 
@@ -187,8 +187,8 @@ def variant_for(space: Space) -> Variant:
 
 def train_mdss(
     model: TwoHeads,
-    base: Base,
-    recipe: Recipe,
+    base: MdssBase,
+    recipe: MdssRecipe,
     plan: Plan,
     state: Path,
     on_step: OnStep | None = None,
@@ -217,7 +217,7 @@ def train_mdss(
 
 
 def save_trained(
-    path: Path, model: TwoHeads, base: Base, recipe: Recipe, checkpoint: Checkpoint, **facts: Any
+    path: Path, model: TwoHeads, base: MdssBase, recipe: MdssRecipe, checkpoint: Checkpoint, **facts: Any
 ) -> None:
     """Write a LoRA in half precision if the model has one, or else a checkpoint; with its second head.
 
@@ -234,6 +234,6 @@ def save_trained(
         "sigma_range": recipe.sigma_range(base),
         **facts,
     }
-    card = Card(form="lora" if model.lora else "checkpoint", variant=recipe.variant, k=recipe.k, **facts)
+    card = MdssCard(form="lora" if model.lora else "checkpoint", variant=recipe.variant, k=recipe.k, **facts)
     head = Head(*(v.detach().cpu() for v in (model.xi.weight, model.xi.bias))) if model.xi else None
     save_mdss(path, {k: v.detach().cpu() for k, v in tensors.items()}, head, card)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from steadydiff.errors import HostError, SettingsError
-from steadydiff.files.antibias import Card
+from steadydiff.files.antibias import AntiBiasCard
 from steadydiff.hosts.comfy.antibias import LoadedPrompt, attach_prompt
 from steadydiff.hosts.comfy.attach import attach, patches_of, without_ours
 from steadydiff.hosts.comfy.host import KEY, ComfyHost
@@ -122,7 +122,7 @@ def prompt(function=torch.ones_like, **card):
     network = lambda x: function(x)  # noqa: E731  # a function object that can carry a config
     network.config = SimpleNamespace(latent_channels=card.pop("channels", 4))
     card = {"target": "phi", "space": "ve", **card}
-    return LoadedPrompt(SimpleNamespace(model=network), Card(**card), name="net.safetensors")
+    return LoadedPrompt(SimpleNamespace(model=network), AntiBiasCard(**card), name="net.safetensors")
 
 
 def attached(loaded=None, **settings):

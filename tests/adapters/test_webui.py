@@ -17,7 +17,7 @@ from steadydiff.errors import HostError, SettingsError
 from steadydiff.files.mdss import Head
 from steadydiff.hosts.patch import POST_CFG, Patch, states_of
 from steadydiff.hosts.webui.attach import WebuiHost, attach, detach
-from steadydiff.hosts.webui.run import Units, run_sigmas, timestep_sigma
+from steadydiff.hosts.webui.run import UnitConversion, run_sigmas, timestep_sigma
 from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel
 from steadydiff.methods.diffier import DiffIER
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
@@ -642,12 +642,12 @@ def test_what_others_keep_from_call_to_call_takes_in_the_samplers_calls_alone(ho
 
 
 def test_units_there_and_back():
-    units, level = Units(ABAR), torch.tensor([400.5, 3.0])
+    units, level = UnitConversion(ABAR), torch.tensor([400.5, 3.0])
     state, sigma = units.state(X, level)
     torch.testing.assert_close(units.back(state, sigma), X, rtol=1e-6, atol=1e-6)
     clean = units.clean(state, X, sigma)
-    torch.testing.assert_close(units.answer(state, clean, sigma), X, rtol=1e-5, atol=1e-5)
-    assert Units().state(X, level)[0] is X
+    torch.testing.assert_close(units.prediction(state, clean, sigma), X, rtol=1e-5, atol=1e-5)
+    assert UnitConversion().state(X, level)[0] is X
 
 
 def test_sigmas_of_every_kind_of_sampler():

@@ -11,7 +11,7 @@ from steadydiff.drift.measurement import Recorder, noise_for, refine, unit_noise
 from steadydiff.drift.stepping import step_calls
 from steadydiff.errors import HostError, SettingsError
 from steadydiff.hosts.webui.attach import WebuiHost
-from steadydiff.hosts.webui.drift import Order, calibrate_next
+from steadydiff.hosts.webui.drift import DriftRequest, calibrate_next
 from steadydiff.samplers import gaussian_denoiser, sample_euler
 
 SIGMAS = (10.0, 4.0, 1.5, 0.5, 0.0)
@@ -62,7 +62,7 @@ def euler(model, x, sigmas, extra_args=None, callback=None, disable=None):
 
 def run(method, function=euler, model=None, refine=REFINE, **levels):
     sampler, found, model = SimpleNamespace(func=function), [], model or Denoiser()
-    order = Order(method, refine, SEED, "Karras", "a model")
+    order = DriftRequest(method, refine, SEED, "Karras", "a model")
     calibrate_next(sampler, WebuiHost(), order, lambda *results: found.append(results))
     x = torch.zeros((2, 2, 4, 4), dtype=torch.float64)
     clean = sampler.func(model, x, extra_args={"cond_scale": 3.0}, callback=None, disable=False, **levels)

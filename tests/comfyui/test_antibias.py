@@ -22,7 +22,7 @@ def patched(pack, host):
     """Return a function that puts our node, with any network, on a model."""
     node = pack["SteadyDiffAntiBiasPrompt"]
     module = sys.modules[node.__module__]
-    card_of = sys.modules[module.LoadedPrompt.__module__].Card
+    card_of = sys.modules[module.LoadedPrompt.__module__].AntiBiasCard
     defaults = defaults_of(node)
 
     def patch(model, network, target="phi", card=None, **widgets):

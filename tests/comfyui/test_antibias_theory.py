@@ -16,9 +16,9 @@ from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork, att
 from steadydiff.samplers import gaussian_denoiser, sample_euler
 from steadydiff.training.antibias import (
     PLAN,
-    Base,
+    AntiBiasBase,
+    AntiBiasRecipe,
     PromptLoss,
-    Recipe,
     explained,
     karras_levels,
     measure_bands,
@@ -93,11 +93,11 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_a_network_finds_most_of_a_planted_bias_and_brings_samples_nearer_the_data(case, tmp_path):
     space, draw, exact, plant = CASES[case]
-    base = Base(
+    base = AntiBiasBase(
         space, (LEVELS[space],), lambda n, rng: (draw(n, rng), None), lambda x, s, _: plant(exact(x, s))
     )
     torch.manual_seed(0)
-    recipe = Recipe(batch=32)
+    recipe = AntiBiasRecipe(batch=32)
     network = PromptNetwork(PromptConfig(1, 8, (1, 1), 1, ()))
     plan = replace(PLAN, steps=300, lr=5e-3, decay=0.5, ema=0.98)
     trained = fit(network, PromptLoss(network, base, recipe), plan, tmp_path / "state.safetensors")
@@ -133,7 +133,7 @@ def test_the_default_recipe_finds_half_of_what_high_noise_hides_and_leaves_the_r
     def draw(n, rng):
         return 0.5 * torch.randn((n, *SIZE), generator=rng), None
 
-    base, recipe = Base("ve", (levels,), draw, planted), Recipe()
+    base, recipe = AntiBiasBase("ve", (levels,), draw, planted), AntiBiasRecipe()
     torch.manual_seed(0)
     network = PromptNetwork(PromptConfig(1, 8, (1, 1), 1, ()))
     plan = replace(PLAN, steps=2000)
@@ -166,7 +166,7 @@ def known_share(base, exact, pairs, rng):
 
 def shares(network, base, exact):
     """Share of the bias a network explains on fresh samples; None: one that knows all that can be known."""
-    loss, rng = PromptLoss(torch.nn.Linear(1, 1), base, Recipe()), torch.Generator().manual_seed(7)
+    loss, rng = PromptLoss(torch.nn.Linear(1, 1), base, AntiBiasRecipe()), torch.Generator().manual_seed(7)
     if network is not None:
         loss.network = network
         return torch.stack([loss(rng, 0)["explained"] for _ in range(16)]).mean().item()

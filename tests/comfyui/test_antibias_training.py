@@ -131,7 +131,7 @@ def test_every_sample_is_asked_with_its_own_caption(pack, host, models, conds, s
     def work(inner, _):
         for captions in (["positive", "third"], ["positive"], ["third"]):
             inner.condition(training.joined([conds[name] for name in captions]), x)
-            found.append(inner.ask_plainly(x, level))
+            found.append(inner.evaluate_plainly(x, level))
 
     inside.inside_run(setup, model, torch.randn(1, 4, 8, 8), 0, work)
     both, first, second = found

@@ -37,7 +37,7 @@ def head_of(host, modules):
         files = modules["files.mdss"]
         facts = {"form": "lora", "space": space, **card}
         return modules["hosts.comfy.mdss"].LoadedHead(
-            files.Head(weight, size * torch.ones(4)), files.Card(**facts), "made for this test"
+            files.Head(weight, size * torch.ones(4)), files.MdssCard(**facts), "made for this test"
         )
 
     return make

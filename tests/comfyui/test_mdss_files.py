@@ -80,10 +80,12 @@ def sd15(rows=4):
 def test_a_converted_checkpoint_opens_in_the_stock_loader_as_the_plain_model_it_is(pack, host, folders):
     import comfy.sd
 
-    from steadydiff.files.mdss import Card, convert
+    from steadydiff.files.mdss import MdssCard, convert
 
     save_file(sd15(rows=8), folders / "wide.safetensors")
-    convert(folders / "wide.safetensors", folders / "made.safetensors", Card(form="checkpoint", space="ve"))
+    convert(
+        folders / "wide.safetensors", folders / "made.safetensors", MdssCard(form="checkpoint", space="ve")
+    )
     stock = comfy.sd.load_checkpoint_guess_config(
         str(folders / "made.safetensors"), output_vae=False, output_clip=False
     )[0]

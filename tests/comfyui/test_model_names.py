@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from steadydiff.errors import HostError
-from steadydiff.files.antibias import Card
+from steadydiff.files.antibias import AntiBiasCard
 from steadydiff.hosts.patch import check_card
 from steadydiff.model_names import PRODUCTS, name_of
 from steadydiff.schedules import MadeFor, Schedule
@@ -65,7 +65,7 @@ def test_refusals_name_the_product(host, pack, models, conds, monkeypatch):
 def test_cards_and_schedules_name_the_product():
     found = {"space": "flow", "latent_format": None, "channels": 16, "family": "SD15", "sigma_data": 1.0}
     with pytest.raises(HostError, match="models of the family Z-Image, and this model has SD15;"):
-        check_card("the head", Card(target="phi", space="flow", family="ZImage"), 16, found)
+        check_card("the head", AntiBiasCard(target="phi", space="flow", family="ZImage"), 16, found)
     made = Schedule("uniform", (1.01,), MadeFor(model="Lumina2"))
     assert made.differences(model="Flux", names={"model": "Flux Schnell"}) == [
         "model Flux Schnell, made for Lumina Image 2.0 or Z-Image"

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from steadydiff.files.mdss import load_head
-from steadydiff.networks.xi_head import TwoHeads, apply_head, last_layer, listening, patch_of, to_latent
+from steadydiff.networks.xi_head import TwoHeads, apply_head, capture, last_layer, patch_of, to_latent
 from tools.launch.inprocess import PACK, load
 from tools.train.mdss import main
 
@@ -103,7 +103,7 @@ def test_what_is_trained_answers_as_the_hosts_own_model(family, families, node, 
         heads.xi.load_state_dict({"weight": layer.weight, "bias": layer.bias})
         x = torch.randn(3, *samples_of(model).clean.shape[1:])
         with torch.no_grad():
-            answer, again = base.ask(heads, x, at, captions)
+            answer, again = base.evaluate(heads, x, at, captions)
         torch.testing.assert_close(again, answer)  # the second head stands where the first does
         sigma = base.sigmas[at].float()
         state = x * (sigma.view(-1, 1, 1, 1) ** 2 + 1) ** 0.5 if base.space == "ve" else x
@@ -124,7 +124,7 @@ def test_checkpointed_blocks_have_the_same_gradients(family, families, node, bas
             base = base_of(families[family], checkpointing)
             heads = TwoHeads(base.network)
             x = torch.randn(2, *samples_of(families[family]).clean.shape[1:])
-            answer, _ = base.ask(heads, x, torch.tensor([50, 700]), torch.tensor([1, 2]))
+            answer, _ = base.evaluate(heads, x, torch.tensor([50, 700]), torch.tensor([1, 2]))
             answer.square().mean().backward()
             found.append({name: w.grad for name, w in base.network.named_parameters() if w.grad is not None})
     assert len(found[0]) > 20
@@ -178,7 +178,7 @@ def test_the_sampling_node_takes_heads_of_transformers(families, pack, host):
 
     def drawn(size, shape=(64, 64)):
         head = files.Head(size * torch.ones(shape), torch.zeros(shape[0]))
-        card = files.Card(form="lora", space="flow", family="SD3", latent_format="SD3")
+        card = files.MdssCard(form="lora", space="flow", family="SD3", latent_format="SD3")
         patched = pack["SteadyDiffMDSS"].execute(
             model, loaded(head, card, "made"), 1.0, 0.0, 1.0, "positive"
         )[0]
@@ -202,7 +202,7 @@ def test_tokens_of_reference_pictures_are_left_out(families):
     network = families["Flux"].model.diffusion_model
     x, more = torch.randn(1, 16, 6, 5), {"y": torch.zeros(1, 32), "guidance": torch.ones(1)}
     layer, context = last_layer(network), torch.randn(1, 6, 16)
-    with listening(layer) as heard:
+    with capture(layer) as heard:
         answer = network(x, torch.tensor([0.5]), context, ref_latents=[torch.randn(1, 16, 4, 4)], **more)
     assert heard[0].shape[1] == 3 * 3 + 2 * 2 and patch_of(network) == 2
     found = to_latent(network, apply_head(heard[0], layer.weight, layer.bias), x.shape[-2:])

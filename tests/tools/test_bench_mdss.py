@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from steadydiff.networks.xi_head import TwoHeads
-from steadydiff.training.mdss import Base, MdssLoss, Recipe
+from steadydiff.training.mdss import MdssBase, MdssLoss, MdssRecipe
 from tools.bench import mdss as bench_mdss
 from tools.bench.mdss import CONDITIONS, Perturbed, Plain, ScheduledSampling
 
@@ -27,15 +27,15 @@ class Off(nn.Module):
 
 @pytest.fixture
 def loss_of():
-    def ask(model, x, at, conditioning):
+    def evaluate(model, x, at, conditioning):
         sigma = SIGMAS[at].float().view(-1, 1, 1, 1)
         return model(x, sigma / (sigma**2 + 1).sqrt())
 
     def draw(n, rng):
         return torch.zeros(n, 1, 3, 3), torch.zeros(n, 1)
 
-    base = Base("off", Off(), "ve", "eps", SIGMAS, draw, ask)
-    return lambda kind, k=0: kind(TwoHeads(base.network, xi=False), base, Recipe(k=k, batch=8), 10)
+    base = MdssBase("off", Off(), "ve", "eps", SIGMAS, draw, evaluate)
+    return lambda kind, k=0: kind(TwoHeads(base.network, xi=False), base, MdssRecipe(k=k, batch=8), 10)
 
 
 def test_plain_training_never_carries_errors(loss_of):

@@ -9,12 +9,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from steadydiff.errors import CheckpointError
-from steadydiff.files.antibias import KIND, VERSION, Card, load_prompt, save_prompt
+from steadydiff.files.antibias import KIND, VERSION, AntiBiasCard, load_prompt, save_prompt
 from steadydiff.files.checkpoints import HEADER_KEY
 from steadydiff.methods.antibias_prompt import Band
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork
 
-CARD = Card(
+CARD = AntiBiasCard(
     target="residual", space="ve", sigma_range=(0.03, 14.0), base="a model", base_sha256="ab", family="SD15",
     latent_format="SD15", training={"steps": 3}, licence="MIT",
 )  # fmt: skip

@@ -15,9 +15,9 @@ from steadydiff.samplers import gaussian_denoiser, sample_euler
 from steadydiff.training import losses
 from steadydiff.training.antibias import (
     PLAN,
-    Base,
+    AntiBiasBase,
+    AntiBiasRecipe,
     PromptLoss,
-    Recipe,
     StepPairs,
     explained,
     fitted_gain,
@@ -41,7 +41,7 @@ def base_of(space="ve", bias=lambda denoised: denoised, size=(2, 4, 4), std=STD)
     def draw(n, rng):
         return 0.3 + std * torch.randn((n, *size), generator=rng), None
 
-    return Base(space, (levels,), draw, lambda x, sigma, _: bias(exact(x, sigma)))
+    return AntiBiasBase(space, (levels,), draw, lambda x, sigma, _: bias(exact(x, sigma)))
 
 
 class Affine(nn.Module):
@@ -129,7 +129,7 @@ def test_high_noise_counts_as_in_the_paper():
 def test_a_training_steps_loss_has_that_weight():
     """Of an untrained network, whose prompt is 0: the weighted bias itself."""
     base = base_of()
-    loss = PromptLoss(PromptNetwork(TINY), base, Recipe(batch=256))
+    loss = PromptLoss(PromptNetwork(TINY), base, AntiBiasRecipe(batch=256))
     x0, _ = base.draw(256, rng := torch.Generator().manual_seed(4))
     noise = torch.randn(x0.shape, generator=rng)
     sigma, sigma_next = loss.pairs.draw(256, rng)
@@ -184,7 +184,7 @@ def test_levels_with_nothing_to_learn_get_no_correction_and_the_others_their_gai
     exact = gaussian_denoiser(0.3, STD, "ve")
     base = replace(base_of(), denoise=high)
     caplog.set_level("INFO", logger="steadydiff")
-    bands = measure_bands(Known(), base, Recipe(), seed=1)
+    bands = measure_bands(Known(), base, AntiBiasRecipe(), seed=1)
     assert [band.sigma for band in bands][0] == pytest.approx(LEVELS[7])
     assert all(low.sigma < high.sigma for low, high in zip(bands, bands[1:], strict=False))
     learnable = [above > 2 for above in LEVELS[6::-1]]
@@ -212,7 +212,7 @@ def test_what_is_explained_is_measured_on_samples_held_out():
 
     batches = []
     base = replace(base, held_out=(40, kept), draw=None)
-    measure_bands(Known(), base, Recipe(batch=16), 1, lambda: batches.append(1))
+    measure_bands(Known(), base, AntiBiasRecipe(batch=16), 1, lambda: batches.append(1))
     assert len(batches) == len(asked)
     per_band = len(asked) // 7
     assert all(
@@ -222,7 +222,7 @@ def test_what_is_explained_is_measured_on_samples_held_out():
 
 
 def test_a_network_that_explains_nothing_says_so(caplog):
-    bands = measure_bands(PromptNetwork(TINY), base_of(), Recipe(), seed=1)
+    bands = measure_bands(PromptNetwork(TINY), base_of(), AntiBiasRecipe(), seed=1)
     assert {(band.gain, band.explained) for band in bands} == {(0.0, 0.0)}
     assert "explains nothing of the model's bias" in caplog.text
 
@@ -241,7 +241,7 @@ def test_a_network_that_explains_nothing_says_so(caplog):
 )
 def test_recipes_without_sense_are_refused(wrong):
     with pytest.raises(SettingsError):
-        Recipe(**wrong)
+        AntiBiasRecipe(**wrong)
 
 
 def simulated(base, n=16_000):
@@ -273,7 +273,7 @@ def test_an_exact_denoiser_leaves_nothing_to_learn(space):
 def test_a_planted_bias_is_found_and_sampling_gets_nearer_the_data(space, target, tmp_path):
     """Scaled and shifted: most of what any function of the state could explain, and most of the distance."""
     base = base_of(space, lambda denoised: 0.9 * denoised - 0.1)
-    network, recipe = Affine(), Recipe(target, batch=64)
+    network, recipe = Affine(), AntiBiasRecipe(target, batch=64)
     plan = replace(PLAN, steps=80, lr=0.03, warmup=1, ema=0.9)
     trained = fit(network, PromptLoss(network, base, recipe), plan, tmp_path / "state.safetensors")
     trained.requires_grad_(False)
@@ -298,7 +298,7 @@ TINY = PromptConfig(2, 4, (1,), 1, ())
 def trained(path, steps, recipe=None):
     torch.manual_seed(0)
     plan = replace(PLAN, steps=steps)
-    return train_prompt(PromptNetwork(TINY), base_of(), recipe or Recipe(batch=2), plan, path)
+    return train_prompt(PromptNetwork(TINY), base_of(), recipe or AntiBiasRecipe(batch=2), plan, path)
 
 
 def test_resumed_training_equals_unbroken_training_to_the_bit(tmp_path):
@@ -314,7 +314,7 @@ def test_a_state_of_other_settings_is_refused_and_kept(tmp_path):
     trained(path, 1)
     kept = path.read_bytes()
     with pytest.raises(SettingsError, match="state of a training with other settings"):
-        trained(path, 2, Recipe(batch=3))
+        trained(path, 2, AntiBiasRecipe(batch=3))
     assert path.read_bytes() == kept
 
 
@@ -333,7 +333,7 @@ def test_the_refusal_of_a_state_says_which_settings_differ(tmp_path, changed, ne
         base = replace(base_of(), schedules=tuple(karras_levels(n, 0.1, 10.0) for n in steps))
         train_prompt(PromptNetwork(config), base, recipe, replace(PLAN, steps=1), tmp_path / "a.safetensors")
 
-    train(Recipe(batch=2), TINY, (8, 10))
+    train(AntiBiasRecipe(batch=2), TINY, (8, 10))
     with pytest.raises(SettingsError) as told:
-        train(replace(Recipe(batch=2), **changed), network, steps)
+        train(replace(AntiBiasRecipe(batch=2), **changed), network, steps)
     assert sentence in str(told.value)

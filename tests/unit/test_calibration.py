@@ -21,11 +21,11 @@ from steadydiff.drift.calibration import (
     innovation_error,
     real_variance,
     remarks,
-    samples_wanted,
+    samples_needed,
     steady,
 )
 from steadydiff.drift.measurement import Recorder, noise_for, refine, unit_noise
-from steadydiff.drift.stepping import same_luck
+from steadydiff.drift.stepping import fixed_rng
 from steadydiff.errors import SettingsError, SteadyDiffError
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.metrics.spectrum import spectrum
@@ -72,8 +72,8 @@ def best_scales(factor, run):
         alpha = 1 if run.space == "ve" else 1 - sigma
         alpha_after = 1 if run.space == "ve" else 1 - after
         # x' = alpha' x0 + sigma' eps with eps = e x and x0 = (1 - sigma e) x / alpha, solved for e.
-        wanted = marginal_std(after, run.space) / marginal_std(sigma, run.space)
-        needed = (alpha_after / alpha - wanted) / (alpha_after * sigma / alpha - after)
+        target = marginal_std(after, run.space) / marginal_std(sigma, run.space)
+        needed = (alpha_after / alpha - target) / (alpha_after * sigma / alpha - after)
         scales.append(factor * sigma / marginal_std(sigma, run.space) ** 2 / needed)
     return scales
 
@@ -101,7 +101,7 @@ def test_the_known_scale_is_recovered(space, factor):
     assert len(found.scales) == run.steps and found.scales[-1] == 1
     for scale, best in zip(found.scales, best_scales(factor, run), strict=False):
         assert scale - 1 == pytest.approx(best - 1, rel=0.05, abs=1e-4)
-    assert found.reached == pytest.approx(found.wanted, rel=5e-4)
+    assert found.reached == pytest.approx(found.target, rel=5e-4)
 
 
 @pytest.mark.slow
@@ -114,8 +114,8 @@ def test_it_is_recovered_from_a_measurement_of_few_samples():
     clean = unit_noise(SHAPE, range(100, 100 + BATCH)).double() * STD
     recorder.sample(sample_euler, heard, first(run))
     recorder.train(heard, clean, noise_for(clean, range(BATCH)))
-    wanted = recorder.measurement(0, "given").training_rms
-    found = calibrate(sample_euler, denoise, first(run), run, wanted)
+    target = recorder.measurement(0, "given").training_rms
+    found = calibrate(sample_euler, denoise, first(run), run, target)
     for scale, best in zip(found.scales, best_scales(factor, run), strict=False):
         assert scale - 1 == pytest.approx(best - 1, rel=0.05)
     # As the method applies it, the norms are met.
@@ -141,10 +141,10 @@ def test_nothing_is_corrected_where_nothing_is_wrong():
 def test_the_cost_is_bounded(sampler, calls, ledger):
     """Norms that jump about cannot be met; the number of model calls stays within three runs."""
     run = run_of("ve", 20)
-    wanted = [norm * (1.02 if step % 2 else 0.98) for step, norm in enumerate(training_rms(1, run))]
+    target = [norm * (1.02 if step % 2 else 0.98) for step, norm in enumerate(training_rms(1, run))]
     progress = []
     denoise = ledger(overpredicting(1.02, "ve"))
-    found = calibrate(sampler, denoise, first(run), run, wanted, lambda: progress.append(1))
+    found = calibrate(sampler, denoise, first(run), run, target, lambda: progress.append(1))
     assert found.calls == len(ledger.calls) == len(progress) <= TRIALS * calls <= 3 * calls
     assert all(0.8 <= scale <= 1.25 for scale in found.scales)
 
@@ -172,7 +172,7 @@ def test_later_steps_see_what_earlier_ones_repaired():
 def test_a_solver_of_two_stages_meets_the_norms():
     run = run_of("ve", 12)
     found = calibrate(heun, overpredicting(1.02, "ve"), first(run), run, training_rms(1.02, run))
-    assert found.reached == pytest.approx(found.wanted, rel=2e-3)
+    assert found.reached == pytest.approx(found.target, rel=2e-3)
     assert 1.005 < sum(found.scales) / 12 < 1.035
 
 
@@ -220,7 +220,7 @@ def test_the_scale_that_keeps_the_variance_is_found(space, factor, ledger):
     found = calibrate_variance(sample_euler, denoise, first(run), run, white())
     for scale, best in zip(found.scales, best_scales(factor, run), strict=False):
         assert scale - 1 == pytest.approx(best - 1, rel=0.01, abs=2e-5)
-    assert found.reached == pytest.approx(found.wanted, rel=1e-4)
+    assert found.reached == pytest.approx(found.target, rel=1e-4)
     assert found.calls == len(ledger.calls) == run.steps
 
 
@@ -234,7 +234,7 @@ def test_grain_is_no_substitute_for_contrast():
     found = calibrate_variance(sample_euler, gaussian_denoiser(0, STD), first(run), run, clean)
     alone = calibrate_variance(sample_euler, gaussian_denoiser(0, STD), first(run), run, white())
     total = [math.sqrt(256 * (STD**2 + (4 - STD**2) / 64 + sigma**2)) for sigma in run.sigmas[:-1]]
-    assert found.wanted == pytest.approx(total)
+    assert found.target == pytest.approx(total)
     for scale, best in zip(found.scales, alone.scales, strict=True):
         assert scale == pytest.approx(best, abs=4e-3)
 
@@ -243,7 +243,7 @@ def test_solvers_of_two_stages_are_asked_twice_at_most(ledger):
     run = run_of("ve", 12)
     denoise = ledger(overpredicting(1.02, "ve"))
     found = calibrate_variance(heun, denoise, first(run), run, white())
-    assert found.reached == pytest.approx(found.wanted, rel=2e-3)
+    assert found.reached == pytest.approx(found.target, rel=2e-3)
     assert found.calls == len(ledger.calls) <= 3 * run.steps
 
 
@@ -352,18 +352,18 @@ def scales_by_chance(sampler, seed, count=8):
     luck = torch.Generator().manual_seed(seed)
     signs = torch.randint(0, 2, (count, 2, 8, 8), generator=luck).double() * 2 - 1
     clean = 0.6 * signs + 0.2 * torch.randn(signs.shape, generator=luck)
-    noise, wanted = noise_for(clean, seeds), []
+    noise, target = noise_for(clean, seeds), []
     for sigma in run.sigmas[:-1]:
         x = clean + sigma * noise
         eps = (x - two_points(x, torch.full((count,), sigma))) / sigma
-        wanted.append(eps.flatten(1).norm(dim=1))
+        target.append(eps.flatten(1).norm(dim=1))
 
     def lucky(denoise, x, sigmas):
         torch.randn(1 + 17 * seed)
         return sampler(denoise, x, sigmas)
 
     first = unit_noise((2, 8, 8), seeds).double() * run.sigmas[0]
-    return calibrate(lucky, two_points, first, run, torch.stack(wanted, 1))
+    return calibrate(lucky, two_points, first, run, torch.stack(target, 1))
 
 
 @pytest.mark.slow
@@ -411,7 +411,7 @@ def test_what_is_to_be_known_of_a_calibration_is_said():
     exact = Calibration((1.01, 1.0), (1.0,) * 2, (1.0,) * 2, 9, (0.0, 0.0))
     assert remarks(exact, 8, False) == ["Found on 8 samples with 9 rounds of model calls."]
     assert "few-step error only, not the model's own bias" in remarks(exact, 8, False, own=True)[-1]
-    assert (samples_wanted(8, True), samples_wanted(8, False), samples_wanted(64, True)) == (32, 8, 64)
+    assert (samples_needed(8, True), samples_needed(8, False), samples_needed(64, True)) == (32, 8, 64)
 
 
 # --- a planted scale
@@ -436,7 +436,7 @@ def uniform_of(factor, space, sampler, steps, std, own=False):
     first = unit_noise(SHAPE, seeds).double() * run.sigmas[0]
     clean = unit_noise(SHAPE, range(900, 900 + len(seeds))).double() * std
     if own:
-        with same_luck(first):
+        with fixed_rng(first):
             clean = sample(denoise, first, refine(run.sigmas, 4))
     recorder = Recorder(run, range(run.steps))
     recorder.train(recorder.around(denoise), clean, noise_for(clean, seeds))

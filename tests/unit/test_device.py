@@ -34,11 +34,11 @@ from steadydiff.networks.xi_head import TwoHeads
 from steadydiff.samplers import gaussian_denoiser, sample_euler, sample_heun
 from steadydiff.schedules import Schedule
 from steadydiff.training.antibias import PLAN as PROMPT_PLAN
-from steadydiff.training.antibias import Base as PromptBase
+from steadydiff.training.antibias import AntiBiasBase as PromptBase
+from steadydiff.training.antibias import AntiBiasRecipe as PromptRecipe
 from steadydiff.training.antibias import PromptLoss
-from steadydiff.training.antibias import Recipe as PromptRecipe
 from steadydiff.training.loop import fit
-from steadydiff.training.mdss import PLAN, Base, MdssLoss, Recipe
+from steadydiff.training.mdss import PLAN, MdssBase, MdssLoss, MdssRecipe
 
 HERE = torch.device("meta")
 SHAPE, COUNT = (2, 8, 8), 4
@@ -235,11 +235,11 @@ def test_mdss_is_trained_there(variant, prediction, tmp_path):
         def forward(self, x):
             return self.out(x)
 
-    base = Base(
+    base = MdssBase(
         "tiny", Network().to(HERE), "flow" if flow else "ve", prediction, sigmas, draw,
         lambda model, x, at, conditioning: model(x),
     )  # fmt: skip
     model = TwoHeads(base.network).to(HERE)
-    loss = MdssLoss(model, base, Recipe(variant, 2, 8), 100, lambda: 95)
+    loss = MdssLoss(model, base, MdssRecipe(variant, 2, 8), 100, lambda: 95)
     with model.attached():
         trained(model, loss, PLAN, tmp_path)

@@ -23,7 +23,7 @@ from steadydiff.methods.diffier import (
     values_of,
 )
 from steadydiff.methods.epsilon_scaling import scale_epsilon
-from steadydiff.noise import MemberNoise
+from steadydiff.noise import PerSampleNoise
 from steadydiff.samplers import gaussian_denoiser, generate, sample_ddpm, sample_euler, sample_heun
 
 SPACES = ("ve", "flow")
@@ -448,7 +448,7 @@ def test_noise_belongs_to_the_sample_and_to_no_other_stream(shape, latents):
     state = torch.random.get_rng_state()
 
     def draw(x, seed=1, which=(3, 0), purpose="diffier"):
-        noise = MemberNoise(seed, purpose)
+        noise = PerSampleNoise(seed, purpose)
         noise.see(x)
         return noise.draw(x, *which)
 
@@ -465,7 +465,7 @@ def test_noise_belongs_to_the_sample_and_to_no_other_stream(shape, latents):
 
 
 def test_the_first_states_decide():
-    noise = MemberNoise(None, "test")
+    noise = PerSampleNoise(None, "test")
     x = torch.randn(2, 4, 5)
     noise.see(x)
     first = noise.draw(x, 1)

@@ -14,7 +14,7 @@ from steadydiff.arpo.log import load_log, save_log
 from steadydiff.arpo.phrases import Phrases
 from steadydiff.arpo.search import ARPO
 from steadydiff.errors import SteadyDiffError
-from steadydiff.files.atomic import check_writable, whole_file, write_whole
+from steadydiff.files.atomic import atomic_write, check_writable, write_whole
 from steadydiff.files.checkpoints import load_checkpoint, save_checkpoint
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork
 from steadydiff.networks.xi_head import TwoHeads
@@ -83,9 +83,9 @@ def train_antibias(folder, plan):
     torch.manual_seed(3)
     network, exact = PromptNetwork(PromptConfig(2, 4, (1,), 1, ())), gaussian_denoiser(0.3, 0.6, "ve")
     levels = (antibias.karras_levels(4, 0.1, 10.0),)
-    base = antibias.Base("ve", levels, draw, lambda x, sigma, _: 0.9 * exact(x, sigma))
+    base = antibias.AntiBiasBase("ve", levels, draw, lambda x, sigma, _: 0.9 * exact(x, sigma))
     state = folder / "state.safetensors"
-    antibias.train_prompt(network, base, antibias.Recipe(batch=4, loss="l2"), plan, state)
+    antibias.train_prompt(network, base, antibias.AntiBiasRecipe(batch=4, loss="l2"), plan, state)
     return state
 
 
@@ -103,9 +103,9 @@ class _TwoLayers(nn.Module):
 def train_mdss(folder, plan):
     torch.manual_seed(3)
     sigmas = torch.logspace(-1, 1, 20, dtype=torch.float64)
-    base = mdss.Base("drill", _TwoLayers(), "ve", "eps", sigmas, draw, lambda model, x, at, _: model(x))
+    base = mdss.MdssBase("drill", _TwoLayers(), "ve", "eps", sigmas, draw, lambda model, x, at, _: model(x))
     state = folder / "state.safetensors"
-    mdss.train_mdss(TwoHeads(base.network), base, mdss.Recipe(k=2, batch=4), plan, state)
+    mdss.train_mdss(TwoHeads(base.network), base, mdss.MdssRecipe(k=2, batch=4), plan, state)
     return state
 
 
@@ -290,7 +290,7 @@ def test_text_on_a_full_disk(tmp_path):
 
     def filled():
         no_more_room()
-        with whole_file(path) as draft:
+        with atomic_write(path) as draft:
             draft.write_text("1" * 10_000)
 
     ended, said = in_child(filled)

@@ -19,11 +19,11 @@ from steadydiff.arpo.log import Log, Step, as_dict, load_log, save_log
 from steadydiff.arpo.phrases import Phrases
 from steadydiff.drift.measurement import CURVES, Measurement
 from steadydiff.errors import CheckpointError, SettingsError
-from steadydiff.files.antibias import Card as PromptCard
+from steadydiff.files.antibias import AntiBiasCard as PromptCard
 from steadydiff.files.antibias import load_prompt, save_prompt
 from steadydiff.files.checkpoints import HEADER_KEY
-from steadydiff.files.mdss import Card as HeadCard
 from steadydiff.files.mdss import Head, convert, load_head, save_mdss
+from steadydiff.files.mdss import MdssCard as HeadCard
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork
 from steadydiff.schedules import MadeFor, Schedule, read_table
 

@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from steadydiff.errors import CheckpointError, SettingsError
 from steadydiff.files.checkpoints import HEADER_KEY
-from steadydiff.files.mdss import KIND, VERSION, Card, Head, convert, load_head, save_mdss
+from steadydiff.files.mdss import KIND, VERSION, Head, MdssCard, convert, load_head, save_mdss
 from tools.train.convert import main
 
-CARD = Card(
+CARD = MdssCard(
     form="checkpoint", space="ve", sigma_range=(0.03, 14.0), family="SD15", latent_format="SD15",
     variant="posterior", k=4, training={"steps": 3}, licence="MIT",
 )  # fmt: skip
@@ -172,6 +172,6 @@ def test_the_command_converts_and_says_what_is_wrong(tmp_path, capsys):
     arguments = ["convert", str(tmp_path / "wide.safetensors"), "--out", str(tmp_path / "a.safetensors")]
     assert main([*arguments, "--family", "SD15"]) == 0
     assert "4 channels, and a second head" in capsys.readouterr().out
-    assert load_head(tmp_path / "a.safetensors")[1] == Card(form="checkpoint", space="ve", family="SD15")
+    assert load_head(tmp_path / "a.safetensors")[1] == MdssCard(form="checkpoint", space="ve", family="SD15")
     assert main(["convert", str(tmp_path / "a.safetensors"), "--out", str(tmp_path / "b.safetensors")]) == 1
     assert "second head apart already" in capsys.readouterr().err

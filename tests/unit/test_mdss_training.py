@@ -9,7 +9,7 @@ from torch import nn
 from steadydiff.errors import SettingsError
 from steadydiff.methods.mdss import rollout, scheduled_ratio
 from steadydiff.networks.xi_head import TwoHeads
-from steadydiff.training.mdss import PLAN, Base, MdssLoss, Recipe, train_mdss
+from steadydiff.training.mdss import PLAN, MdssBase, MdssLoss, MdssRecipe, train_mdss
 
 SIGMAS = torch.logspace(-1.5, 1.0, 40, dtype=torch.float64)
 FLOW = torch.arange(1, 41).double() / 40
@@ -35,7 +35,7 @@ def base_of(space="ve", error=0.3):
     sigmas = FLOW if flow else SIGMAS
     network = Planted(flow, error)
 
-    def ask(model, x, at, conditioning):
+    def evaluate(model, x, at, conditioning):
         sigma = sigmas[at].float().view(-1, 1, 1, 1)
         scale = 1 if flow else (sigma**2 + 1).sqrt()
         return model(x, (1 - sigma if flow else 1) / scale, sigma / scale)
@@ -43,7 +43,7 @@ def base_of(space="ve", error=0.3):
     def draw(n, rng):
         return torch.full((n, 2, 4, 4), 0.5), torch.zeros(n, 1)
 
-    return Base("planted", network, space, "velocity" if flow else "eps", sigmas, draw, ask)
+    return MdssBase("planted", network, space, "velocity" if flow else "eps", sigmas, draw, evaluate)
 
 
 def loss_of(base, recipe, step=0, total=100, **heads):
@@ -54,7 +54,7 @@ def loss_of(base, recipe, step=0, total=100, **heads):
 @pytest.mark.parametrize("k", [0, 4])
 def test_a_known_error_of_the_model_becomes_a_known_error_of_the_state(space, variant, k):
     base = base_of(space)
-    loss = loss_of(base, Recipe(variant, k, 3))
+    loss = loss_of(base, MdssRecipe(variant, k, 3))
     at, x0, eps = torch.tensor([1, 20, 30]), torch.full((3, 2, 4, 4), 0.5), torch.randn(3, 2, 4, 4)
     found = loss.lesson(x0, eps, at, torch.zeros(3, 1))
     top, above, now = (loss.level(at + up) for up in (k + 1, k, 0))
@@ -66,7 +66,7 @@ def test_a_known_error_of_the_model_becomes_a_known_error_of_the_state(space, va
 def test_the_share_of_samples_with_errors_grows_as_the_thesis_says():
     base = base_of()
     for step, total in ((0, 100), (40, 100), (95, 100)):
-        loss, carried = loss_of(base, Recipe(batch=400), step, total), []
+        loss, carried = loss_of(base, MdssRecipe(batch=400), step, total), []
         loss.lesson = lambda x0, eps, at, c, loss=loss, carried=carried: (
             carried.append(len(at)) or MdssLoss.lesson(loss, x0, eps, at, c)
         )
@@ -76,17 +76,17 @@ def test_the_share_of_samples_with_errors_grows_as_the_thesis_says():
 
 def test_levels_are_all_those_that_leave_room_for_the_errors():
     base, seen = base_of(), []
-    loss = loss_of(base, Recipe(k=7, batch=4000), 95)
+    loss = loss_of(base, MdssRecipe(k=7, batch=4000), 95)
     loss.lesson = lambda x0, eps, at, c: seen.append(at) or MdssLoss.lesson(loss, x0, eps, at, c)
     loss(torch.Generator().manual_seed(1), 0)
     assert (seen[0].min(), seen[0].max()) == (0, 40 - 7 - 2)
-    low, high = Recipe(k=7).sigma_range(base)
+    low, high = MdssRecipe(k=7).sigma_range(base)
     assert (low, high) == (SIGMAS[0].item(), SIGMAS[31].item())
 
 
 def test_samples_without_errors_teach_the_head_nothing():
     base = base_of()
-    loss = loss_of(base, Recipe(batch=64))
+    loss = loss_of(base, MdssRecipe(batch=64))
     loss.ratio = lambda: 0.0
     figures = loss(torch.Generator().manual_seed(1), 0)
     figures["loss"].backward()
@@ -97,7 +97,7 @@ def test_samples_without_errors_teach_the_head_nothing():
 @pytest.mark.parametrize(("space", "variant"), [("ve", "posterior"), ("flow", "flow")])
 def test_both_heads_learn_the_planted_error(space, variant, tmp_path):
     """The network unlearns it; until then the head tells it from the state."""
-    base, recipe = base_of(space), Recipe(variant, 1, 16)
+    base, recipe = base_of(space), MdssRecipe(variant, 1, 16)
     model, plan = TwoHeads(base.network), replace(PLAN, steps=30, lr=0.05, warmup=1, ema=0.5)
     before = loss_of(base, recipe, 90)(torch.Generator().manual_seed(2), 0)["eps"].item()
     train_mdss(model, base, recipe, plan, tmp_path / "state.safetensors")
@@ -123,7 +123,7 @@ def test_resumed_training_equals_unbroken_training_to_the_bit(heads, tmp_path):
             model, plan = TwoHeads(base.network, **heads), replace(PLAN, steps=6, lr=0.01)
             state = tmp_path / f"{name}.safetensors"
             try:
-                train_mdss(model, base, Recipe(batch=4), plan, state, loss=stopping_after(steps))
+                train_mdss(model, base, MdssRecipe(batch=4), plan, state, loss=stopping_after(steps))
             except KeyboardInterrupt:
                 continue
         return model.state_dict()
@@ -142,7 +142,7 @@ def test_the_share_of_errors_grows_by_steps_not_by_their_batches(tmp_path):
 
     for steps in (2, 3):
         plan = replace(PLAN, steps=steps, accumulate=2)
-        train_mdss(TwoHeads(base_of().network), base_of(), Recipe(batch=2), plan, state, loss=Watched)
+        train_mdss(TwoHeads(base_of().network), base_of(), MdssRecipe(batch=2), plan, state, loss=Watched)
     assert seen == [0, 0, 1, 1, 2, 2]
 
 
@@ -159,7 +159,7 @@ def stopping_after(steps):
 
 def test_a_state_of_another_recipe_is_refused_and_kept(tmp_path):
     path, plan = tmp_path / "state.safetensors", replace(PLAN, steps=1)
-    train_mdss(TwoHeads(base_of().network), base_of(), Recipe(batch=2), plan, path)
+    train_mdss(TwoHeads(base_of().network), base_of(), MdssRecipe(batch=2), plan, path)
     kept = path.read_bytes()
     for changed, heads, told in (
         ({"batch": 3}, {}, "batch_size was 2, now 3"),
@@ -169,7 +169,9 @@ def test_a_state_of_another_recipe_is_refused_and_kept(tmp_path):
     ):
         base = base_of()
         with pytest.raises(SettingsError, match=f"state of a training with other settings .{told}.;"):
-            train_mdss(TwoHeads(base.network, **heads), base, Recipe(**{"batch": 2} | changed), plan, path)
+            train_mdss(
+                TwoHeads(base.network, **heads), base, MdssRecipe(**{"batch": 2} | changed), plan, path
+            )
     assert path.read_bytes() == kept
 
 
@@ -187,4 +189,4 @@ def test_a_state_of_another_recipe_is_refused_and_kept(tmp_path):
 )
 def test_recipes_without_sense_are_refused(space, recipe, sentence):
     with pytest.raises(SettingsError, match=sentence):
-        loss_of(base_of(space), Recipe(**recipe))
+        loss_of(base_of(space), MdssRecipe(**recipe))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from steadydiff.denoiser import Run
-from steadydiff.memory import OutOfMemory, sparing
+from steadydiff.memory import OutOfMemory, retry_on_oom
 from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel
 from steadydiff.networks.xi_head import apply_head
 
@@ -23,13 +23,13 @@ def narrow(most, seen):
 
 def test_a_batch_too_large_is_asked_sample_by_sample(latents):
     x, seen = latents((3, 2, 4, 5)), []
-    answer = sparing(narrow(1, seen), "a network")(x)
+    answer = retry_on_oom(narrow(1, seen), "a network")(x)
     assert seen == [3, 1, 1, 1] and torch.equal(answer, narrow(3, [])(x))
 
 
 def test_no_room_for_one_sample_is_told_in_a_sentence(latents):
     with pytest.raises(OutOfMemory, match=r"not enough memory for a network.*smaller or fewer.*1 GiB"):
-        sparing(narrow(0, []), "a network")(latents((2, 2, 4, 5)))
+        retry_on_oom(narrow(0, []), "a network")(latents((2, 2, 4, 5)))
 
 
 @pytest.mark.parametrize("most", [0, 1])

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from steadydiff.drift.stepping import same_luck
+from steadydiff.drift.stepping import fixed_rng
 from steadydiff.noise import Motion
 
 LIKE = torch.zeros(2, 3, 64, 64)
@@ -31,6 +31,6 @@ def test_increments_are_unit_apart_and_add_up(order):
 def test_the_same_luck_finds_the_same_motion():
     found = []
     for _ in range(2):
-        with same_luck(LIKE):
+        with fixed_rng(LIKE):
             found.append(Motion(LIKE.double())(2.0, 1.0))
     assert torch.equal(*found) and found[0].dtype == torch.float64

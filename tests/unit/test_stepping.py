@@ -7,11 +7,11 @@ import torch
 
 from steadydiff.denoiser import Run, derivative
 from steadydiff.drift.stepping import (
-    Question,
+    ModelCall,
     draws_noise,
     even_noise,
-    next_question,
-    same_luck,
+    fixed_rng,
+    next_call,
     step_calls,
 )
 from steadydiff.errors import SettingsError
@@ -83,10 +83,10 @@ def test_the_calls_that_begin_steps(sampler, space, shape):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_run_taken_call_by_call_is_the_run(sampler, shape):
     x, denoise, answers = torch.randn(shape) * 10, gaussian_denoiser(0.2, 0.7), []
-    found = next_question(sampler, x, RUN.sigmas, answers)
-    while isinstance(found, Question):
+    found = next_call(sampler, x, RUN.sigmas, answers)
+    while isinstance(found, ModelCall):
         answers.append(denoise(*found))
-        found = next_question(sampler, x, RUN.sigmas, answers)
+        found = next_call(sampler, x, RUN.sigmas, answers)
     torch.manual_seed(0)
     torch.testing.assert_close(found, sampler(denoise, x, RUN.sigmas), rtol=0, atol=0)
 
@@ -95,7 +95,7 @@ def test_the_worlds_random_numbers_are_left_alone():
     torch.manual_seed(4)
     expected = torch.randn(3)
     torch.manual_seed(4)
-    next_question(ancestral, torch.randn(0, 2), RUN.sigmas, [])
+    next_call(ancestral, torch.randn(0, 2), RUN.sigmas, [])
     step_calls(ancestral, torch.ones(1, 2), RUN)
     assert torch.equal(torch.randn(3), expected)
 
@@ -141,7 +141,7 @@ def test_whether_noise_is_drawn_is_seen_in_the_result(first):
 
 def test_even_noise_has_its_energy_in_every_sample_and_ends_with_its_block():
     x = torch.zeros(3, 4, 5, 5).double()
-    with same_luck(x), even_noise(x):
+    with fixed_rng(x), even_noise(x):
         drawn = (
             torch.randn_like(x),
             torch.randn(x.shape),
@@ -152,7 +152,7 @@ def test_even_noise_has_its_energy_in_every_sample_and_ends_with_its_block():
     for noise in drawn[:4]:
         energy = noise.square().mean((-3, -2, -1))
         torch.testing.assert_close(energy, torch.ones_like(energy))
-    with same_luck(x):
+    with fixed_rng(x):
         plain = torch.randn_like(x), torch.randn(x.shape)
     assert not torch.equal(plain[0], drawn[0])
     scale = plain[1].square().mean((1, 2, 3), keepdim=True).sqrt()

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from steadydiff.networks.lora import Lora
-from steadydiff.networks.xi_head import TwoHeads, XiHead, apply_head, last_layer, listening, to_latent
+from steadydiff.networks.xi_head import TwoHeads, XiHead, apply_head, capture, last_layer, to_latent
 from steadydiff.tinyworld.unet import UNet, UNetConfig
 
 SMALL = UNetConfig(channels=32, channel_mult=(1, 1), context=8)
@@ -38,7 +38,7 @@ def test_the_head_reads_what_the_last_layer_reads(network):
     model.xi.load_state_dict(network.out[2].state_dict())
     answer, xi = model(*INPUTS)
     torch.testing.assert_close(xi, answer)
-    with listening(network.out[2]) as heard:
+    with capture(network.out[2]) as heard:
         network(*INPUTS)
     torch.testing.assert_close(
         apply_head(heard[0].half(), model.xi.weight, model.xi.bias), answer, atol=0.02, rtol=0

@@ -24,7 +24,7 @@ from steadydiff.methods.antibias_prompt import AntiBiasPrompt
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork, attention_at
 from steadydiff.tinyworld import files
 from steadydiff.tinyworld import train as tinyworld
-from steadydiff.training.antibias import Recipe
+from steadydiff.training.antibias import AntiBiasRecipe
 from tools.bench import epsilon_scaling as timing
 from tools.bench.shared import world
 from tools.bench.shared.frame import Bench, Figures
@@ -79,7 +79,7 @@ def control_steps() -> int:
     The frozen base is asked once per sample; what is trained runs forward once and backward for two.
     """
     base, network = flops_of_base(), flops_of_network()
-    one, other = Recipe.batch * (base + 3 * network), tinyworld.BATCH["diffusion"] * 3 * base
+    one, other = AntiBiasRecipe.batch * (base + 3 * network), tinyworld.BATCH["diffusion"] * 3 * base
     return round(STEPS * one / other)
 
 

@@ -72,7 +72,9 @@ def network(model, side: int) -> dict:
     own = PromptNetwork(PromptConfig(4, 32, attention_levels=attention_at(side, 3))).to(model.load_device)
     kind = load("comfy.model_patcher").CoreModelPatcher
     patcher = kind(own, load_device=model.load_device, offload_device=model.load_device)
-    return {"antibias": state.LoadedPrompt(patcher, state.Card(target="phi", space="ve"), name="random")}
+    return {
+        "antibias": state.LoadedPrompt(patcher, state.AntiBiasCard(target="phi", space="ve"), name="random")
+    }
 
 
 def peak(call) -> int:

@@ -26,7 +26,7 @@ from torch import Tensor
 from steadydiff.denoiser import Run, signal_level
 from steadydiff.methods.diffier import DiffIER
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
-from steadydiff.noise import MemberNoise
+from steadydiff.noise import PerSampleNoise
 from steadydiff.schedules import Schedule
 from steadydiff.tinyworld import files
 from tools.bench import epsilon_scaling as timing
@@ -95,7 +95,7 @@ def matched_noise(strength: float) -> Correct:
     """The noise DiffIER adds on such a denoiser: of standard deviation f * g * sigma."""
 
     def correct(denoise, run):
-        noise, calls = MemberNoise(run.seed, "matched noise"), 0
+        noise, calls = PerSampleNoise(run.seed, "matched noise"), 0
         low, high = DEFAULT.window(run)
 
         def noised(x: Tensor, sigma: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ def controls(cfg: float) -> dict[str, tuple[str, Correct]]:
 # --- what a user would take instead -----------------------------------------------------------------------
 
 
-class Listening:
+class Recording:
     """A stand-in for the host's ModelPatcher that hands a node's functions to us."""
 
     def __init__(self) -> None:
@@ -148,7 +148,7 @@ class Listening:
         self.pre: list[Callable] = []
         self.post: list[Callable] = []
 
-    def clone(self) -> "Listening":
+    def clone(self) -> "Recording":
         return self
 
     def set_model_sampler_cfg_function(self, function: Callable, *_: Any, **__: Any) -> None:
@@ -177,7 +177,7 @@ def as_host(node: Callable[[Any], Any]) -> Correct:
     """Guide as the host does with this node: its functions on our branches, in the host's order."""
 
     def correct(denoise, run):
-        model = Listening()  # of this run, as some nodes keep state
+        model = Recording()  # of this run, as some nodes keep state
         node(model)
 
         def guided(x: Tensor, sigma: Tensor) -> Tensor:

@@ -27,12 +27,12 @@ from steadydiff.denoiser import Denoise, Run, add_noise, derivative
 from steadydiff.files.mdss import load_head
 from steadydiff.methods.mdss import MDSS, Sample, XiModel
 from steadydiff.methods.time_shift import TimeShift
-from steadydiff.networks.xi_head import TwoHeads, apply_head, last_layer, listening
+from steadydiff.networks.xi_head import TwoHeads, apply_head, capture, last_layer
 from steadydiff.plots import DPI, PAPER
 from steadydiff.tinyworld import files, sampling
 from steadydiff.tinyworld.finetune import load_base, save_finetuned
 from steadydiff.tinyworld.text import tokenize
-from steadydiff.training.mdss import PLAN, MdssLoss, Recipe, train_mdss
+from steadydiff.training.mdss import PLAN, MdssLoss, MdssRecipe, train_mdss
 from tools.bench.shared import mdss_cost, world
 from tools.bench.shared.frame import Bench, Figures, options_of
 from tools.bench.shared.world import Condition, Way
@@ -84,13 +84,13 @@ class Training:
     """How a shipped model is fine-tuned; without a second head where there is nothing for it to learn."""
 
     loss: type[MdssLoss]
-    recipe: Recipe
+    recipe: MdssRecipe
     xi: bool = True
 
 
 def trainings(variant: str) -> dict[str, Training]:
     """All of them, the control first."""
-    own, controls = Recipe("flow" if variant == "flow" else "posterior", 0, BATCH), {}
+    own, controls = MdssRecipe("flow" if variant == "flow" else "posterior", 0, BATCH), {}
     controls["plain"] = Training(Plain, own, xi=False)
     controls["perturbed 0.1"] = Training(Perturbed, own, xi=False)
     if variant == "epsilon":
@@ -148,20 +148,20 @@ class Trained:
 
     def guide(self, condition: Condition, prompts: list[str]) -> Denoise:
         context, uncond = sampling.embed(self._text, prompts)
-        return sampling.denoiser(condition.variant, self._ask, context, uncond, condition.cfg)
+        return sampling.denoiser(condition.variant, self._evaluate, context, uncond, condition.cfg)
 
     def correct(self, denoise: Denoise, run: Run) -> Denoise:
         """With the second output subtracted."""
         xi = XiModel(lambda x, sigma: self._xi, run.space, sigma_range=self.card.sigma_range)  # pyright: ignore[reportArgumentType]
         return MDSS(xi).wrap(denoise, run)
 
-    def _ask(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+    def _evaluate(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
         if not self.head:
             return self.unet(x, t, context)
-        with listening(self._layer) as heard:
-            answer = self.unet(x, t, context)
-        self._xi = apply_head(heard[-1], *self.head)
-        return answer
+        with capture(self._layer) as recorded:
+            prediction = self.unet(x, t, context)
+        self._xi = apply_head(recorded[-1], *self.head)
+        return prediction
 
 
 @cache
@@ -220,24 +220,24 @@ def curves(bench: Bench, work: Path, variant: str, name: str) -> Figures:
     found: dict[str, list[float]] = {"clean": [], "one step": [], "accumulated": []}
     bare = model.guide(condition, world.captions(scenes))
 
-    def ask(x: Tensor, sigma: float) -> Tensor:
+    def evaluate(x: Tensor, sigma: float) -> Tensor:
         return derivative(x, bare(x, torch.full((n,), sigma)), sigma)
 
     reached = one = add_noise(x0, eps, run.sigmas[0], run.space)
     for sigma, below in zip(run.sigmas[:-1], run.sigmas[1:], strict=True):
         true = add_noise(x0, eps, sigma, run.space)
-        answer = ask(true, sigma)
-        found["clean"].append(_error(answer, truth))
-        found["one step"].append(_error(ask(one, sigma), truth))
-        one = true + answer * (below - sigma)
-        answer = ask(reached, sigma)
-        found["accumulated"].append(_error(answer, truth))
-        reached = reached + answer * (below - sigma)
+        prediction = evaluate(true, sigma)
+        found["clean"].append(_error(prediction, truth))
+        found["one step"].append(_error(evaluate(one, sigma), truth))
+        one = true + prediction * (below - sigma)
+        prediction = evaluate(reached, sigma)
+        found["accumulated"].append(_error(prediction, truth))
+        reached = reached + prediction * (below - sigma)
     return {key: " ".join(f"{value:.5g}" for value in values) for key, values in found.items()}
 
 
-def _error(answer: Tensor, truth: Tensor) -> float:
-    return float((answer - truth).square().mean())
+def _error(prediction: Tensor, truth: Tensor) -> float:
+    return float((prediction - truth).square().mean())
 
 
 def draw(cells: dict[str, Figures], file: Path) -> None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 
 from steadydiff.errors import SettingsError
-from steadydiff.files.antibias import Card, save_prompt
+from steadydiff.files.antibias import AntiBiasCard, save_prompt
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork, attention_at
 from steadydiff.tinyworld import base as tinyworld
 from steadydiff.tinyworld.files import VARIANTS
@@ -21,7 +21,7 @@ from steadydiff.training.antibias import (
     FEWEST,
     MOST,
     PLAN,
-    Recipe,
+    AntiBiasRecipe,
     StepPairs,
     measure_bands,
     train_prompt,
@@ -36,11 +36,11 @@ LATENT_SIZE = 8  # of the tiny world
 
 
 def parser() -> argparse.ArgumentParser:
-    top = training_parser("antibias", __doc__, BASES, PLAN, Recipe.batch)
-    top.add_argument("--target", default=Recipe.target, help="residual or phi")
-    top.add_argument("--loss", default=Recipe.loss, help=", ".join(LOSSES))
-    top.add_argument("--snr-cap", type=float, default=Recipe.snr_cap, help="inf: the paper's weight")
-    top.add_argument("--weight", default=Recipe.weight, help=", ".join(WEIGHTS))
+    top = training_parser("antibias", __doc__, BASES, PLAN, AntiBiasRecipe.batch)
+    top.add_argument("--target", default=AntiBiasRecipe.target, help="residual or phi")
+    top.add_argument("--loss", default=AntiBiasRecipe.loss, help=", ".join(LOSSES))
+    top.add_argument("--snr-cap", type=float, default=AntiBiasRecipe.snr_cap, help="inf: the paper's weight")
+    top.add_argument("--weight", default=AntiBiasRecipe.weight, help=", ".join(WEIGHTS))
     top.add_argument(
         "--sample-steps", default=f"{FEWEST}-{MOST}", help="numbers of steps sampled with: 8-50, or 10,20"
     )
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
 
 
 def train(options: argparse.Namespace, command: str) -> None:
-    recipe = Recipe(options.target, options.loss, options.snr_cap, options.batch, options.weight)
+    recipe = AntiBiasRecipe(options.target, options.loss, options.snr_cap, options.batch, options.weight)
     plan = replace(plan_of(options, PLAN), keep_every=2000)
     about = {"command": command, "sample_steps": options.sample_steps}
     way = train_on_checkpoint if check_base(options, BASES) else train_on_tinyworld
@@ -67,7 +67,7 @@ def train(options: argparse.Namespace, command: str) -> None:
         logging.info("wrote %s", options.out)
 
 
-def train_on_checkpoint(options: argparse.Namespace, recipe: Recipe, plan: Plan, about: dict) -> None:
+def train_on_checkpoint(options: argparse.Namespace, recipe: AntiBiasRecipe, plan: Plan, about: dict) -> None:
     from tools.train.comfyui_base import train_on  # only here, as it needs the host's packages
 
     def train(node, base, encoded) -> None:
@@ -82,7 +82,7 @@ def train_on_checkpoint(options: argparse.Namespace, recipe: Recipe, plan: Plan,
     train_on(options, "train_antibias", whole=False, train=train)
 
 
-def train_on_tinyworld(options: argparse.Namespace, recipe: Recipe, plan: Plan, about: dict) -> None:
+def train_on_tinyworld(options: argparse.Namespace, recipe: AntiBiasRecipe, plan: Plan, about: dict) -> None:
     """Train on a variant of the tiny world, without a host."""
     variant, mult = BASES[options.base], numbers(options.mult)
     config = PromptConfig(4, options.channels, mult, options.blocks, attention_at(LATENT_SIZE, len(mult)))
@@ -94,7 +94,7 @@ def train_on_tinyworld(options: argparse.Namespace, recipe: Recipe, plan: Plan, 
     state = options.work / f"{variant}-{options.out.stem}.safetensors"
     trained = train_prompt(network, base, recipe, plan, state)
     bands = measure_bands(trained, base, recipe, plan.seed)
-    card = Card(
+    card = AntiBiasCard(
         target=recipe.target,
         space=base.space,
         sigma_data=base.sigma_data,

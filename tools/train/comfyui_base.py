@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from steadydiff.errors import SettingsError
-from steadydiff.files.atomic import whole_file
+from steadydiff.files.atomic import atomic_write
 from steadydiff.picture_files import pixels, read_picture
 from steadydiff.training.distributed import team
 from tools.launch.inprocess import PACK, host_path, load, load_pack, pack_errors, prepare_host
@@ -76,7 +76,7 @@ class HostBase:
                 if flip:
                     batch = [way for picture in batch for way in (picture, picture.flip(1))]
                 parts.append(self.vae.encode(torch.stack(batch)).cpu())
-            with whole_file(file, by=str(team().rank)) as draft:
+            with atomic_write(file, by=str(team().rank)) as draft:
                 save_file({"latents": torch.cat(parts)}, draft)
         return load_file(file)["latents"]
 

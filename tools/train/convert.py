@@ -10,7 +10,7 @@ from pathlib import Path
 
 from steadydiff.denoiser import SPACES
 from steadydiff.errors import SteadyDiffError
-from steadydiff.files.mdss import Card, convert
+from steadydiff.files.mdss import MdssCard, convert
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     try:
-        card = Card(form="checkpoint", space=options.space, base=options.base, family=options.family)
+        card = MdssCard(form="checkpoint", space=options.space, base=options.base, family=options.family)
         head = convert(options.source, options.out, card)
     except SteadyDiffError as error:
         print(error, file=sys.stderr)

@@ -17,13 +17,13 @@ from steadydiff.networks.xi_head import TwoHeads
 from steadydiff.tinyworld.finetune import BASES, load_base, save_finetuned
 from steadydiff.training.distributed import team
 from steadydiff.training.loop import Plan
-from steadydiff.training.mdss import PLAN, Recipe, train_mdss, variant_for
+from steadydiff.training.mdss import PLAN, MdssRecipe, train_mdss, variant_for
 from tools.train.command import check_base, plan_of, run_training, training_parser
 
 
 def parser() -> argparse.ArgumentParser:
-    top = training_parser("mdss", __doc__, BASES, PLAN, Recipe.batch)
-    top.add_argument("--k", type=int, default=Recipe.k, help="steps an error is carried on; 0 is SDSS")
+    top = training_parser("mdss", __doc__, BASES, PLAN, MdssRecipe.batch)
+    top.add_argument("--k", type=int, default=MdssRecipe.k, help="steps an error is carried on; 0 is SDSS")
     top.add_argument("--variant", help=f"{', '.join(VARIANTS)}; the thesis': posterior")
     top.add_argument("--no-xi", action="store_true", help="without the second head")
     top.add_argument("--lora", type=int, default=0, metavar="RANK", help="0: train all weights")
@@ -63,7 +63,7 @@ def train_on_tinyworld(options: argparse.Namespace, plan: Plan, about: dict) -> 
     """Train a variant of the tiny world, without a host."""
     torch.manual_seed(plan.seed)
     base = load_base(options.base, options.work, team().device, options.checkpointing)
-    recipe = Recipe(options.variant or variant_for(base.space), options.k, options.batch)
+    recipe = MdssRecipe(options.variant or variant_for(base.space), options.k, options.batch)
     model = TwoHeads(base.network, xi=not options.no_xi, rank=options.lora)
     logging.info("%s parameters to train", f"{sum(w.numel() for w in model.parameters()):,}")
     state = options.work / f"{BASES[options.base]}-{options.out.stem}.safetensors"

@@ -4,7 +4,7 @@ from steadydiff.errors import SettingsError
 from steadydiff.files.antibias import load_prompt
 from steadydiff.hosts.patch import Patch
 from steadydiff.hosts.webui.attach import Plan
-from steadydiff.hosts.webui.run import Start
+from steadydiff.hosts.webui.run import RunSetup
 from steadydiff.inputs import kinds as inputs
 from steadydiff.methods.antibias_prompt import AntiBiasPrompt
 
@@ -28,10 +28,10 @@ def plan(values: dict) -> Plan:
         raise SettingsError("choose a file of models/steadydiff_antibias")
     network, card = load_prompt(ANTIBIAS.path_of(name))
 
-    def begin(start: Start) -> Patch:
-        start.check(f"the anti-bias model {name}", card, network.config.latent_channels)
+    def begin(setup: RunSetup) -> Patch:
+        setup.check(f"the anti-bias model {name}", card, network.config.latent_channels)
         settings = AntiBiasPrompt(
-            card.model(start.on_device(network)),
+            card.model(setup.on_device(network)),
             values["strength"],
             calls=values["calls"],
         )

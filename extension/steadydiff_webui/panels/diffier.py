@@ -33,7 +33,7 @@ def plan(values: dict) -> Plan:
     own = {name: values[name] for name in OWN}
     chosen = values_of(values["values"], own, values["mode"], measured)
     settings = DiffIER(values["mode"], antithetic=values["antithetic"], measurement=measured, **chosen)
-    return lambda start: Patch(settings, values["start_percent"], values["end_percent"])
+    return lambda setup: Patch(settings, values["start_percent"], values["end_percent"])
 
 
 def holds(values: dict) -> dict[str, str]:

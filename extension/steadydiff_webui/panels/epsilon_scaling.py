@@ -3,7 +3,7 @@
 from steadydiff.errors import SettingsError
 from steadydiff.hosts.patch import Patch
 from steadydiff.hosts.webui.attach import Plan
-from steadydiff.hosts.webui.run import Start
+from steadydiff.hosts.webui.run import RunSetup
 from steadydiff.inputs import kinds as inputs
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.schedules import MadeFor, Schedule, dcw_schedule, read_table, snr_schedule
@@ -36,11 +36,11 @@ def plan(values: dict) -> Plan:
     if values["schedule"] == "file" and values["schedule_file"] == NONE:
         raise SettingsError("schedule is file and schedule_file is none; choose a file")
 
-    def begin(start: Start) -> Patch:
+    def begin(setup: RunSetup) -> Patch:
         settings = EpsilonScaling(
             scale=values["scale"],
             slope=values["slope"],
-            schedule=schedule(values, start),
+            schedule=schedule(values, setup),
             space=values["space"],
         )
         return Patch(settings, values["start_percent"], values["end_percent"])
@@ -48,9 +48,9 @@ def plan(values: dict) -> Plan:
     return begin
 
 
-def schedule(values: dict, start: Start) -> Schedule | None:
+def schedule(values: dict, setup: RunSetup) -> Schedule | None:
     """Return the schedule of the panel's choice, None for scale and slope."""
-    mode, run = values["schedule"], start.run
+    mode, run = values["schedule"], setup.run
     if mode == LINE:
         return None
     if mode == "table":

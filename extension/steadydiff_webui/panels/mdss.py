@@ -8,7 +8,7 @@ from steadydiff.errors import SettingsError
 from steadydiff.files.mdss import load_head
 from steadydiff.hosts.patch import Patch
 from steadydiff.hosts.webui.attach import Plan
-from steadydiff.hosts.webui.run import Start
+from steadydiff.hosts.webui.run import RunSetup
 from steadydiff.inputs import kinds as inputs
 from steadydiff.methods.mdss import MDSS as Method
 from steadydiff.methods.mdss import XiModel
@@ -33,10 +33,10 @@ def plan(values: dict) -> Plan:
     if head is None:
         raise SettingsError(f"{path.name} was trained without a second head, so there is nothing to subtract")
 
-    def begin(start: Start) -> Patch:
+    def begin(setup: RunSetup) -> Patch:
         what = f"the MDSS head of {path.name}"
-        start.check(what, card, len(head.bias))
-        xi = start.route.second_output(what, head, values["branches"])
+        setup.check(what, card, len(head.bias))
+        xi = setup.route.second_output(what, head, values["branches"])
         settings = Method(XiModel(xi, card.space, card.sigma_data, card.sigma_range), values["strength"])
         return Patch(settings, values["start_percent"], values["end_percent"])
 

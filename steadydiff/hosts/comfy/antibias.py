@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import HostError
-from ...files.antibias import Card
+from ...files.antibias import AntiBiasCard
 from ...methods.antibias_prompt import AntiBiasPrompt, Calls
 from ..patch import Patch
 from .attach import attach
@@ -28,7 +28,7 @@ class LoadedPrompt:
     """
 
     patcher: Any
-    card: Card
+    card: AntiBiasCard
     dtype: torch.dtype = torch.float32
     name: str = ""
 

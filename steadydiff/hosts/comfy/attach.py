@@ -1,4 +1,4 @@
-"""ComfyUI: attaches methods to a ModelPatcher; those of kind "answer" run at its PREDICT_NOISE level.
+"""ComfyUI: attaches methods to a ModelPatcher; those of kind "prediction" run at its PREDICT_NOISE level.
 
 Duck-typed: nothing of ComfyUI is imported here; its names and classes come in a `ComfyHost` from
 `nodes/shared/host.py`. A model carries at most one `Attachment`, which holds all our patches. The state of
@@ -20,7 +20,7 @@ from ...methods.method import Method
 from ...model_names import name_of
 from ..patch import POST_CFG, Patch, states_of
 from .host import KEY, ComfyHost, logger, run_of, sampler_name
-from .session import Session
+from .session import ComfySession
 from .state import StateRun, rectify
 
 
@@ -137,12 +137,12 @@ class Attachment:
                 if not method.is_off:
                     rectify(executor, method, patch.resource, run, own)
 
-    def _open(self, guider: Any, sampler: Any, sigmas: Tensor, seed: int | None) -> Session:
+    def _open(self, guider: Any, sampler: Any, sigmas: Tensor, seed: int | None) -> ComfySession:
         model = guider.model_patcher
         model_sampling = model.get_model_object("model_sampling")
         run = run_of(model_sampling, sigmas, seed)
-        answers = [patch for patch in self.patches if patch.settings.acts_on == "answer"]
-        session = Session([patch.resolve(model_sampling) for patch in answers], run, self.host)
+        chosen = [patch for patch in self.patches if patch.settings.acts_on == "prediction"]
+        session = ComfySession([patch.resolve(model_sampling) for patch in chosen], run, self.host)
         for settings in session.methods:
             _warn_of_differences(settings, guider, sampler, run)
         return session

@@ -19,7 +19,7 @@ def added_functions(more: dict, extra: dict) -> Sequence[Callable[[dict], Any]]:
 def show_branches(
     functions: Sequence[Callable[[dict], Any]], denoised: Tensor, x: Tensor, sigma: Tensor
 ) -> None:
-    """Show CFG++ samplers the branches they wait for, where no host is asked: all are the clean estimate."""
+    """Show CFG++ samplers the branches they wait for, where no host is called: all are the clean estimate."""
     branches = {f"{name}denoised": denoised for name in ("", "cond_", "uncond_")}
     for function in functions:
         function({**branches, "input": x, "sigma": sigma})

@@ -1,7 +1,7 @@
 """ComfyUI: measures and calibrates a model by running its own sampler inside one of the host's runs.
 
 Duck-typed like `comfy.py`. A SAMPLER of ours, whose function is handed the host's first state and model,
-calls the user's sampler function as often as the core asks. Everything the host does around a run (loading,
+calls the user's sampler function as often as the core calls. Everything the host does around a run (loading,
 conditioning, wrappers of other packs) thus happens as in any other run.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...denoiser import Denoise, Run, Space
-from ...drift.calibration import Calibration, calibrate, calibrate_variance, samples_wanted
+from ...drift.calibration import Calibration, calibrate, calibrate_variance, samples_needed
 from ...drift.measurement import (
     Measurement,
     Recorder,
@@ -31,7 +31,7 @@ from ...errors import HostError, SettingsError
 from ...model_names import PRODUCTS, name_of
 from ...schedules import MadeFor
 from ..kept import Kept
-from ..patch import Shown
+from ..patch import StandIn
 from .attach import patches_of, without_ours
 from .cfg_pp import added_functions, show_branches
 from .host import KEY, ComfyHost, run_of, sampler_name, sigma_data_of
@@ -151,7 +151,7 @@ def calibrate_model(
 ) -> tuple[Calibration, int, bool]:
     """Find λ for every step of the measured run, on the model without our corrections.
 
-    count:   samples, the first ones of the measurement, and how many are asked at a time; more are taken
+    count:   samples, the first ones of the measurement, and how many are called at a time; more are taken
              where the sampler draws noise
     Returns: what was found, on how many samples, and whether the sampler draws noise
     target:  "norm" meets the predicted noise of training, "variance" the spectrum of noised clean samples
@@ -167,21 +167,23 @@ def calibrate_model(
         raise SettingsError("this measurement is of an earlier version and holds no spectrum; measure again")
     known = measurement.training_norms
     most = min(measurement.count, len(known) or measurement.count)
-    taken = min(samples_wanted(count, steps.draws_noise), most)
+    taken = min(samples_needed(count, steps.draws_noise), most)
     seeds = [measurement.seed + j for j in range(taken)]
     found: list[Calibration] = []
 
-    def work(inner: Inner, x: Tensor) -> None:
-        def ask(x: Tensor, sigma: Tensor) -> Tensor:
+    def work(inner: InnerRun, x: Tensor) -> None:
+        def evaluate(x: Tensor, sigma: Tensor) -> Tensor:
             parts = zip(x.split(count), sigma.split(count), strict=True)
-            return torch.cat([inner.ask(*part) for part in parts])
+            return torch.cat([inner.evaluate(*part) for part in parts])
 
         if target == "norm":
-            wanted = torch.tensor(known[:taken]) if known else measurement.training_rms
-            found.append(calibrate(inner.sample, ask, x, setup.run, wanted, remember=inner.remember(x)))
+            goals = torch.tensor(known[:taken]) if known else measurement.training_rms
+            found.append(calibrate(inner.sample, evaluate, x, setup.run, goals, remember=inner.remember(x)))
             return
         clean = torch.tensor(measurement.clean_spectrum, dtype=torch.float64)
-        found.append(calibrate_variance(inner.sample, ask, x, setup.run, clean, remember=inner.remember(x)))
+        found.append(
+            calibrate_variance(inner.sample, evaluate, x, setup.run, clean, remember=inner.remember(x))
+        )
 
     inside_run(
         setup, without_ours(setup.model, setup.host), unit_noise(measurement.shape, seeds), seeds[0], work
@@ -209,7 +211,7 @@ def steps_of(setup: Setup, shape: Sequence[int]) -> Steps:
     _check(setup, shape)
     found = []
 
-    def work(inner: Inner, x: Tensor) -> None:
+    def work(inner: InnerRun, x: Tensor) -> None:
         inner.without_model = True
         starts, drawn = step_calls(inner.sample, x, setup.run), draws_noise(inner.sample, x, setup.run)
         found.append(Steps(starts, inner.wants_branches, drawn))
@@ -259,35 +261,35 @@ def _measure_batch(
 ) -> None:
     """One run and one round of noised clean samples, within one run of the host; for the paper's curves a
     second run, from noised clean samples."""
-    listened = setup.model.clone()
+    hooked = setup.model.clone()
 
-    def hear(executor, x, timestep, model_options={}, seed=None):  # noqa: B006  # the host's
-        heard = recorder.around(lambda x, sigma: executor(x, sigma, model_options, seed))
-        return heard(x, timestep)
+    def record(executor, x, timestep, model_options={}, seed=None):  # noqa: B006  # the host's
+        recorded = recorder.around(lambda x, sigma: executor(x, sigma, model_options, seed))
+        return recorded(x, timestep)
 
-    # Under our own key and after our own wrapper: what is heard has not been corrected yet.
-    listened.add_wrapper_with_key(setup.host.predict_noise, KEY, hear)
+    # Under our own key and after our own wrapper: what is recorded has not been corrected yet.
+    hooked.add_wrapper_with_key(setup.host.predict_noise, KEY, record)
     inner_clean = setup.model.model.process_latent_in(clean)
 
-    def work(inner: Inner, x: Tensor) -> None:
-        recorder.sample(inner.sample, inner.ask, x, inner.remember(x))
+    def work(inner: InnerRun, x: Tensor) -> None:
+        recorder.sample(inner.sample, inner.evaluate, x, inner.remember(x))
         noise, fresh = noise_for(inner_clean, seeds).to(x), step_noise(inner_clean, seeds).to(x)
-        recorder.train(inner.ask_plainly, inner_clean.to(x), noise, fresh if paper else None)
+        recorder.train(inner.evaluate_plainly, inner_clean.to(x), noise, fresh if paper else None)
 
-    def pair(inner: Inner, x: Tensor) -> None:
-        recorder.pair(inner.sample, inner.ask, inner_clean.to(x), noise_for(inner_clean, seeds).to(x))
+    def pair(inner: InnerRun, x: Tensor) -> None:
+        recorder.pair(inner.sample, inner.evaluate, inner_clean.to(x), noise_for(inner_clean, seeds).to(x))
 
     for one in (work, pair) if paper else (work,):
-        inside_run(setup, listened, unit_noise(clean.shape[1:], seeds), seeds[0], one)
+        inside_run(setup, hooked, unit_noise(clean.shape[1:], seeds), seeds[0], one)
 
 
 def inside_run(
-    setup: Setup, model: Any, noise: Tensor, seed: int, work: Callable[[Inner, Tensor], None]
+    setup: Setup, model: Any, noise: Tensor, seed: int, work: Callable[[InnerRun, Tensor], None]
 ) -> None:
     """Open a run of the host over the set-up's sigmas, and let `work` do as it likes with its first state."""
 
     def function(model, x, sigmas, extra_args=None, callback=None, disable=None):
-        work(Inner(setup, model, extra_args or {}), x)
+        work(InnerRun(setup, model, extra_args or {}), x)
         return x
 
     function.__name__ = setup.sampler.sampler_function.__name__  # schedules look at it
@@ -302,7 +304,7 @@ def inside_run(
     )
 
 
-class Inner:
+class InnerRun:
     """The user's sampler as the core knows samplers, and the host's model as the core knows denoisers."""
 
     def __init__(self, setup: Setup, model: Any, extra_args: dict) -> None:
@@ -310,8 +312,8 @@ class Inner:
         self._more = dict(extra_args)
         self.wants_branches = self.without_model = False
 
-    def ask(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Ask the host's model, with what the sampler last sent along."""
+    def evaluate(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Call the host's model, with what the sampler last sent along."""
         denoised = self._model(x, sigma.to(x), **self._more)
         self._setup.on_call(denoised)
         return denoised
@@ -320,34 +322,34 @@ class Inner:
         """Return what notes what other packs' functions keep from call to call, of states of this size."""
         return lambda: Kept(self._extra.get("model_options"), copied=2 * x.numel()).restore
 
-    def ask_plainly(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Ask as `ask` does, with a state that is no sampler's and that nothing may rectify."""
+    def evaluate_plainly(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Call as `evaluate` does, with a state that is no sampler's and that nothing may rectify."""
         own = self._model
-        while isinstance(self._model, Shown):  # one for each method that rectifies
+        while isinstance(self._model, StandIn):  # one for each method that rectifies
             self._model = self._model.own
         try:
-            return self.ask(x, sigma)
+            return self.evaluate(x, sigma)
         finally:
             self._model = own
 
-    def ask_unguided(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Ask as `ask` does, for the positive prompt alone."""
+    def evaluate_unguided(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Call as `evaluate` does, for the positive prompt alone."""
         guider = self._model.inner_model
         weight, guider.cfg = guider.cfg, 1.0
         try:
-            return self.ask(x, sigma)
+            return self.evaluate(x, sigma)
         finally:
             guider.cfg = weight
 
     def condition(self, conditioning: Any, x: Tensor) -> None:
-        """From now on ask with this conditioning of the host's, one row per sample of x."""
+        """From now on call with this conditioning of the host's, one row per sample of x."""
         assert self._setup.prepare is not None
         self._model.inner_model.conds["positive"] = self._setup.prepare(conditioning, x)
 
     def sample(self, denoise: Denoise, x: Tensor, sigmas: tuple[float, ...]) -> Tensor:
         """Run the user's sampler function on any denoiser."""
         own, levels = self._setup.sampler, torch.tensor(sigmas, dtype=torch.float32, device=x.device)
-        model = Shown(self._model, lambda x, sigma, more: self._answer(denoise, x, sigma, more))
+        model = StandIn(self._model, lambda x, sigma, more: self._predict(denoise, x, sigma, more))
         try:
             return own.sampler_function(
                 model,
@@ -361,7 +363,7 @@ class Inner:
         finally:
             self._more = dict(self._extra)
 
-    def _answer(self, denoise: Denoise, x: Tensor, sigma: Tensor, more: dict) -> Tensor:
+    def _predict(self, denoise: Denoise, x: Tensor, sigma: Tensor, more: dict) -> Tensor:
         self._more = more
         added = added_functions(more, self._extra)
         self.wants_branches |= bool(added)

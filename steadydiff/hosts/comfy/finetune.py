@@ -1,6 +1,6 @@
 """ComfyUI: fine-tunes a model's own network by MDSS, as a copy in a precision to train in.
 
-Duck-typed like `comfy.py`. The host builds the copy by the model's own class, prepares captions and asks the
+Duck-typed like `comfy.py`. The host builds the copy by the model's own class, prepares captions and calls the
 network as in any run; the user's model stays as it is.
 """
 
@@ -19,7 +19,7 @@ from ...errors import HostError, SettingsError
 from ...methods.mdss import Prediction
 from ...model_names import name_of
 from ...networks.xi_head import TwoHeads
-from ...training.mdss import Base
+from ...training.mdss import MdssBase
 from ..patch import known_layer, states_of
 from .attach import ComfyHost
 from .train import Samples, check_input
@@ -34,7 +34,7 @@ Prepare = Callable[[Any, Any, Tensor], list[dict]]
 """(model, conditioning, a state) -> conditioning as a running guider holds it."""
 
 
-class Schedule(NamedTuple):
+class TrainedLevels(NamedTuple):
     """How a model was trained: its states and the deviation of their noise, what its network answers, and
     its noise levels, least first."""
 
@@ -44,7 +44,7 @@ class Schedule(NamedTuple):
     noise: float = 1.0
 
 
-def schedule_of(model: Any) -> Schedule:
+def schedule_of(model: Any) -> TrainedLevels:
     """Return how a model was trained.
 
     Raises:  HostError by name for a model that cannot be trained here.
@@ -59,7 +59,7 @@ def schedule_of(model: Any) -> Schedule:
     model_sampling = model.get_model_object("model_sampling")
     space, noise = states_of(model_sampling)
     prediction = prediction_of(model_sampling, space)
-    return Schedule(space, prediction, training_sigmas(model_sampling), noise)
+    return TrainedLevels(space, prediction, training_sigmas(model_sampling), noise)
 
 
 def prediction_of(model_sampling: Any, space: Space) -> Prediction:
@@ -136,8 +136,8 @@ class _Bare(nn.Module):
     def calculate_input(self, sigma: Tensor, x: Tensor) -> Tensor:
         return x
 
-    def calculate_denoised(self, sigma: Tensor, answer: Tensor, x: Tensor) -> Tensor:
-        return answer
+    def calculate_denoised(self, sigma: Tensor, output: Tensor, x: Tensor) -> Tensor:
+        return output
 
 
 def checkpoint_blocks(network: nn.Module) -> None:
@@ -167,8 +167,14 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
 
 
 def finetune_base(
-    model: Any, name: str, schedule: Schedule, samples: Samples, host: ComfyHost, prepare: Prepare, fresh: Any
-) -> Base:
+    model: Any,
+    name: str,
+    schedule: TrainedLevels,
+    samples: Samples,
+    host: ComfyHost,
+    prepare: Prepare,
+    fresh: Any,
+) -> MdssBase:
     """Return what MDSS trains: the network of `fresh`, which is the model rebuilt, on these samples."""
     data = samples.latents(model)
 
@@ -176,7 +182,7 @@ def finetune_base(
         rows, captions = samples.draw(n, rng)
         return data[rows], captions
 
-    def ask(trained: TwoHeads, x: Tensor, at: Tensor, captions: Tensor) -> tuple[Tensor, Tensor | None]:
+    def evaluate(trained: TwoHeads, x: Tensor, at: Tensor, captions: Tensor) -> tuple[Tensor, Tensor | None]:
         sigma = schedule.sigmas.to(x)[at]
         with torch.no_grad():
             [prompt] = prepare(model, samples.conditioning(captions), x)
@@ -184,7 +190,7 @@ def finetune_base(
             if part is None:
                 raise SettingsError("a caption counts in a part of the run only; give captions without times")
             conds = {key: cond.concat([]) for key, cond in part.conditioning.items()}
-        return trained(x, sigma, ask=partial(fresh.apply_model, transformer_options={}, **conds))
+        return trained(x, sigma, evaluate=partial(fresh.apply_model, transformer_options={}, **conds))
 
     space, prediction, sigmas, noise = schedule
-    return Base(name, fresh.diffusion_model, space, prediction, sigmas, draw, ask, noise)
+    return MdssBase(name, fresh.diffusion_model, space, prediction, sigmas, draw, evaluate, noise)

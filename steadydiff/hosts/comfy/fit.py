@@ -27,12 +27,12 @@ from ...drift.fit import (
 from ...drift.kept_fit import VERSION, described, digest, lambda_schedule
 from ...drift.measurement import check_reference, unit_noise
 from ...drift.signs import RATIOS
-from ...drift.stepping import same_luck
+from ...drift.stepping import fixed_rng
 from ...errors import SettingsError, ShapeError
 from ...methods.epsilon_scaling import EpsilonScaling
 from ..patch import Patch
 from .attach import attach, patches_of, without_ours
-from .drift import Inner, Setup, inside_run, sample_finely, steps_of
+from .drift import InnerRun, Setup, inside_run, sample_finely, steps_of
 
 TENSORS = 16  # of a model's weights that are looked at
 MOST_SORTED = 2**20
@@ -43,7 +43,7 @@ class Plan:
     """How much is measured.
 
     pictures: samples, with seeds from `seed` on; the model's own references, if needed, have the next ones
-    batch:    how many are asked at a time, which bounds memory
+    batch:    how many are called at a time, which bounds memory
     refine:   into how many each step of the model's own references is divided
     settings: of the rule
     """
@@ -122,7 +122,7 @@ def own_references(
     while known is None or len(known) < plan.pictures:
         made = 0 if known is None else len(known)
         seeds = range(first + made, first + min(made + plan.batch, plan.pictures))
-        with same_luck(torch.empty(0, device=setup.model.load_device), seeds[0]):
+        with fixed_rng(torch.empty(0, device=setup.model.load_device), seeds[0]):
             drawn = sample_finely(setup, shape, seeds, plan.refine)
         known = drawn if known is None else torch.cat([known, drawn])
         on_batch(known)
@@ -161,7 +161,7 @@ def fit_model(
     states: list[Tensor] = []
     found: list[Fit] = []
 
-    def work(inner: Inner, x: Tensor) -> None:
+    def work(inner: InnerRun, x: Tensor) -> None:
         start = torch.cat([x, *states])
         restore = inner.remember(start)()
 
@@ -169,16 +169,22 @@ def fit_model(
             restore()
             return inner.sample(denoise, x, sigmas)
 
-        def in_batches(ask: Denoise) -> Denoise:
-            def asked(x: Tensor, sigma: Tensor) -> Tensor:
+        def in_batches(evaluate: Denoise) -> Denoise:
+            def evaluated(x: Tensor, sigma: Tensor) -> Tensor:
                 parts = zip(x.split(plan.batch), sigma.split(plan.batch), strict=True)
-                return torch.cat([ask(*part) for part in parts])
+                return torch.cat([evaluate(*part) for part in parts])
 
-            return asked
+            return evaluated
 
-        judge = in_batches(inner.ask_unguided)
+        judge = in_batches(inner.evaluate_unguided)
         problem = Problem(
-            sampler, in_batches(inner.ask), start, setup.run, judge, real.to(start), judge_references=judge
+            sampler,
+            in_batches(inner.evaluate),
+            start,
+            setup.run,
+            judge,
+            real.to(start),
+            judge_references=judge,
         )
         found.append(fit(problem, plan.settings, done, on_trial))
 

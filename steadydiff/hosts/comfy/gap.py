@@ -15,7 +15,7 @@ from ...drift.gap import Gap, GapRecorder
 from ...drift.measurement import check_reference, unit_noise
 from ..patch import POST_CFG
 from .attach import without_ours
-from .drift import Inner, Setup, inside_run, steps_of
+from .drift import InnerRun, Setup, inside_run, steps_of
 from .host import KEY
 from .session import GuidedModel
 
@@ -28,7 +28,7 @@ def measure_gap(
     shape: [C, *S] of one latent
     seeds: one per sample
     batch: samples at a time, which bounds memory
-    reference: clean latents [N, C, *S] in the host's units, each asked about once for the guidance weight,
+    reference: clean latents [N, C, *S] in the host's units, each called about once for the guidance weight,
            which is the bare model's and therefore the same in both
 
     Raises:  SettingsError, ShapeError or HostError before the first model call; SteadyDiffError for NaN.
@@ -49,30 +49,30 @@ def _measure(
 ) -> Gap:  # fmt: skip
     pictures = [] if reference is None else list(reference.split(batch))
     for at in range(0, len(seeds), batch):
-        part, model = seeds[at : at + batch], GuidedModel(setup.host, wants_branches=True, asks_again=True)
+        part, model = seeds[at : at + batch], GuidedModel(setup.host, wants_branches=True, calls_again=True)
 
-        def work(inner: Inner, x: Tensor, last: bool = at + batch >= len(seeds)) -> None:
-            recorder.sample(inner.sample, inner.ask, x)
+        def work(inner: InnerRun, x: Tensor, last: bool = at + batch >= len(seeds)) -> None:
+            recorder.sample(inner.sample, inner.evaluate, x)
             for shown in pictures if last else []:
-                recorder.pair(inner.ask_plainly, setup.model.model.process_latent_in(shown).to(x))
+                recorder.pair(inner.evaluate_plainly, setup.model.model.process_latent_in(shown).to(x))
 
         try:
-            listened = _listened(setup, model, recorder)
+            hooked = _hooked(setup, model, recorder)
             # The first seed of all: what DiffIER draws then does not depend on the batch size.
-            inside_run(setup, listened, unit_noise(shape, part), seeds[0], work)
+            inside_run(setup, hooked, unit_noise(shape, part), seeds[0], work)
         finally:
             model.close()
     return recorder.gap()
 
 
-def _listened(setup: Setup, model: GuidedModel, recorder: GapRecorder) -> Any:
-    """A clone whose raw answers are heard: under our own key, after our own wrapper, before corrections."""
-    heard, clone = recorder.around(model), setup.model.clone()
+def _hooked(setup: Setup, model: GuidedModel, recorder: GapRecorder) -> Any:
+    """A clone whose raw predictions are recorded: our own key, after our wrapper, before corrections."""
+    recorded, clone = recorder.around(model), setup.model.clone()
 
-    def hear(executor, x, timestep, model_options={}, seed=None):  # noqa: B006  # the host's
+    def record(executor, x, timestep, model_options={}, seed=None):  # noqa: B006  # the host's
         own = len(executor.class_obj.model_options.get(POST_CFG, ()))
         model.begin(executor, model_options, seed, own)
-        return heard(x, timestep)
+        return recorded(x, timestep)
 
-    clone.add_wrapper_with_key(setup.host.predict_noise, KEY, hear)
+    clone.add_wrapper_with_key(setup.host.predict_noise, KEY, record)
     return clone

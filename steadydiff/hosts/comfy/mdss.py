@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from ...errors import HostError, SettingsError
-from ...files.mdss import Card, Head
+from ...files.mdss import Head, MdssCard
 from ...methods.mdss import BRANCHES, MDSS, Branches, XiModel
 from ...model_names import name_of
-from ...networks.xi_head import apply_head, last_layer, listening, patch_of, to_latent
+from ...networks.xi_head import apply_head, capture, last_layer, patch_of, to_latent
 from ..patch import POST_CFG, Patch, fitting_layer, known_layer
 from .attach import attach
 from .cfg_pp import added_functions
@@ -26,7 +26,7 @@ from .host import CALL_KEY, ComfyHost, logger
 from .state import CallModel, StateRun, check_fits
 
 PLACES = {"positive": 0, "negative": 1}
-"""Of the prompts in a plain guider's question to the network."""
+"""Of the prompts in a plain guider's call to the network."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LoadedHead:
     """A second head, and what its file says of it."""
 
     head: Head
-    card: Card
+    card: MdssCard
     name: str = ""
 
 
@@ -57,7 +57,7 @@ class HeadAtWork:
         return self.loaded.name
 
     def wrappers(self, host: ComfyHost) -> dict[str, Callable]:
-        """Return the one that hears the network's last layer."""
+        """Return the one that records the network's last layer."""
         return {host.apply_model: apply_model}
 
     def check(self, model: Any) -> None:
@@ -77,8 +77,8 @@ class HeadAtWork:
                 f"the MDSS head of {self.name} takes latents of {self.channels} channels, this run's have "
                 f"{run.noise.shape[1]} (packed video and audio, perhaps); disconnect it for this model"
             )
-        asked = _Asked(self, run)
-        return replace(settings, model=replace(settings.model, xi=asked.xi)), asked.ask
+        started = _Run(self, run)
+        return replace(settings, model=replace(settings.model, xi=started.xi)), started.evaluate
 
 
 def attach_mdss(
@@ -117,25 +117,25 @@ def _unknown(x: Tensor, sigma: Tensor) -> Tensor:
 def apply_model(
     executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **more
 ):
-    """Ask the network, and let the sampler's call that this serves hear its last layer."""
+    """Call the network, and let the sampler's call that this serves record its last layer."""
     options = transformer_options or {}
     call: _Call | None = options.get(CALL_KEY)
     network = executor.class_obj.diffusion_model
     layer = last_layer(network) if call else None
     if call is None or layer is None:
         return executor(x, t, c_concat, c_crossattn, control, options, **more)
-    with listening(layer) as heard:
+    with capture(layer) as captured:
         denoised = executor(x, t, c_concat, c_crossattn, control, options, **more)
     prompts = list(zip(options.get("uuids", ()), options.get("cond_or_uncond", ()), strict=True))
-    call.hear(heard, prompts, lambda output: to_latent(network, output, x.shape[-2:]))
+    call.take(captured, prompts, lambda output: to_latent(network, output, x.shape[-2:]))
     return denoised
 
 
 @dataclass
 class _Call:
-    """One of the sampler's calls of the model: the second output for each prompt that was asked.
+    """One of the sampler's calls of the model: the second output for each prompt that ran.
 
-    found: by the prompt's id, and by its place in the guider's question: prompts made from one share its id
+    found: by the prompt's id, and by its place in the guider's call: prompts made from one share its id
     """
 
     head: Head
@@ -143,39 +143,39 @@ class _Call:
     found: dict[Any, dict[int, Tensor]] = field(default_factory=dict)
     mask: Tensor | None = None
 
-    def hear(
+    def take(
         self,
-        heard: Sequence[Tensor],
+        captured: Sequence[Tensor],
         prompts: Sequence[tuple[Any, int]],
         arrange: Callable[[Tensor], Tensor],
     ) -> None:
         """Take what the last layer read for these prompts; nothing if a cache answered in its place.
 
-        Of several passes the first counts, which is the sampler's; the others are some node's own questions.
+        Of several passes the first counts, which is the sampler's; the others are some node's own calls.
         """
-        if not heard:
+        if not captured:
             return
-        if len(heard[-1]) != self.batch * len(prompts):
+        if len(captured[-1]) != self.batch * len(prompts):
             raise HostError(
                 f"MDSS expected {self.batch * len(prompts)} samples in one pass of the network and saw "
-                f"{len(heard[-1])}; another node splits the batch, and works without MDSS only"
+                f"{len(captured[-1])}; another node splits the batch, and works without MDSS only"
             )
-        weight, bias = (value.to(heard[-1].device) for value in self.head)
-        parts = arrange(apply_head(heard[-1], weight, bias)).chunk(len(prompts))
+        weight, bias = (value.to(captured[-1].device) for value in self.head)
+        parts = arrange(apply_head(captured[-1], weight, bias)).chunk(len(prompts))
         for (prompt, place), xi in zip(prompts, parts, strict=True):
             self.found.setdefault(prompt, {}).setdefault(place, xi)
 
 
-class _Asked:
-    """One run: asks the host's model, and knows the second output of the latest call."""
+class _Run:
+    """One run: calls the host's model, and knows the second output of the latest call."""
 
     def __init__(self, head: HeadAtWork, run: StateRun) -> None:
         self._head, self._run, self._guider = head, run, run.guider
         self._call: _Call | None = None
         self._prompts = _prompts_of(run.guider, head.branches)
 
-    def ask(self, model: Any, x: Tensor, sigma: Tensor, more: dict, cleaned: Any) -> Tensor:
-        """Ask with a note of ours among the options, which the network's calls then find."""
+    def evaluate(self, model: Any, x: Tensor, sigma: Tensor, more: dict, cleaned: Any) -> Tensor:
+        """Call with a note of ours among the options, which the network's calls then find."""
         first, call = self._call is None, _Call(self._head.loaded.head, len(x))
         self._call, options = call, {**more.get("model_options", {})}
         options["transformer_options"] = {**options.get("transformer_options", {}), CALL_KEY: call}
@@ -199,12 +199,14 @@ class _Asked:
         """The latest call's second output, [B, C, *S] in the network's input scaling; 0 where it has none."""
         assert self._call is not None
         xi = self._of("positive", x, sigma)
-        if any(self._heard("negative", prompt) is not None for prompt in self._prompts.get("negative", ())):
-            xi = torch.lerp(self._of("negative", x, sigma), xi, float(self._guider.cfg))  # not asked at cfg 1
+        if any(self._xi_of("negative", prompt) is not None for prompt in self._prompts.get("negative", ())):
+            xi = torch.lerp(
+                self._of("negative", x, sigma), xi, float(self._guider.cfg)
+            )  # not called at cfg 1
         return xi if self._call.mask is None else xi * self._call.mask.to(xi)
 
-    def _heard(self, name: str, prompt: dict) -> Tensor | None:
-        """The latest call's second output for one prompt, None if it was not asked."""
+    def _xi_of(self, name: str, prompt: dict) -> Tensor | None:
+        """The latest call's second output for one prompt, None if it did not run."""
         assert self._call is not None
         found = self._call.found.get(prompt["uuid"], {})
         if PLACES.keys() >= self._guider.conds.keys():
@@ -220,7 +222,7 @@ class _Asked:
         """Mean over prompts, each where and as much as it counts, as the host takes it of clean estimates."""
         total, weight = torch.zeros_like(x), torch.zeros_like(x)
         for prompt in self._prompts[name]:
-            xi = self._heard(name, prompt)
+            xi = self._xi_of(name, prompt)
             part = None if xi is None else self._run.host.area_and_mult(prompt, x, sigma)
             if xi is None or part is None:
                 continue

@@ -16,7 +16,7 @@ from ..patch import POST_CFG, count_calls, in_order, nest
 from .host import CALL_KEY, ComfyHost, logger
 
 
-class Session:
+class ComfySession:
     """One sampling run: the nested denoisers around the host's model."""
 
     def __init__(self, methods: list[Method], run: Run, host: ComfyHost):
@@ -51,13 +51,13 @@ class Session:
         not), and other packs' functions keep seeing branches that agree with the result they work on.
         """
         functions = model_options[POST_CFG]
-        own = [self._shown_scaled(function) for function in functions[patched:]]
+        own = [self._given_scaled(function) for function in functions[patched:]]
         return {**model_options, POST_CFG: [*functions[:patched], *own]}
 
-    def _shown_scaled(self, function: Callable[[dict], Tensor]) -> Callable[[dict], Tensor]:
+    def _given_scaled(self, function: Callable[[dict], Tensor]) -> Callable[[dict], Tensor]:
         def shown(args: dict) -> Tensor:
-            asked = [name for name in ("cond", "uncond") if args.get(name) is not None]
-            return function({**args, **{f"{name}_denoised": self._scaled(args, name) for name in asked}})
+            names = [name for name in ("cond", "uncond") if args.get(name) is not None]
+            return function({**args, **{f"{name}_denoised": self._scaled(args, name) for name in names}})
 
         return shown
 
@@ -88,9 +88,9 @@ class GuidedModel:
     cfg:      the guider's weight now, the larger of two
     """
 
-    def __init__(self, host: ComfyHost, wants_branches: bool, asks_again: bool) -> None:
+    def __init__(self, host: ComfyHost, wants_branches: bool, calls_again: bool) -> None:
         self._host, self._noted, self._extra = host, [self._note] if wants_branches else [], 0
-        self._asks_again, self._before = asks_again, Kept()
+        self._calls_again, self._before = calls_again, Kept()
         self._call: Any = ()
         self.given: Any = None
         self.branches: Any = None
@@ -105,16 +105,16 @@ class GuidedModel:
         executor, options, _, patched = self._call
         if self._own:
             self._own = False
-            if self._asks_again:
+            if self._calls_again:
                 self._before = Kept(options, executor.class_obj.model_options, copied=2 * x.numel())
-            return self._ask(x, sigma, options)
+            return self._evaluate(x, sigma, options)
         self._host.check_interrupted()
         self._extra += 1
         with as_kept(self._before):
             options = inner_options(options, patched)
-            return self._ask(self._with_given(x, sigma, options), sigma, options)
+            return self._evaluate(self._with_given(x, sigma, options), sigma, options)
 
-    def _ask(self, x: Tensor, sigma: Tensor, options: dict) -> Tensor:
+    def _evaluate(self, x: Tensor, sigma: Tensor, options: dict) -> Tensor:
         executor, _, seed, _ = self._call
         self.branches = None
         if self._noted:

@@ -1,8 +1,8 @@
 """ComfyUI: methods that rectify the sampler's own state come in at the host's SAMPLER_SAMPLE level.
 
-The sampler function is handed a stand-in for its model, which is asked with the
+The sampler function is handed a stand-in for its model, which is called with the
 very tensor the sampler goes on with; there the correction is written in place, before the host mixes in a
-mask. Samplers that ask with a temporary are refused, since what is written there is lost.
+mask. Samplers that call with a temporary are refused, since what is written there is lost.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ...drift.stepping import SAME_SIGMA, step_calls
 from ...errors import HostError
 from ...files.model_card import ModelCard
 from ...methods.method import StateMethod
-from ..patch import Shown, check_card, states_of
+from ..patch import StandIn, check_card, states_of
 from .cfg_pp import added_functions, show_branches
 from .host import ComfyHost, logger, run_of, sampler_name, sigma_data_of
 
-# These scale the state into a new tensor before they ask.
+# These scale the state into a new tensor before they call.
 TEMPORARY = ("uni_pc", "uni_pc_bh2")
 
 CallModel = Callable[[Any, Tensor, Tensor, dict, Any], Tensor]
@@ -170,14 +170,14 @@ class _Rectified:
         more = {"extra_args": self._extra, "callback": watch, "disable": disable, **options}
         try:
             # A first state may be the user's own latent, and stays as it is.
-            return self._function(Shown(self._model, self._answer), x.clone(), sigmas, **more)
+            return self._function(StandIn(self._model, self._predict), x.clone(), sigmas, **more)
         finally:
             logger.info("SteadyDiff: %s, %s: %s", method.title, method, self._editor)
             self._editor = None  # which knows us: a model caught in a cycle looks to the host like a leak
 
-    def _answer(self, x: Tensor, sigma: Tensor, more: dict) -> Tensor:
+    def _predict(self, x: Tensor, sigma: Tensor, more: dict) -> Tensor:
         """What the sampler is answered."""
-        self._states.asked_with(x)
+        self._states.called_with(x)
         self._more, self._told = more, sigma
         return self._editor(x, sigma if self._call_model else self._progress.level(sigma))
 
@@ -193,12 +193,12 @@ class _Rectified:
         def sample(denoise: Denoise, x: Tensor, sigmas: Sequence[float]) -> Tensor:
             levels, progress = torch.tensor(sigmas, dtype=torch.float32, device=x.device), _Progress(sigmas)
 
-            def answer(x: Tensor, sigma: Tensor, more: dict) -> Tensor:
+            def predict(x: Tensor, sigma: Tensor, more: dict) -> Tensor:
                 denoised = denoise(x, progress.level(sigma))
                 show_branches(added_functions(more, self._extra or {}), denoised, x, sigma)
                 return denoised
 
-            stand_in = Shown(self._model, answer)
+            stand_in = StandIn(self._model, predict)
             return self._function(
                 stand_in, x, levels, dict(self._extra or {}), progress.shown, True, **options
             )
@@ -207,33 +207,33 @@ class _Rectified:
 
 
 class _States:
-    """Checks that a sampler asks with its own state: with the very tensor it shows before or afterwards."""
+    """Checks that a sampler calls with its own state: with the very tensor it shows before or afterwards."""
 
     def __init__(self, name: str, title: str):
-        self._name, self._title, self._asked = name.removeprefix("sample_"), title, []
+        self._name, self._title, self._seen = name.removeprefix("sample_"), title, []
         self._first: Tensor | None = None
         self._due: Tensor | None = None
 
-    def asked_with(self, x: Tensor) -> None:
-        """Note a tensor that the model is asked with.
+    def called_with(self, x: Tensor) -> None:
+        """Note a tensor that the model is called with.
 
         Raises:  HostError if another one is due.
         """
         if self._due is not None and x is not self._due:
             raise unreachable(self._name, self._title)
         self._due = None
-        self._asked.append(x)
+        self._seen.append(x)
         if self._first is None:
             self._first = x
 
     def shown(self, x: Tensor | None) -> None:
-        """Note the state that the sampler shows: asked with since the last one, or due next.
+        """Note the state that the sampler shows: called with since the last one, or due next.
 
         Some (deis, ipndm) always show their first.
         """
-        known = x is None or x is self._first or any(x is asked for asked in self._asked)
+        known = x is None or x is self._first or any(x is at for at in self._seen)
         self._due = None if known else x
-        self._asked.clear()
+        self._seen.clear()
 
 
 class _Progress:
@@ -245,27 +245,27 @@ class _Progress:
 
     def __init__(self, sigmas: Sequence[float]) -> None:
         self._sigmas = sigmas
-        self._asked: list[float] = []  # since a step was shown
+        self._seen: list[float] = []  # since a step was shown
         self._step: (
             int | None
         ) = -1  # the one last shown, -1 before the first; None if it is none of the run's
         self._lied = self._churned = False
 
-    def level(self, asked: Tensor) -> Tensor:
-        """Return the state's level: the one asked at, or the run's next where that is not the sampler's own.
+    def level(self, at: Tensor) -> Tensor:
+        """Return the state's level: the one called at, or the run's next where that is not the sampler's own.
 
-        A sampler asks at a level of the run, or between the two of its step, or above by its own noise.
+        A sampler calls at a level of the run, or between the two of its step, or above by its own noise.
 
-        Shapes:  asked, result [B].
+        Shapes:  at, result [B].
         """
-        level, is_first = float(asked.max()), self._step == -1 and not self._asked
-        self._asked.append(level)
+        level, is_first = float(at.max()), self._step == -1 and not self._seen
+        self._seen.append(level)
         if self._step is None or (self._step == -1 and not is_first):
-            return asked
+            return at
         due = self._sigmas[self._step + 1]
         if not due or _is_same(level, due) or (not is_first and self._is_own(level, self._step)):
-            return asked
-        return torch.full_like(asked, due)
+            return at
+        return torch.full_like(at, due)
 
     def _is_own(self, level: float, step: int) -> bool:
         """Whether a level that is not the next may be one of the sampler's."""
@@ -281,8 +281,8 @@ class _Progress:
         if known:
             own = float(step.get("sigma_hat", level))
             self._churned = not _is_same(own, level)
-            self._lied = not any(_is_same(asked, own) for asked in self._asked)
-        self._asked.clear()
+            self._lied = not any(_is_same(at, own) for at in self._seen)
+        self._seen.clear()
 
 
 def _is_same(level: float, other: float) -> bool:

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from ...errors import HostError, SettingsError
-from ...files.antibias import Card
+from ...files.antibias import AntiBiasCard
 from ...methods.antibias_prompt import Band
 from ...model_names import name_of
 from ...networks.antibias_prompt import PromptNetwork
 from ...networks.xi_head import patch_of
 from ...training.antibias import (
     UNCONDITIONAL,
-    Base,
-    Recipe,
+    AntiBiasBase,
+    AntiBiasRecipe,
     StepPairs,
     measure_bands,
     split_off,
@@ -32,7 +32,7 @@ from ...training.antibias import (
 )
 from ...training.loop import OnStep, Plan
 from .attach import without_ours
-from .drift import Inner, Setup, inside_run
+from .drift import InnerRun, Setup, inside_run
 
 LEAST_SAMPLES = 8
 """With fewer the network would learn the samples, not the model's error."""
@@ -151,7 +151,7 @@ def train_on_model(
     samples: Samples,
     network: PromptNetwork,
     schedules: tuple[tuple[float, ...], ...],
-    recipe: Recipe,
+    recipe: AntiBiasRecipe,
     plan: Plan,
     state: Path,
     on_step: OnStep,
@@ -175,12 +175,12 @@ def train_on_model(
     def draw(n: int, rng: torch.Generator) -> tuple[Tensor, Conditioning]:
         return these(learnt[torch.randint(len(learnt), (n,), generator=rng)], rng)
 
-    def work(inner: Inner, x: Tensor) -> None:
+    def work(inner: InnerRun, x: Tensor) -> None:
         # The host runs nodes in inference mode, whose tensors training must not touch.
         with torch.inference_mode(False), torch.enable_grad():
             run = setup.run
             kind = run.space, schedules, draw, _denoise(inner), setup.sigma_data, run.noise
-            base = Base(*kind, held_out=(len(kept), lambda places, rng: these(kept[places], rng)))
+            base = AntiBiasBase(*kind, held_out=(len(kept), lambda places, rng: these(kept[places], rng)))
             network.to(x.device)
             found = train_prompt(network, base, recipe, plan, state, on_step)
             # A cancel counts here too, and keeps the state.
@@ -196,13 +196,13 @@ def train_on_model(
 
 def card_for(
     setup: Setup,
-    recipe: Recipe,
+    recipe: AntiBiasRecipe,
     schedules: tuple[tuple[float, ...], ...],
     bands: tuple[Band, ...],
     training: dict,
-) -> Card:
+) -> AntiBiasCard:
     """Return what a file must say of a network that was trained on this model."""
-    return Card(
+    return AntiBiasCard(
         target=recipe.target,
         space=setup.space,
         sigma_data=setup.sigma_data,
@@ -222,11 +222,11 @@ def names_of(model: Any) -> dict[str, str]:
     }
 
 
-def _denoise(inner: Inner) -> Callable[[Tensor, Tensor, Any], Tensor]:
+def _denoise(inner: InnerRun) -> Callable[[Tensor, Tensor, Any], Tensor]:
     def denoise(x: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         with torch.inference_mode():
             inner.condition(conditioning, x)
-            denoised = inner.ask_plainly(x, sigma)
+            denoised = inner.evaluate_plainly(x, sigma)
         return denoised.clone()
 
     return denoise

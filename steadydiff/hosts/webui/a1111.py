@@ -1,4 +1,4 @@
-"""A1111: corrects what `CFGDenoiser.combine_denoised` returns, and asks the model again by its own inputs.
+"""A1111: corrects what `CFGDenoiser.combine_denoised` returns, and calls the model again by its own inputs.
 
 Guidance, prompts joined by AND, skipped negative prompts and masks stay the host's: the correction sits
 between guidance and the blending of the mask.
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from ...denoiser import Space
 from ...files.mdss import Head
-from ...networks.xi_head import apply_head, listening
+from ...networks.xi_head import apply_head, capture
 from ..patch import fitting_layer
-from .run import Asked, Units, full_precision, replaced, timestep_sigma
-from .session import Answer, Session, second_of, unheard
+from .run import CallModel, UnitConversion, full_precision, replaced, timestep_sigma
+from .session import Prediction, WebuiSession, bypassed, second_of
 
 FAMILIES = {"is_sdxl": ("SDXL", "SDXL"), "is_sd1": ("SD15", "SD15")}
 """A1111's marks of a model, and the names ComfyUI has for such models and for their latents."""
@@ -37,11 +37,11 @@ class A1111Route:
         known = [names for mark, names in FAMILIES.items() if getattr(sd_model, mark, False)]
         family, latents = known[0] if known else (None, None)
         self.facts: dict[str, Any] = {"family": family, "latent_format": latents, "sigma_data": 1.0}
-        self._asked: list[tuple[tuple, dict]] = []  # what the network was asked with in this call
+        self._calls: list[tuple[tuple, dict]] = []  # what the network was called with in this call
         self._hooks, self._handle = ExitStack(), None
         self._layer: nn.Module | None = None
         self._head: Head | None = None
-        self._heard: Sequence[Tensor] = ()
+        self._captured: Sequence[Tensor] = ()
         self._second: dict[str, Tensor] = {}
 
     @property
@@ -61,7 +61,7 @@ class A1111Route:
         at = torch.tensor([(1 - percent) * 999.0])
         return float(timestep_sigma(at, self.alphas_cumprod().cpu()))
 
-    def install(self, session: Session) -> None:
+    def install(self, session: WebuiSession) -> None:
         model = self.model
         combine, edit = model.combine_denoised, model.combine_denoised_for_edit_model
 
@@ -87,19 +87,19 @@ class A1111Route:
         self._hooks.callback(self._unhook)
         self._hook()
 
-    def follow(self, session: Session) -> None:
+    def follow(self, session: WebuiSession) -> None:
         self._unhook()
         self._hook()
         self._layer = self._head = None  # nothing was trained for the refiner
 
     def remove(self) -> None:
         self._hooks.close()
-        self._asked.clear()
-        self._heard, self._second = (), {}
+        self._calls.clear()
+        self._captured, self._second = (), {}
 
     def _hook(self) -> None:
         self._handle = self.model.inner_model.register_forward_pre_hook(
-            lambda module, args, kwargs: self._asked.append((args, kwargs)), with_kwargs=True
+            lambda module, args, kwargs: self._calls.append((args, kwargs)), with_kwargs=True
         )
 
     def _unhook(self) -> None:
@@ -109,78 +109,80 @@ class A1111Route:
     def partners(self) -> tuple[Any, ...]:
         return self.model.combine_denoised, self.model.combine_denoised_for_edit_model
 
-    def sent_along(self, session: Session, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def sent_along(self, session: WebuiSession, kwargs: dict[str, Any]) -> dict[str, Any]:
         return kwargs
 
-    def listened(self, ask: Asked) -> Tensor:
-        self._asked.clear()
+    def hooked(self, evaluate: CallModel) -> Tensor:
+        self._calls.clear()
         self._second = {}
         if self._layer is None:
-            return ask()
-        with listening(self._layer) as self._heard:
-            return ask()
+            return evaluate()
+        with capture(self._layer) as self._captured:
+            return evaluate()
 
     def second_output(self, what: str, head: Head, branches: str) -> Callable[[Tensor, Tensor], Tensor]:
         self._layer, self._head = fitting_layer(self.network(), what, head), head
         return lambda x, sigma: second_of(self._second, branches).to(x)
 
-    def _guarded(self, session: Session, x_out: Tensor, guidance: _Guidance) -> Tensor:
+    def _guarded(self, session: WebuiSession, x_out: Tensor, guidance: _Guidance) -> Tensor:
         return session.guarded(
-            lambda: self._correct(session, session.start.units, x_out, guidance),
+            lambda: self._correct(session, session.setup.units, x_out, guidance),
             lambda: guidance.guide(x_out, guidance.cfg),
         )
 
-    def _correct(self, session: Session, units: Units, x_out: Tensor, guidance: _Guidance) -> Tensor:
-        asked = [*self._asked]
-        seen, levels = (torch.cat([args[at] for args, _ in asked]) for at in (0, 1))
+    def _correct(
+        self, session: WebuiSession, units: UnitConversion, x_out: Tensor, guidance: _Guidance
+    ) -> Tensor:
+        calls = [*self._calls]
+        seen, levels = (torch.cat([args[at] for args, _ in calls]) for at in (0, 1))
         if self._head is not None:
             with session.aside():
                 self._second = guidance.both(self._outputs_of(self._head, len(seen)))
         x, sigma = units.state(seen[guidance.firsts], levels[guidance.firsts])
         guided = len(seen) == len(guidance.rows)
 
-        def answer(x: Tensor, sigma: Tensor, out: Tensor, raw: Tensor) -> Answer:
+        def prediction(x: Tensor, sigma: Tensor, out: Tensor, raw: Tensor) -> Prediction:
             found = [raw]
             if session.wants_branches:
                 with session.aside():
                     found.append(guidance.guide(out, 1.0))
                 found += [out[-len(x) :]] if guided else []
-            return Answer(float(guidance.cfg), *(units.clean(x, one, sigma) for one in found))
+            return Prediction(float(guidance.cfg), *(units.clean(x, one, sigma) for one in found))
 
-        def again(x: Tensor, sigma: Tensor) -> Answer:
-            out = guidance.filled(self._ask(asked, units.back(x, sigma), guidance.rows))
-            return answer(x, sigma, out, guidance.guide(out, guidance.cfg))
+        def again(x: Tensor, sigma: Tensor) -> Prediction:
+            out = guidance.filled(self._evaluate(calls, units.back(x, sigma), guidance.rows))
+            return prediction(x, sigma, out, guidance.guide(out, guidance.cfg))
 
         raw = guidance.guide(x_out, guidance.cfg)
-        first = answer(x, sigma, x_out, raw)
+        first = prediction(x, sigma, x_out, raw)
         corrected = session.correct(x, sigma, first, again)
-        return raw if corrected is first.denoised else units.answer(x, corrected, sigma).to(raw.dtype)
+        return raw if corrected is first.denoised else units.prediction(x, corrected, sigma).to(raw.dtype)
 
-    def _ask(self, asked: list[tuple[tuple, dict]], x: Tensor, rows: tuple[int, ...]) -> Tensor:
-        """Put other states to the network, with all else as it was asked before."""
-        answers, at = [], 0
-        for (old, *more), kwargs in asked:
+    def _evaluate(self, calls: list[tuple[tuple, dict]], x: Tensor, rows: tuple[int, ...]) -> Tensor:
+        """Put other states to the network, with all else as it was called before."""
+        outputs, at = [], 0
+        for (old, *more), kwargs in calls:
             which = [*rows[at : at + len(old)]]
             at += len(old)
-            answers.append(self.model.inner_model(x[which].to(old.dtype), *more, **kwargs))
-        return torch.cat(answers)
+            outputs.append(self.model.inner_model(x[which].to(old.dtype), *more, **kwargs))
+        return torch.cat(outputs)
 
     def _outputs_of(self, head: Head, count: int) -> Tensor:
         """The second output for what the last layer has read."""
-        if sum(map(len, self._heard)) != count:
-            raise unheard()
-        weight, bias = (value.to(self._heard[0].device) for value in head)
+        if sum(map(len, self._captured)) != count:
+            raise bypassed()
+        weight, bias = (value.to(self._captured[0].device) for value in head)
         with full_precision(weight):
-            return torch.cat([apply_head(seen, weight, bias) for seen in self._heard])
+            return torch.cat([apply_head(seen, weight, bias) for seen in self._captured])
 
 
 class _Guidance:
-    """How one call's answers of the network make one guided answer per picture.
+    """How one call's outputs of the network make one guided prediction per picture.
 
-    guide:  (answers, cfg) -> guided answers, as the host does it
-    single: answers -> those of the positive prompts alone
-    rows:   of which picture each answer is; the negative prompts' are last
-    firsts: each picture's first answer
+    guide:  (outputs, cfg) -> guided predictions, as the host does it
+    single: outputs -> those of the positive prompts alone
+    rows:   of which picture each prediction is; the negative prompts' are last
+    firsts: each picture's first prediction
     """
 
     def __init__(self, guide, single, rows: tuple[int, ...], firsts: list[int], cfg: float) -> None:

@@ -21,13 +21,13 @@ from ...errors import HostError
 from ..patch import Patch
 from .a1111 import A1111Route
 from .patcher import PatcherRoute
-from .run import Route, Start, replaced
-from .session import Session, told
+from .run import HostRoute, RunSetup, replaced
+from .session import WebuiSession, told
 
 ORIGINAL = "_steadydiff_original"
 """Under this name our function keeps the sampler's own."""
 
-Plan = Callable[[Start], Patch]
+Plan = Callable[[RunSetup], Patch]
 """What one panel asks for, once the run is known; raises SteadyDiffError if that cannot work."""
 
 logger = logging.getLogger("steadydiff")
@@ -37,14 +37,14 @@ logger = logging.getLogger("steadydiff")
 class WebuiHost:
     """What the face knows of the host.
 
-    sampling_function: on patcher hosts, the function that asks the model with guidance
+    sampling_function: on patcher hosts, the function that calls the model with guidance
     check_interrupted: raises if the user cancelled
     """
 
     sampling_function: Callable | None = None
     check_interrupted: Callable[[], None] = lambda: None
 
-    def route(self, model: Any) -> Route:
+    def route(self, model: Any) -> HostRoute:
         """Return how this CFGDenoiser's host is hooked, chosen by what it has."""
         if not hasattr(model.inner_model.inner_model, "forge_objects"):
             return A1111Route(model)
@@ -53,7 +53,7 @@ class WebuiHost:
         return PatcherRoute(model, self.sampling_function)
 
 
-class Report(Protocol):
+class RunReport(Protocol):
     """Where a run tells what it did; the face shows it."""
 
     def done(self, summary: str) -> None:
@@ -66,7 +66,7 @@ class Report(Protocol):
         """Tell what acted, but perhaps not as meant."""
 
 
-def attach(sampler: Any, plans: Sequence[Plan], host: WebuiHost, report: Report) -> None:
+def attach(sampler: Any, plans: Sequence[Plan], host: WebuiHost, report: RunReport) -> None:
     """Let the sampler's next run go through our methods; called again before it, it starts afresh.
 
     What cannot work is reported and left out, as hosts do with what fails in an extension.
@@ -124,17 +124,17 @@ def detach(sampler: Any) -> None:
     sampler.func = getattr(sampler.func, ORIGINAL, sampler.func)
 
 
-def _open(original, model, x, kwargs, plans, host, report) -> Session | None:
+def _open(original, model, x, kwargs, plans, host, report) -> WebuiSession | None:
     """Make the session of one run, or none if nothing is left to do."""
     try:
-        start = Start.of(original, model, x, kwargs, host.route(model))
+        setup = RunSetup.of(original, model, x, kwargs, host.route(model))
     except Exception as error:
         report.failed(told(error))
         return None
-    session = Session(start, host.check_interrupted)
+    session = WebuiSession(setup, host.check_interrupted)
     for plan in plans:
         try:
-            session.add(plan(start).resolve(start.route.levels))
+            session.add(plan(setup).resolve(setup.route.levels))
         except Exception as error:
             report.failed(told(error))
     for difference in session.differences():
@@ -143,16 +143,18 @@ def _open(original, model, x, kwargs, plans, host, report) -> Session | None:
 
 
 @contextmanager
-def _hooked(model: Any, session: Session) -> Iterator[None]:
+def _hooked(model: Any, session: WebuiSession) -> Iterator[None]:
     """Hook the host's route and, for methods that correct the sampler's state, its model."""
-    route, forward, update = session.start.route, model.forward, model.update_inner_model
+    route, forward, update = session.setup.route, model.forward, model.update_inner_model
 
     def new_forward(x, level, *args, **kwargs):
         more = route.sent_along(session, kwargs)
-        answer = session.ask(x, level, lambda x: route.listened(lambda: forward(x, level, *args, **more)))
+        prediction = session.evaluate(
+            x, level, lambda x: route.hooked(lambda: forward(x, level, *args, **more))
+        )
         if route.shows_noise and getattr(model, "need_last_noise_uncond", False):
             model.last_noise_uncond = session.scaled_noise(x, level, model.last_noise_uncond)
-        return answer
+        return prediction
 
     def new_update():  # the refiner brings another model
         update()

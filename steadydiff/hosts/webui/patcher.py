@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from ...denoiser import Space
 from ...errors import HostError
 from ...files.mdss import Head
-from ...networks.xi_head import apply_head, listening
+from ...networks.xi_head import apply_head, capture
 from ..patch import POST_CFG, fitting_layer, states_of
-from .run import Asked, full_precision
-from .session import Answer, Session, second_of, unheard
+from .run import CallModel, full_precision
+from .session import Prediction, WebuiSession, bypassed, second_of
 
 COND, UNCOND = 0, 1
-"""What these hosts call a prompt and a negative prompt in a question to the network."""
+"""What these hosts call a prompt and a negative prompt in a call to the network."""
 
 
 class PatcherRoute:
@@ -51,7 +51,7 @@ class PatcherRoute:
         self._layer: nn.Module | None = None
         self._head: Head | None = None
         self._passes: list[Sequence[int]] = []
-        self._heard: Sequence[Tensor] = ()
+        self._captured: Sequence[Tensor] = ()
         self._second: dict[str, Tensor] = {}
 
     @property
@@ -65,7 +65,7 @@ class PatcherRoute:
     def alphas_cumprod(self) -> Tensor:
         return self._sd_model.alphas_cumprod
 
-    def install(self, session: Session) -> None:
+    def install(self, session: WebuiSession) -> None:
         weight = 1.0
 
         def note(model, x, timestep, uncond, cond, cond_scale, model_options, seed):
@@ -86,14 +86,14 @@ class PatcherRoute:
             if self._head is not None:
                 self._second = self._outputs(self._head, args, cfg)
 
-            def again(x: Tensor, sigma: Tensor) -> Answer:
+            def again(x: Tensor, sigma: Tensor) -> Prediction:
                 shown: list[dict] = []
                 options = {**args["model_options"], POST_CFG: [*own, lambda args: _shown(shown, args)]}
                 conds = args["uncond"], args["cond"]
                 denoised = self._sample(args["model"], x, sigma, *conds, cfg, options)
-                return _answer(cfg, denoised, shown[-1])
+                return _predict(cfg, denoised, shown[-1])
 
-            first = _answer(cfg, args["denoised"], args)
+            first = _predict(cfg, args["denoised"], args)
             return session.correct(args["input"], args["sigma"], first, again)
 
         def hook(unet: Any) -> None:
@@ -103,14 +103,14 @@ class PatcherRoute:
         self._hook, self._correct = hook, correct
         self._patch()
 
-    def follow(self, session: Session) -> None:
+    def follow(self, session: WebuiSession) -> None:
         self._layer = self._head = None  # nothing was trained for the refiner
         self._patch()
 
     def remove(self) -> None:
         self._over = True
         self._patched.close()
-        self._heard, self._second = (), {}
+        self._captured, self._second = (), {}
 
     def _patch(self) -> None:
         objects, unet = self._objects, self._objects.unet
@@ -126,7 +126,7 @@ class PatcherRoute:
     def partners(self) -> tuple[Any, ...]:
         return (self._objects.unet.model_options,)
 
-    def sent_along(self, session: Session, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def sent_along(self, session: WebuiSession, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Samplers of the CFG++ kind step along the unconditional estimate, which they pick up through a
         post-CFG function of their own. reForge takes it in the place of the model's own functions, Neo beside
         them; ours goes first either way, and theirs is shown branches that agree with the result."""
@@ -134,12 +134,12 @@ class PatcherRoute:
         options = kwargs.get("model_options") or {}
         if not options.get(POST_CFG):
             return kwargs
-        self._theirs = [_shown_branches(function, session) for function in options[POST_CFG]]
+        self._theirs = [_corrected_branches(function, session) for function in options[POST_CFG]]
         return {**kwargs, "model_options": {**options, POST_CFG: [self._correct, *self._theirs]}}
 
-    def listened(self, ask: Asked) -> Tensor:
+    def hooked(self, evaluate: CallModel) -> Tensor:
         if self._layer is None:
-            return ask()
+            return evaluate()
         self._passes.clear()
         self._second = {}
 
@@ -149,8 +149,8 @@ class PatcherRoute:
 
         handle = self._objects.unet.model.diffusion_model.register_forward_pre_hook(note, with_kwargs=True)
         try:
-            with listening(self._layer) as self._heard:
-                return ask()
+            with capture(self._layer) as self._captured:
+                return evaluate()
         finally:
             handle.remove()
 
@@ -163,18 +163,18 @@ class PatcherRoute:
     def _outputs(self, head: Head, args: dict, cfg: float) -> dict[str, Tensor]:
         """The second output for what the last layer has read, for each setting of MDSS's `branches`."""
         found: dict[int, list[Tensor]] = {COND: [], UNCOND: []}
-        if len(self._heard) != len(self._passes):
-            raise unheard()
-        for seen, kinds in zip(self._heard, self._passes, strict=True):
+        if len(self._captured) != len(self._passes):
+            raise bypassed()
+        for seen, kinds in zip(self._captured, self._passes, strict=True):
             weight, bias = (value.to(seen.device) for value in head)
             if not kinds or len(seen) != len(kinds) * len(args["input"]):
-                raise unheard()
+                raise bypassed()
             with full_precision(seen):
                 parts = apply_head(seen, weight, bias).chunk(len(kinds))
             for kind, xi in zip(kinds, parts, strict=True):
                 found[kind].append(xi)
         if not found[COND]:
-            raise unheard()
+            raise bypassed()
         weights = _weights(args["cond"], len(found[COND]))
         positive = sum(xi * (weight / sum(weights)) for xi, weight in zip(found[COND], weights, strict=True))
         assert isinstance(positive, Tensor)
@@ -184,23 +184,25 @@ class PatcherRoute:
         return {"positive": positive, "guided": torch.lerp(negative, positive, cfg * sum(weights))}
 
 
-def _shown_branches(function: Callable[[dict], Tensor], session: Session) -> Callable[[dict], Tensor]:
+def _corrected_branches(
+    function: Callable[[dict], Tensor], session: WebuiSession
+) -> Callable[[dict], Tensor]:
     def shown(args: dict) -> Tensor:
         x, sigma = args["input"], args["sigma"]
         names = [f"{name}_denoised" for name in ("cond", "uncond") if args.get(name) is not None]
-        return function({**args, **{name: session.shown_branch(x, sigma, args[name]) for name in names}})
+        return function({**args, **{name: session.corrected_branch(x, sigma, args[name]) for name in names}})
 
     return shown
 
 
-def _weights(conds: Sequence[dict], asked: int) -> list[float]:
+def _weights(conds: Sequence[dict], count: int) -> list[float]:
     """The weights of prompts joined by AND, in the order in which the host asks for them: the last first.
 
-    Raises: HostError if it asks in another order, since they differ in length, and weights do, too.
+    Raises: HostError if it calls in another order, since they differ in length, and weights do, too.
     """
     weights = [float(cond.get("strength", 1.0)) for cond in reversed(conds)]
     lengths = {cond["model_conds"]["c_crossattn"].cond.shape[1] for cond in conds}
-    if len(weights) != asked or (len(lengths) > 1 and len({*weights}) > 1):
+    if len(weights) != count or (len(lengths) > 1 and len({*weights}) > 1):
         raise HostError(
             "MDSS cannot tell apart prompts joined by AND of different weights and lengths; give them one "
             "weight"
@@ -213,7 +215,7 @@ def _shown(shown: list[dict], args: dict) -> Tensor:
     return args["denoised"]
 
 
-def _answer(cfg: float, denoised: Tensor, args: dict) -> Answer:
-    # At cfg 1 the negative prompt is not asked; some hosts then show zeros in its place.
+def _predict(cfg: float, denoised: Tensor, args: dict) -> Prediction:
+    # At cfg 1 the negative prompt is not run; some hosts then show zeros in its place.
     uncond = None if args.get("uncond") is None or cfg == 1 else args["uncond_denoised"]
-    return Answer(cfg, denoised, args["cond_denoised"], uncond)
+    return Prediction(cfg, denoised, args["cond_denoised"], uncond)

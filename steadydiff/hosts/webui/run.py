@@ -19,15 +19,15 @@ from ...files.mdss import Head
 from ...files.model_card import ModelCard
 from ...noise import Motion
 from ..kept import Kept
-from ..patch import Shown, check_card
+from ..patch import StandIn, check_card
 
 if TYPE_CHECKING:  # a route corrects through a session, which knows this module
-    from .session import Session
+    from .session import WebuiSession
 
-Asked = Callable[[], Tensor]
+CallModel = Callable[[], Tensor]
 
 
-class Route(Protocol):
+class HostRoute(Protocol):
     """How one family of hosts is hooked.
 
     space:  how the model builds its states, and
@@ -47,10 +47,10 @@ class Route(Protocol):
         """The signal's share of the variance at each timestep, for samplers that count in them."""
         ...
 
-    def install(self, session: Session) -> None:
-        """Let the host's answers go through `session.correct`, until `remove`."""
+    def install(self, session: WebuiSession) -> None:
+        """Let the host's predictions go through `session.correct`, until `remove`."""
 
-    def follow(self, session: Session) -> None:
+    def follow(self, session: WebuiSession) -> None:
         """Go on with the model that the host has put in the place of the first."""
 
     def remove(self) -> None:
@@ -61,23 +61,23 @@ class Route(Protocol):
         ...
 
     def partners(self) -> tuple[Any, ...]:
-        """Return what holds the functions of other extensions that each guided answer passes through."""
+        """Return what holds the functions of other extensions that each guided prediction passes through."""
         ...
 
-    def sent_along(self, session: Session, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def sent_along(self, session: WebuiSession, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return what the sampler sends along with one call, such that our hooks and its own work."""
         ...
 
-    def listened(self, ask: Asked) -> Tensor:
-        """Make one call of the sampler's, listening to the network if someone wants its second output."""
+    def hooked(self, evaluate: CallModel) -> Tensor:
+        """Make one call of the sampler's, recording the network if someone wants its second output."""
         ...
 
 
-class Units:
-    """How a sampler's states and the answers it gets read as x = x0 + sigma * eps and clean estimates.
+class UnitConversion:
+    """How a sampler's states and the predictions it gets read as x = x0 + sigma * eps and clean estimates.
 
     The timestep samplers' states are VP, sqrt(abar) * x0 + sqrt(1 - abar) * eps, their noise levels are
-    timesteps, and the answers eps. Without `alphas_cumprod` both are what we want already.
+    timesteps, and the predictions eps. Without `alphas_cumprod` both are what we want already.
     """
 
     def __init__(self, alphas_cumprod: Tensor | None = None) -> None:
@@ -99,12 +99,16 @@ class Units:
         """Return a state as the sampler has it."""
         return state if self._alphas is None else state / _spread(sigma, state)
 
-    def clean(self, state: Tensor, answer: Tensor, sigma: Tensor) -> Tensor:
-        """Return the clean estimate that an answer means."""
-        return answer if self._alphas is None else state - per_sample(sigma.to(state.dtype), state) * answer
+    def clean(self, state: Tensor, prediction: Tensor, sigma: Tensor) -> Tensor:
+        """Return the clean estimate that a prediction means."""
+        return (
+            prediction
+            if self._alphas is None
+            else state - per_sample(sigma.to(state.dtype), state) * prediction
+        )
 
-    def answer(self, state: Tensor, denoised: Tensor, sigma: Tensor) -> Tensor:
-        """Return the answer that means a clean estimate."""
+    def prediction(self, state: Tensor, denoised: Tensor, sigma: Tensor) -> Tensor:
+        """Return the prediction that means a clean estimate."""
         return denoised if self._alphas is None else eps_from_denoised(state, denoised, sigma.to(state.dtype))
 
 
@@ -125,7 +129,7 @@ def timestep_sigma(timestep: Tensor, alphas_cumprod: Tensor) -> Tensor:
 
 
 @dataclass
-class Start:
+class RunSetup:
     """A run that is about to begin, as panels' plans see it.
 
     function: the sampler's own
@@ -137,18 +141,26 @@ class Start:
     model: Any
     x: Tensor
     kwargs: dict[str, Any]
-    route: Route
-    units: Units
+    route: HostRoute
+    units: UnitConversion
     run: Run
     modules: list[nn.Module] = field(default_factory=list)
 
     @classmethod
-    def of(cls, function: Callable, model: Any, x: Tensor, kwargs: dict[str, Any], route: Route) -> Start:
+    def of(
+        cls, function: Callable, model: Any, x: Tensor, kwargs: dict[str, Any], route: HostRoute
+    ) -> RunSetup:
         """Raises: HostError for a sampler that does not tell its noise levels."""
         alphas = route.alphas_cumprod().float() if kwargs.get("timesteps") is not None else None
         sigmas = run_sigmas(function, kwargs, model.steps, alphas)
         return cls(
-            function, model, x, kwargs, route, Units(alphas), Run(route.space, sigmas, noise=route.noise)
+            function,
+            model,
+            x,
+            kwargs,
+            route,
+            UnitConversion(alphas),
+            Run(route.space, sigmas, noise=route.noise),
         )
 
     @property
@@ -186,9 +198,9 @@ class Start:
         Its noise is torch's, as much as there are states, and none of the user's picture.
         """
 
-        def answer(x: Tensor, level: Tensor, more: dict) -> Tensor:
+        def prediction(x: Tensor, level: Tensor, more: dict) -> Tensor:
             state, sigma = self.units.state(x, level)
-            return self.units.answer(state, denoise(state, sigma), sigma)
+            return self.units.prediction(state, denoise(state, sigma), sigma)
 
         kwargs = {**self.kwargs, "callback": lambda step: None, "disable": True}
         if "sigmas" in kwargs:
@@ -196,17 +208,17 @@ class Start:
         if "noise_sampler" in kwargs:  # the host's ends at the run's own last level
             kwargs["noise_sampler"] = Motion(x)
         with replaced(self.model.p.rng, next=lambda: torch.randn(x.shape).to(x)):
-            return self.function(Shown(self.model, answer), x, **kwargs)
+            return self.function(StandIn(self.model, prediction), x, **kwargs)
 
     def on_device(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
         """Return a network as something that computes on the run's device, in float32."""
         self.modules.append(network.to(self.x.device))
 
-        def ask(seen: Tensor) -> Tensor:
+        def evaluate(seen: Tensor) -> Tensor:
             with full_precision(seen):
                 return network(seen.float()).to(seen.dtype)
 
-        return ask
+        return evaluate
 
 
 def run_sigmas(

@@ -15,17 +15,17 @@ from ...errors import HostError, SteadyDiffError
 from ...methods.method import Editor, Method
 from ..kept import Kept, as_kept
 from ..patch import count_calls, in_order, nest
-from .run import Start
+from .run import RunSetup
 
 logger = logging.getLogger("steadydiff")
 
 UNREACHABLE = ("lcm", "unipc", "unipc_bh2")
-"""Samplers that go on without the state they ask with."""
+"""Samplers that go on without the state they call with."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One guided answer of the host's model.
+class Prediction:
+    """One guided prediction of the host's model.
 
     cfg:      the weight of guidance
     denoised: the clean estimate
@@ -38,38 +38,38 @@ class Answer:
     uncond: Tensor | None = None
 
 
-Ask = Callable[[Tensor, Tensor], Answer]
+Evaluate = Callable[[Tensor, Tensor], Prediction]
 
 
 class _Left(Exception):  # noqa: N818  # no error
-    """Ends the correction of a state whose model has given way to another while it was asked."""
+    """Ends the correction of a state whose model has given way to another while it was called."""
 
 
-class Session:
+class WebuiSession:
     """The nested denoisers of one run.
 
-    Methods of kind "answer" correct the host's guided answers, before a mask is blended in; those of kind
-    "state" the sampler's state, outside them.
+    Methods of kind "prediction" correct the host's guided predictions, before a mask is blended in; those of
+    kind "state" the sampler's state, outside them.
     """
 
-    def __init__(self, start: Start, check_interrupted: Callable[[], None]) -> None:
-        self.start, self.methods, self.calls = start, [], 0
+    def __init__(self, setup: RunSetup, check_interrupted: Callable[[], None]) -> None:
+        self.setup, self.methods, self.calls = setup, [], 0
         self.ended = False
         self._failure = ""
         self._corrected, self._missed = 0, 0
         self._acted: dict[str, Any] = {}
         self._guided: list[Method] = []
-        self._model = _Answered(check_interrupted)
+        self._model = _HostModel(check_interrupted)
         self._correct: Denoise = self._model
         self._branch: Any = None
         self._scale: Denoise = lambda x, sigma: self._branch
-        self._ask: Callable[[Tensor], Tensor] | None = None
+        self._forward: Callable[[Tensor], Tensor] | None = None
         self._editors: list[Editor] = []
-        self._edit: Denoise = self._asked
+        self._edit: Denoise = self._call_host
 
     def add(self, method: Method) -> None:
         """Take in a method; SteadyDiffError if it cannot work in this run."""
-        run = self.start.run
+        run = self.setup.run
         if method.acts_on == "state":
             self._add_editor(method)
         else:
@@ -85,26 +85,26 @@ class Session:
     def _counted(self, title: str, denoise: Denoise) -> Denoise:
         """Return a wrapped denoiser that counts the calls whose answer it has changed."""
 
-        def answer(x: Tensor, sigma: Tensor) -> Tensor:
+        def prediction(x: Tensor, sigma: Tensor) -> Tensor:
             result, model = denoise(x, sigma), self._model
             if result is not model.latest:  # summed on its device, where nobody waits for it
                 self._acted[title] = self._acted.get(title, 0) + (result != model.latest).any().long()
             model.latest = result
             return result
 
-        return _Counted(denoise, answer)
+        return _Counted(denoise, prediction)
 
     def _add_editor(self, method: Any) -> None:
-        start = self.start
-        if start.sampler in UNREACHABLE:
+        setup = self.setup
+        if setup.sampler in UNREACHABLE:
             raise HostError(
-                f"the sampler {start.sampler} does not go on with the state it asks with, so {method.title} "
+                f"the sampler {setup.sampler} does not go on with the state it asks with, so {method.title} "
                 f"cannot correct it; choose another sampler"
             )
-        mask = getattr(start.model, "nmask", None) if start.model.mask is not None else None
+        mask = getattr(setup.model, "nmask", None) if setup.model.mask is not None else None
         if mask is not None:  # what is kept of the picture is not the sampler's
             method = method.masked(mask)
-        run = replace(start.run, step_calls=start.step_calls()) if method.wants_steps else start.run
+        run = replace(setup.run, step_calls=setup.step_calls()) if method.wants_steps else setup.run
         edit = method.wrap(self._edit, run)
         if not method.is_off:
             self._editors.append(edit)
@@ -116,8 +116,8 @@ class Session:
         return any(method.wants_branches for method in self._guided)
 
     @property
-    def _asks_aside(self) -> bool:
-        """Whether a method may ask the host's model or its guidance for more than the sampler's answers."""
+    def _calls_aside(self) -> bool:
+        """Whether a method may call the host's model or its guidance for more than the sampler does."""
         return any(
             method.acts_on == "state" or method.extra_calls or method.wants_branches
             for method in self.methods
@@ -130,28 +130,28 @@ class Session:
 
     def leave_states(self) -> None:
         """From now on another model answers, for which nothing was trained."""
-        self._edit = self._asked
+        self._edit = self._call_host
 
     def differences(self) -> list[str]:
         """Say where a schedule or a measurement was made for something else than what now runs."""
-        found, model = [], self.start.checkpoint
+        found, model = [], self.setup.checkpoint
         for method in self._guided:
-            facts = {"sampler": self.start.sampler, "cfg": self.start.cfg, "sigmas": self.start.run.sigmas}
+            facts = {"sampler": self.setup.sampler, "cfg": self.setup.cfg, "sigmas": self.setup.run.sigmas}
             found += method.differences(**facts, model=model)
         return found
 
-    def ask(self, x: Tensor, level: Tensor, ask: Callable[[Tensor], Tensor]) -> Tensor:
-        """Ask the host's model with the sampler's own state x, which the methods may correct in place."""
+    def evaluate(self, x: Tensor, level: Tensor, evaluate: Callable[[Tensor], Tensor]) -> Tensor:
+        """Call the host's model with the sampler's own state x, which the methods may correct in place."""
         corrected = self._corrected
-        if self._asks_aside:
+        if self._calls_aside:
             self.guarded(self._remember, lambda: None)
-        result = self._asked_or_edited(x, level, ask)
+        result = self._evaluated_or_edited(x, level, evaluate)
         self.calls += 1
         self._missed += bool(self._guided) and self._corrected == corrected and not self._failure
         return result
 
     def _remember(self) -> None:
-        self._model.before = self.start.kept()
+        self._model.before = self.setup.kept()
 
     def aside(self) -> AbstractContextManager[None]:
         """While this is open, what other extensions keep from call to call is as the sampler's call has found
@@ -170,64 +170,64 @@ class Session:
     def _fail(self, error: Exception) -> None:
         self._failure = f"{told(error)} (from model call {self.calls + 1} on nothing is corrected)"
 
-    def _asked_or_edited(self, x: Tensor, level: Tensor, ask: Callable[[Tensor], Tensor]) -> Tensor:
-        if self._edit == self._asked or self._failure:
-            return ask(x)
-        units, edited = self.start.units, self._edited
-        (state, sigma), answers, theirs = units.state(x, level), [], []
+    def _evaluated_or_edited(self, x: Tensor, level: Tensor, evaluate: Callable[[Tensor], Tensor]) -> Tensor:
+        if self._edit == self._call_host or self._failure:
+            return evaluate(x)
+        units, edited = self.setup.units, self._edited
+        (state, sigma), predictions, theirs = units.state(x, level), [], []
 
         def write() -> None:
             if state is not x and self._edited > edited:
                 x.copy_(units.back(state, sigma))
 
-        def asked(state: Tensor) -> Tensor:
+        def call(state: Tensor) -> Tensor:
             write()
             try:
-                answers.append(ask(x))
+                predictions.append(evaluate(x))
             except Exception as error:
                 theirs.append(error)
                 raise
-            if self._edit == self._asked:  # within this call
+            if self._edit == self._call_host:  # within this call
                 raise _Left
-            return units.clean(state, answers[-1], sigma)
+            return units.clean(state, predictions[-1], sigma)
 
-        self._ask = asked
+        self._forward = call
         try:
             denoised = self._edit(state, sigma)
             write()
         except _Left:
-            return answers[-1]
+            return predictions[-1]
         except Exception as error:
             if error in theirs:
                 raise
             self._fail(error)
-            return answers[-1] if answers else ask(x)
-        # eps is what it was: one method edits before the model is asked, the other state and estimate alike.
-        return denoised if state is x else answers[-1]
+            return predictions[-1] if predictions else evaluate(x)
+        # eps is what it was: one method edits before the model is called, the other state and estimate alike.
+        return denoised if state is x else predictions[-1]
 
     @property
     def _edited(self) -> int:
         return sum(editor.applied for editor in self._editors)
 
-    def _asked(self, x: Tensor, sigma: Tensor) -> Tensor:
-        assert self._ask is not None
-        return self._ask(x)
+    def _call_host(self, x: Tensor, sigma: Tensor) -> Tensor:
+        assert self._forward is not None
+        return self._forward(x)
 
-    def correct(self, x: Tensor, sigma: Tensor, answer: Answer, again: Ask) -> Tensor:
-        """Return the corrected clean estimate for the host's answer at x; `again` asks elsewhere."""
+    def correct(self, x: Tensor, sigma: Tensor, prediction: Prediction, again: Evaluate) -> Tensor:
+        """Return the corrected clean estimate for the host's prediction at x; `again` calls elsewhere."""
         self._corrected += 1
-        self._model.begin(answer, again)
+        self._model.begin(prediction, again)
         return self._correct(x, sigma)
 
-    def shown_branch(self, x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
+    def corrected_branch(self, x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
         """Return a branch's clean estimate as samplers should see it that step along it: scaled as the guided
         one, and moved as far as MDSS will move the state, so that its noise stays."""
-        return self.guarded(lambda: self._shown_branch(x, sigma, denoised), lambda: denoised)
+        return self.guarded(lambda: self._corrected_branch(x, sigma, denoised), lambda: denoised)
 
-    def _shown_branch(self, x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
+    def _corrected_branch(self, x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
         self._branch = denoised
         denoised, self._branch = self._scale(x, sigma), None
-        if self._edit != self._asked:
+        if self._edit != self._call_host:
             for editor in self._editors:
                 denoised = denoised - editor.error(x, sigma)
         return denoised
@@ -237,17 +237,17 @@ class Session:
         return self.guarded(lambda: self._scaled_noise(x, level, noise), lambda: noise)
 
     def _scaled_noise(self, x: Tensor, level: Tensor, noise: Tensor | None) -> Tensor | None:
-        units = self.start.units
+        units = self.setup.units
         if noise is None or not units.vp:
             return noise
         state, sigma = units.state(x, level)
         self._branch = clean = units.clean(state, noise, sigma)
         scaled, self._branch = self._scale(state, sigma), None
-        return noise if scaled is clean else units.answer(state, scaled, sigma).to(noise.dtype)
+        return noise if scaled is clean else units.prediction(state, scaled, sigma).to(noise.dtype)
 
     def summary(self) -> str:
         """Say what each method did."""
-        run, editors, done = self.start.run, iter(self._editors), []
+        run, editors, done = self.setup.run, iter(self._editors), []
         as_planned = self.ended and not self._missed and not self._failure
         for method in self.methods:
             if method.acts_on == "state":
@@ -274,8 +274,8 @@ class Session:
     def close(self) -> None:
         """Let go of the host's objects and of the device's memory."""
         self._model.begin(None, None)
-        self._model.before, self._ask = Kept(), None
-        for module in self.start.modules:
+        self._model.before, self._forward = Kept(), None
+        for module in self.setup.modules:
             module.cpu()
 
 
@@ -290,11 +290,11 @@ def told(error: Exception) -> str:
 def second_of(found: dict[str, Tensor], branches: str) -> Tensor:
     """Return the second output of the call at work; HostError if the host has shown us none."""
     if branches not in found:
-        raise unheard()
+        raise bypassed()
     return found[branches]
 
 
-def unheard() -> HostError:
+def bypassed() -> HostError:
     """Return the error for a network whose last layer was not at work as expected."""
     return HostError(
         "MDSS did not see the network's last layer at work as expected: it is compiled, or another extension "
@@ -305,17 +305,17 @@ def unheard() -> HostError:
 class _Counted:
     """A denoiser that answers through a function and shows what the one within shows (branches, cfg)."""
 
-    def __init__(self, denoise: Denoise, answer: Denoise) -> None:
-        self._denoise, self._answer = denoise, answer
+    def __init__(self, denoise: Denoise, prediction: Denoise) -> None:
+        self._denoise, self._prediction = denoise, prediction
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return self._answer(x, sigma)
+        return self._prediction(x, sigma)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._denoise, name)
 
 
-class _Answered:
+class _HostModel:
     """The host's guided model as the methods know denoisers; its first call is answered already, and of the
     others other extensions know nothing, see `kept.py`.
 
@@ -329,21 +329,21 @@ class _Answered:
         self.branches: Any = None
         self.latest: Tensor | None = None
         self.before = Kept()
-        self._answer: Answer | None = None
-        self._again: Ask | None = None
+        self._prediction: Prediction | None = None
+        self._again: Evaluate | None = None
 
-    def begin(self, answer: Answer | None, again: Ask | None) -> None:
-        self._answer, self._again, self.branches, self.latest = answer, again, None, None
+    def begin(self, prediction: Prediction | None, again: Evaluate | None) -> None:
+        self._prediction, self._again, self.branches, self.latest = prediction, again, None, None
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        answer, self._answer = self._answer, None
-        if answer is None:
+        prediction, self._prediction = self._prediction, None
+        if prediction is None:
             assert self._again is not None
             self._check_interrupted()
             with as_kept(self.before):
-                answer = self._again(x, sigma)
+                prediction = self._again(x, sigma)
             self.extra += 1
-        self.cfg = answer.cfg
-        self.branches = None if answer.cond is None else (answer.cond, answer.uncond)
-        self.latest = answer.denoised
-        return answer.denoised
+        self.cfg = prediction.cfg
+        self.branches = None if prediction.cond is None else (prediction.cond, prediction.uncond)
+        self.latest = prediction.denoised
+        return prediction.denoised

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ...errors import SettingsError
-from ...files.atomic import whole_file
+from ...files.atomic import atomic_write
 from ...picture_files import pixels, read_picture
 from .network import SIZE_PX
 from .words import CLASSES
@@ -38,7 +38,7 @@ def load_photos(source: Path, split: str, work: Path) -> tuple[Tensor, Tensor]:
                 f"name CIFAR-10's folder or tar with --data"
             )
         work.mkdir(parents=True, exist_ok=True)
-        with whole_file(cache) as draft:
+        with atomic_write(cache) as draft:
             save_file(
                 {
                     "pictures": torch.stack([pixels for _, _, pixels in found]),

@@ -58,7 +58,7 @@ def test_a_damaged_file_of_presets_is_told_and_kept(ours, tmp_path, text):
 
 
 def test_of_equal_names_the_hosts_own_file_is_taken(webui, ours, tmp_path):
-    folder = ours.folders.ModelFolder("steadydiff_test")
+    folder = ours.folders.WebuiFolder("steadydiff_test")
     for root, name in ((folder.home, "a"), (tmp_path, "a"), (tmp_path / "sub", "b"), (tmp_path, "c.ckpt")):
         root.mkdir(parents=True, exist_ok=True)
         (root / f"{name}.safetensors".replace(".ckpt.safetensors", ".ckpt")).touch()

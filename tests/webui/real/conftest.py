@@ -52,9 +52,9 @@ def models(tmp_path_factory):
     network = PromptNetwork(PromptConfig(channels=8, channel_mult=(1, 1), blocks=1, attention_levels=()))
     for value in network.parameters():
         value.data = 0.2 * torch.randn(value.shape, generator=generator)
-    antibias_files.save_prompt(bump, network, antibias_files.Card(target="phi", space="ve"))
+    antibias_files.save_prompt(bump, network, antibias_files.AntiBiasCard(target="phi", space="ve"))
     weight, bias = 0.05 * torch.randn((4, WIDTH, 3, 3), generator=generator), 0.05 * torch.ones(4)
-    card = mdss_files.Card(form="lora", space="ve")
+    card = mdss_files.MdssCard(form="lora", space="ve")
     mdss_files.save_mdss(head, {}, mdss_files.Head(weight, bias), card)
     checkpoints = "Stable-diffusion"
     return {

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from steadydiff.files.mdss import Card, Head
+from steadydiff.files.mdss import Head, MdssCard
 from steadydiff.hosts.comfy.mdss import LoadedHead, attach_mdss
 from steadydiff.networks.xi_head import TwoHeads, last_layer
 from steadydiff.tinyworld.finetune import load_base
-from steadydiff.training.mdss import PLAN, MdssLoss, Recipe, train_mdss, variant_for
+from steadydiff.training.mdss import PLAN, MdssLoss, MdssRecipe, train_mdss, variant_for
 from tools.bench import epsilon_scaling as timing
 from tools.bench.antibias import flops
 from tools.bench.shared.frame import Figures
@@ -57,7 +57,7 @@ def with_head(model: Any) -> Any:
     weight = layer.get_parameter("weight")
     head = Head(torch.full(weight.shape, 1e-6), torch.zeros(len(weight)))
     host = sys.modules[f"{PACK}.nodes.shared.host"].HOST
-    return attach_mdss(model, LoadedHead(head, Card(form="lora", space="ve"), "random"), host)
+    return attach_mdss(model, LoadedHead(head, MdssCard(form="lora", space="ve"), "random"), host)
 
 
 class Always(MdssLoss):
@@ -74,15 +74,15 @@ def in_training(variant: str, work: Path, batch: int, steps: int) -> Figures:
     what the passes keep for the backward pass.
     """
     base = load_base(f"tinyworld:{variant}", work, torch.device("cpu"))
-    model, recipe = TwoHeads(base.network), Recipe(variant_for(base.space), batch=batch)
+    model, recipe = TwoHeads(base.network), MdssRecipe(variant_for(base.space), batch=batch)
     x, tokens = base.draw(batch, torch.Generator().manual_seed(0))
     at = torch.linspace(1, len(base.sigmas) - 1, batch).long()
     taken: list[tuple[float, float]] = []
 
     def unavoidable() -> Tensor:
         with torch.no_grad():
-            base.ask(model, x, at, tokens)
-        return base.ask(model, x, at, tokens)[0].square().mean()
+            base.evaluate(model, x, at, tokens)
+        return base.evaluate(model, x, at, tokens)[0].square().mean()
 
     begun = time.perf_counter()
 
@@ -116,6 +116,6 @@ def kept(loss: Callable[[], Tensor]) -> int:
         return tensor
 
     with saved_tensors_hooks(note, lambda tensor: tensor):
-        answer = loss()
-    del answer  # until here all of it lives, so no address stands for two
+        prediction = loss()
+    del prediction  # until here all of it lives, so no address stands for two
     return sum(storages.values())

@@ -112,7 +112,9 @@ def _antibias(space: str) -> dict:
     device = torch.device("cpu")
     patcher = host().Patcher(Bump(), load_device=device, offload_device=device)
     state = _core("hosts.comfy.antibias")
-    return {"antibias": state.LoadedPrompt(patcher, state.Card(target="phi", space=space), name="made up")}
+    return {
+        "antibias": state.LoadedPrompt(patcher, state.AntiBiasCard(target="phi", space=space), name="made up")
+    }
 
 
 @cache
@@ -121,7 +123,7 @@ def _head(space: str) -> dict:
     head = _core("files.mdss").Head(
         0.02 * torch.randn((4, 32, 3, 3), generator=generator), 0.02 * torch.ones(4)
     )
-    card = _core("files.mdss").Card(form="lora", space=space)
+    card = _core("files.mdss").MdssCard(form="lora", space=space)
     return {"head": _core("hosts.comfy.mdss").LoadedHead(head, card, "made up")}
 
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from steadydiff.denoiser import Denoise, Run
 from steadydiff.drift.measurement import Recorder
 from steadydiff.drift.stepping import Sampler, step_calls
-from steadydiff.files.atomic import whole_file
+from steadydiff.files.atomic import atomic_write
 from steadydiff.metrics.deltas import delta_paper, residual
 from steadydiff.metrics.frechet import frechet_distance, moments
 from steadydiff.metrics.kid import kernel_distance
@@ -93,7 +93,7 @@ Guide = Callable[[Condition, list[str]], Denoise]
 
 
 @dataclass(frozen=True)
-class Samples:
+class DrawnSamples:
     """What a run left behind: final latents, norms of the predicted noise per step, variances, seconds."""
 
     latents: Tensor
@@ -163,7 +163,7 @@ def decoded(latents: Tensor) -> Tensor:
 
 def samples(
     condition: Condition, part: int, n: int, correct: Correct, name: str, guide: Guide = guided
-) -> Samples:
+) -> DrawnSamples:
     """Sample a part, or take what an earlier run of the same name kept.
 
     name: says everything about the correction, and about weights that are not the shipped ones; samples of
@@ -176,7 +176,7 @@ def samples(
         return {"latents": made.latents.half()}, made.facts
 
     tensors, facts = kept(f"{condition.variant}-{condition.sampler}-{condition.steps}", identity, make)
-    return Samples(tensors["latents"].float(), facts)
+    return DrawnSamples(tensors["latents"].float(), facts)
 
 
 def kept(
@@ -190,13 +190,13 @@ def kept(
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
             return tensors, json.loads(stored.metadata()["facts"])
     tensors, facts = make()
-    with whole_file(file, by=str(os.getpid())) as draft:
+    with atomic_write(file, by=str(os.getpid())) as draft:
         save_file(tensors, draft, {"facts": json.dumps(facts)})
     return tensors, facts
 
 
 @torch.no_grad()
-def sample(condition: Condition, part: int, n: int, correct: Correct, guide: Guide = guided) -> Samples:
+def sample(condition: Condition, part: int, n: int, correct: Correct, guide: Guide = guided) -> DrawnSamples:
     """Sample a part's prompts, with a recorder between model and correction."""
     run = condition.run
     prompts, clean = captions(scenes_of(part, n)), clean_of(part, n)
@@ -220,7 +220,7 @@ def sample(condition: Condition, part: int, n: int, correct: Correct, guide: Gui
         "delta": delta_paper(residuals, 0.0),
         "seconds": seconds,
     }
-    return Samples(torch.cat(done), facts)
+    return DrawnSamples(torch.cat(done), facts)
 
 
 @cache
@@ -247,7 +247,7 @@ def figures(way: Way, part: int, n: int, noised: int = 512) -> Figures:
 
 
 def judged(
-    condition: Condition, made: Samples, part: int, noised: int = 512, guide: Guide = guided
+    condition: Condition, made: DrawnSamples, part: int, noised: int = 512, guide: Guide = guided
 ) -> dict[str, float]:
     """Figures of one part, see docs/drift.md for what each says.
 
