@@ -18,6 +18,10 @@ class PhotoModel(comfy.model_base.BaseModel):
     def __init__(self, model_config, model_type, device=None):
         super().__init__(model_config, model_type, device=device, unet_model=PhotoNet)
 
+    def _apply_model(self, *args, **kwargs):
+        # As DDPM's authors do: what no picture can hold is no estimate, and few noisy steps would run away on it.
+        return super()._apply_model(*args, **kwargs).clamp(-1, 1)
+
 
 class PhotosEpsilon(tinyworld.TinyWorldEpsilon):
     """DDPM's noise schedule in pixel space, where the host's latents are pictures in -1..1."""

@@ -59,7 +59,8 @@ def test_the_hosts_sampling_equals_the_host_free_one(host, world):
     context, uncond = sampling.embed(text, [PROMPT] * 2)
     sigmas = sampling.sigmas("epsilon", steps)
     x = noise * (1 + sigmas[0] ** 2) ** 0.5
-    ours = sample_euler(sampling.denoiser("epsilon", unet, context, uncond, 2.0), x, sigmas)
+    cond, un = (sampling.clipped(sampling.denoiser("epsilon", unet, c, c, 1.0)) for c in (context, uncond))
+    ours = sample_euler(lambda x, sigma: un(x, sigma) + 2 * (cond(x, sigma) - un(x, sigma)), x, sigmas)
     torch.testing.assert_close(theirs, ours, atol=0.02, rtol=0.01)
 
 

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from steadydiff.denoiser import Denoise, Run
+from steadydiff.denoiser import Run
 from steadydiff.methods.diffier import DiffIER
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.methods.method import Method
@@ -65,16 +65,6 @@ def key(sampler: str, steps: int, label: str) -> str:
     return f"{sampler} {steps} {label}"
 
 
-class _Clipped:
-    """A denoiser whose clean estimates are clipped to what a picture can hold."""
-
-    def __init__(self, denoise: Denoise) -> None:
-        self._denoise = denoise
-
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return self._denoise(x, sigma).clamp(-1, 1)
-
-
 @torch.no_grad()
 def samples(sampler: str, steps: int, method: Method | None, seed: int, count: int) -> Tensor:
     """Draw pictures [count, 3, 32, 32] in -1..1, every class in turn."""
@@ -88,7 +78,7 @@ def samples(sampler: str, steps: int, method: Method | None, seed: int, count: i
     for start in range(0, count, BATCH):
         names = [CLASSES[i % len(CLASSES)] for i in range(start, min(start + BATCH, count))]
         context, _ = sampling.embed(text, [f"a photo of a {name}" for name in names])
-        denoise: Denoise = _Clipped(sampling.denoiser("epsilon", network, context, context, 1.0))
+        denoise = sampling.clipped(sampling.denoiser("epsilon", network, context, context, 1.0))
         if method is not None:
             denoise = method.wrap(denoise, run)
         with torch.random.fork_rng():  # the same noise, at the start and along the way, for every correction

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ...denoiser import Denoise
 from .. import sampling
 from .words import PhotoTokenizer
 
@@ -22,3 +23,11 @@ def alphas_cumprod() -> Tensor:
 sigmas = partial(sampling.sigmas, levels=alphas_cumprod)
 embed = partial(sampling.embed, tokenizer=PhotoTokenizer())
 denoiser = partial(sampling.denoiser, levels=alphas_cumprod)
+
+
+def clipped(denoise: Denoise) -> Denoise:
+    """Return a denoiser whose clean estimates are clipped to -1..1, what a picture can hold.
+
+    Source:  Ho et al., 2020, their published code; pixel models of that time sample so.
+    """
+    return lambda x, sigma: denoise(x, sigma).clamp(-1, 1)
