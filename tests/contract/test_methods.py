@@ -1,158 +1,23 @@
-"""The nine questions every method that wraps a denoiser must answer; a new method adds its row to CASES."""
+"""The nine questions every method that wraps a denoiser must answer, with what `cases/` has of each."""
 
-from dataclasses import dataclass
+from importlib import import_module
 
 import pytest
 import torch
 
-from steadydiff.denoiser import Run
-from steadydiff.drift.measurement import Measurement
 from steadydiff.errors import SteadyDiffError
 from steadydiff.methods import SAMPLING_METHODS
-from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel
-from steadydiff.methods.band_scaling import BandScaling
-from steadydiff.methods.diffier import DiffIER
-from steadydiff.methods.epsilon_scaling import EpsilonScaling
-from steadydiff.methods.mdss import MDSS, XiModel
-from steadydiff.methods.time_shift import TimeShift
 from steadydiff.samplers import gaussian_denoiser, sample_euler
-from steadydiff.schedules import Schedule
+from tests.contract.cases import RUNS
 
-RUNS = {
-    "ve": Run("ve", (14.6, 6.0, 2.0, 0.6, 0.03, 0.0), seed=7),
-    "flow": Run("flow", (1.0, 0.9, 0.6, 0.3, 0.05, 0.0), seed=7),
-    "zsnr": Run("ve", (4518.76, 40.39, 7.6, 0.8, 0.03, 0.0), seed=7),
-}
+CASES = [
+    import_module(f"tests.contract.cases.{method.__module__.rpartition('.')[2]}").CASES
+    for method in SAMPLING_METHODS
+]
 
-
-def prompt_model(space, target="phi"):
-    """A stand-in for a trained network: one that pulls large values in a little."""
-    return PromptModel(lambda x: -0.1 * torch.tanh(x), target, space)
-
-
-def xi_model(space):
-    """A stand-in for a second output."""
-    return XiModel(lambda x, sigma: 0.1 * torch.tanh(x), space)
-
-
-@dataclass(frozen=True)
-class Cases:
-    """What to try a method with.
-
-    neutral: settings that change nothing
-    active:  settings that do, each with the runs it works on
-    refused: settings and a run they cannot work on
-    """
-
-    neutral: tuple
-    active: tuple
-    refused: tuple
-
-
-def measured(space):
-    """A measurement whose norms no case happens to have already."""
-    return Measurement(
-        space=space, sigmas=(0.9, 0.0), count=2, shape=(1, 8), seed=0, reference="given",
-        sampling_norm=(0.7,), training_norm=(0.7,), sampling_rms=(0.7,), training_rms=(0.7,),
-        state_variance=(1.0, 1.0), expected_variance=(1.0, 1.0),
-    )  # fmt: skip
-
-
-CASES = {
-    EpsilonScaling: Cases(
-        neutral=(EpsilonScaling(1.0), EpsilonScaling(1.3, sigma_high=2.0, sigma_low=2.0)),
-        active=(
-            (EpsilonScaling(1.05), tuple(RUNS)),
-            (EpsilonScaling(0.97, 0.003), tuple(RUNS)),
-            (EpsilonScaling(1.1, sigma_high=0.9, sigma_low=0.1), tuple(RUNS)),
-            (EpsilonScaling(schedule=Schedule("table", (1.2, 1.1, 1.0, 0.9, 1.01))), tuple(RUNS)),
-            (EpsilonScaling(1.05, space="velocity"), ("flow",)),
-        ),
-        refused=(
-            (EpsilonScaling(1.05, space="velocity"), RUNS["ve"]),
-            (EpsilonScaling(schedule=Schedule("table", (1.2, 1.1))), RUNS["ve"]),
-            (EpsilonScaling(1.0, -0.5), RUNS["flow"]),
-        ),
-    ),
-    BandScaling: Cases(
-        neutral=(
-            BandScaling(EpsilonScaling(1.0), EpsilonScaling(1.0)),
-            BandScaling(EpsilonScaling(1.0), EpsilonScaling(1.3, sigma_high=2.0, sigma_low=2.0)),
-        ),
-        active=(
-            (BandScaling(EpsilonScaling(1.05), EpsilonScaling(0.97, 0.003)), tuple(RUNS)),
-            (BandScaling(EpsilonScaling(1.05), EpsilonScaling(1.0)), tuple(RUNS)),
-            (
-                BandScaling(
-                    EpsilonScaling(schedule=Schedule("table", (1.2, 1.1, 1.0, 0.9, 1.01))),
-                    EpsilonScaling(1.1, sigma_high=0.9, sigma_low=0.1),
-                ),
-                tuple(RUNS),
-            ),
-            (BandScaling(EpsilonScaling(1.0), EpsilonScaling(1.05, space="velocity")), ("flow",)),
-        ),
-        refused=(
-            (BandScaling(EpsilonScaling(1.05), EpsilonScaling(1.05, space="velocity")), RUNS["ve"]),
-            (BandScaling(EpsilonScaling(schedule=Schedule("table", (1.2, 1.1)))), RUNS["ve"]),
-        ),
-    ),
-    TimeShift: Cases(
-        neutral=(TimeShift(1.0), TimeShift(0.9, sigma_high=2.0, sigma_low=2.0)),
-        active=(
-            (TimeShift(0.95), tuple(RUNS)),
-            (TimeShift(1.1, sigma_high=0.9, sigma_low=0.1), tuple(RUNS)),
-        ),
-        refused=(),
-    ),
-    DiffIER: Cases(
-        neutral=(
-            DiffIER(strength=0.0),
-            DiffIER(iterations=0, sigma_high=9.0),
-            DiffIER(sigma_high=2.0, sigma_low=2.0),
-        ),
-        active=(
-            (DiffIER(), tuple(RUNS)),
-            (DiffIER(iterations=3, threshold=0.01, sigma_high=float("inf")), tuple(RUNS)),
-            (DiffIER(antithetic=True, sigma_high=0.9, sigma_low=0.1), tuple(RUNS)),
-            (DiffIER("norm", measurement=measured("ve")), ("ve", "zsnr")),
-            (DiffIER("norm", 0.1, iterations=9, threshold=1e-3, measurement=measured("flow")), ("flow",)),
-            (DiffIER("previous", 0.1, sigma_high=float("inf")), tuple(RUNS)),
-            (DiffIER("literal", 0.1), tuple(RUNS)),
-        ),
-        refused=(
-            (DiffIER("norm"), RUNS["ve"]),
-            (DiffIER("norm", measurement=measured("flow")), RUNS["ve"]),
-        ),
-    ),
-    AntiBiasPrompt: Cases(
-        neutral=(
-            AntiBiasPrompt(prompt_model("ve"), 0.0),
-            AntiBiasPrompt(prompt_model("flow"), sigma_high=2.0, sigma_low=2.0),
-        ),
-        active=(
-            (AntiBiasPrompt(prompt_model("ve")), ("ve", "zsnr")),
-            (AntiBiasPrompt(prompt_model("flow", "residual"), 0.5), ("flow",)),
-            (AntiBiasPrompt(prompt_model("ve"), calls=(2,)), ("ve",)),
-        ),
-        refused=(
-            (AntiBiasPrompt(prompt_model("ve")), RUNS["flow"]),
-            (AntiBiasPrompt(prompt_model("flow")), RUNS["ve"]),
-        ),
-    ),
-    MDSS: Cases(
-        neutral=(MDSS(xi_model("ve"), 0.0), MDSS(xi_model("flow"), sigma_high=2.0, sigma_low=2.0)),
-        active=(
-            (MDSS(xi_model("ve")), ("ve", "zsnr")),
-            (MDSS(xi_model("flow"), 0.5), ("flow",)),
-            (MDSS(xi_model("ve"), sigma_high=0.9, sigma_low=0.1), ("ve",)),
-        ),
-        refused=((MDSS(xi_model("ve")), RUNS["flow"]), (MDSS(xi_model("flow")), RUNS["ve"])),
-    ),
-}
-
-NEUTRAL = [(method, run) for cases in CASES.values() for method in cases.neutral for run in RUNS]
-ACTIVE = [(method, run) for cases in CASES.values() for method, runs in cases.active for run in runs]
-REFUSED = [pair for cases in CASES.values() for pair in cases.refused]
+NEUTRAL = [(method, run) for cases in CASES for method in cases.neutral for run in RUNS]
+ACTIVE = [(method, run) for cases in CASES for method, runs in cases.active for run in runs]
+REFUSED = [pair for cases in CASES for pair in cases.refused]
 
 
 def in_turn(pairs):
@@ -192,10 +57,6 @@ def sampled(method, run, shape):
 def levels(run, count):
     """One sigma per sample, all of the run's in turn."""
     return torch.tensor([run.sigmas[i % run.steps] for i in range(count)])
-
-
-def test_every_method_is_asked():
-    assert set(CASES) == set(SAMPLING_METHODS)
 
 
 @in_turn(NEUTRAL)

@@ -34,7 +34,7 @@ def test_every_method_has_a_title_of_its_own():
 def test_every_method_has_its_node_help_page_and_document(title):
     node = text("nodes", f"{STEMS[title]}.py")
     ids = [f"SteadyDiff{title.replace(' ', '').replace('-', '')}"]
-    assert f'node_id="{ids[0]}"' in node and ids[0] in text("nodes", "__init__.py")
+    assert f'node_id="{ids[0]}"' in node
     assert text("web", "docs", f"{ids[0]}.md") and text("web", "docs", ids[0], "zh.md")
     assert title in text("docs", f"{DOCUMENTED_WITH.get(title, STEMS[title])}.md")
     assert title in text("docs", "which.md")
