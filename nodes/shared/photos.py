@@ -19,7 +19,7 @@ class PhotoModel(comfy.model_base.BaseModel):
         super().__init__(model_config, model_type, device=device, unet_model=PhotoNet)
 
     def _apply_model(self, *args, **kwargs):
-        # As DDPM's authors do: what no picture can hold is no estimate, and few noisy steps would run away on it.
+        # As DDPM's authors do: no picture holds more, and a run of few noisy steps would run away on it.
         return super()._apply_model(*args, **kwargs).clamp(-1, 1)
 
 
