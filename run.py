@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parent
 STARTED = time.monotonic()
 HELP = ["--help"]
 NOTHING_COLLECTED = 5  # pytest's exit code
+MOST_WORKERS = 8  # each has a host in its memory, some 1.5 GB
 FAST = "not slow and not host and not gpu and not chat and not webui and not browser"
 TRAINERS = {
     "tinyworld": "steadydiff.tinyworld.train",
@@ -52,13 +53,14 @@ def test(options: argparse.Namespace, rest: list[str]) -> int:
     """Run the fast suite, then the host suite against the real ComfyUI; a suite without tests has failed."""
     if not (ROOT / "tests").is_dir():  # the registry's archive
         raise Stop("No tests here: the registry's archive leaves them out. The repository has them.")
-    needed = ("pytest", "hypothesis")
+    needed = ("pytest", "hypothesis", "xdist")
     host = None if options.fast else ensure_host(options.python, *needed)
     python = host.python if host else interpreter(options.python, *needed)
-    codes = [pytest(python, ["-m", FAST, *rest] if options.fast else rest)]
+    shared = [] if rest else shared_out()
+    codes = [pytest(python, [*shared, *(["-m", FAST] if options.fast else []), *rest])]
     if host:
         say(f"\nHost suite against ComfyUI {host.version}")
-        codes.append(pytest(python, ["-m", "host and not gpu", *(rest or ["tests/comfyui"])], host))
+        codes.append(pytest(python, [*shared, "-m", "host and not gpu", *(rest or ["tests/comfyui"])], host))
     if options.chat:
         codes.append(chat_suite(python, rest))
     if options.webui:
@@ -69,6 +71,12 @@ def test(options: argparse.Namespace, rest: list[str]) -> int:
     if rest and 0 in codes:  # arguments may select tests of one suite only
         codes = [code for code in codes if code != NOTHING_COLLECTED]
     return max(codes)
+
+
+def shared_out() -> list[str]:
+    """Return the options with which whole suites are shared out to the cores, each with one thread."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    return ["-n", str(min(os.cpu_count() or 1, MOST_WORKERS)), "--dist", "worksteal"]
 
 
 def chat_suite(python: Path, rest: list[str]) -> int:
