@@ -48,15 +48,16 @@ GRID: list[tuple[str, int, str, Method | None]] = [
     ("ddpm", 20, "plain", None),
     ("ddpm", 20, "lambda 1.015", EpsilonScaling(1.015)),
     ("ddpm", 20, "lambda 1.03", EpsilonScaling(1.03)),
+    ("ddpm", 20, "lambda 1.05", EpsilonScaling(1.05)),
     ("ddpm", 20, "c 0.95", TimeShift(0.95)),
     ("ddpm", 20, "c 0.9", TimeShift(0.9)),
     ("ddpm", 14, "DiffIER 0.3", DiffIER(strength=0.3)),
-    ("ddpm", 50, "plain", None),
-    ("ddpm", 50, "c 0.98", TimeShift(0.98)),
-    ("ddpm", 50, "c 0.95", TimeShift(0.95)),
     ("ddim", 20, "plain", None),
     ("ddim", 20, "lambda 1.01", EpsilonScaling(1.01)),
     ("ddim", 20, "c 0.98", TimeShift(0.98)),
+    ("ddpm", 50, "plain", None),
+    ("ddpm", 50, "c 0.98", TimeShift(0.98)),
+    ("ddpm", 50, "c 0.95", TimeShift(0.95)),
 ]
 QUICK = ("ddpm 20 plain", "ddpm 20 c 0.95", "ddpm 20 lambda 1.03")
 
