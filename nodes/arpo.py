@@ -139,6 +139,7 @@ class SteadyDiffARPO(io.ComfyNode):
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 if file:
                     save_log(log, file)
+            assert log is not None  # a search tells at least what stopped it
             if log.failure:  # the prompt that would come out is the one that was given
                 raise ProposerError(log.failure)
             logs.append(log)

@@ -1,6 +1,7 @@
 """SteadyDiffLoadMDSS and SteadyDiffMDSS: a model trained against its own errors, and its second output."""
 
 from pathlib import Path
+from typing import Any
 
 import comfy.sd
 import comfy.utils
@@ -34,7 +35,8 @@ def load_checkpoint(path: Path, card: MdssCard, model=None):
     variant = TINY_WORLD.get(card.family)
     if variant is None:
         return comfy.sd.load_checkpoint_guess_config(str(path), output_vae=False, output_clip=False)[0]
-    patcher = tinyworld.build_model(variant, comfy.utils.load_torch_file(str(path), safe_load=True))
+    stored: Any = comfy.utils.load_torch_file(str(path), safe_load=True)
+    patcher = tinyworld.build_model(variant, stored)
     # Core's multi-GPU nodes rebuild a model from this.
     patcher.cached_patcher_init = (lambda path: from_file(path)[0], (path,))
     return patcher
@@ -45,9 +47,9 @@ def load_lora(path: Path, card: MdssCard, model):
         raise SettingsError(f"{path.name} is a LoRA; connect to model the one it was trained on: {card.base}")
     channels = model.get_model_object("latent_format").latent_channels
     check_fits(model, f"the MDSS LoRA {path.name}", card, channels)
-    stored = comfy.utils.load_torch_file(str(path), safe_load=True)
+    stored: Any = comfy.utils.load_torch_file(str(path), safe_load=True)
     lora = {name: value for name, value in stored.items() if not name.startswith(XI_PREFIX)}
-    patched, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)
+    patched: Any = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)[0]
     if len(patched.patches) == len(model.patches):
         raise HostError(f"the MDSS LoRA {path.name} fits no layer of this model; load one made for it")
     return patched

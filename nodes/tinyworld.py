@@ -1,5 +1,8 @@
 """SteadyDiffTinyWorld: the small model that ships with the pack, as ComfyUI's own MODEL, CLIP and VAE."""
 
+# pyright: reportArgumentType=false
+# (the host annotates with one of its own classes where it takes any of that kind)
+
 from inspect import signature
 
 import comfy.clip_model

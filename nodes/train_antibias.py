@@ -129,7 +129,7 @@ class SteadyDiffTrainAntiBias(io.ComfyNode):
         if fewest > most:
             raise SettingsError(f"fewest_steps is not above most_steps; got {fewest} and {most}")
         recipe = AntiBiasRecipe(
-            target[0], loss[0], snr_cap[0], batch_size[0], (weight or [AntiBiasRecipe.weight])[0]
+            target[0], loss[0], snr_cap[0], batch_size[0], weight[0] if weight else AntiBiasRecipe.weight
         )
         plan = plan_of(PLAN, steps, learning_rate, seed, **planned)
         chosen = samples_of(positive, samples, images, vae, empty, flip)
@@ -252,9 +252,12 @@ def latents(samples: list | None, images: list | None, vae: list | None) -> torc
     """Clean latents [N, C, *S] of what was connected: latents, or pictures with their VAE."""
     if bool(samples) == bool(images):
         raise SettingsError("connect either samples or images")
-    if images and not vae:
+    if samples:
+        parts = [latent["samples"] for latent in samples]
+    elif vae:
+        parts = [vae[0].encode(x) for x in images or ()]
+    else:
         raise SettingsError("images need the vae that encodes them; connect it")
-    parts = [latent["samples"] for latent in samples] if samples else [vae[0].encode(x) for x in images]
     if len({part.shape[1:] for part in parts}) > 1:
         raise SettingsError("the samples differ in size; give them one size")
     return torch.cat(parts)

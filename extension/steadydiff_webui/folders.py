@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from modules import paths, shared
 
@@ -94,7 +94,7 @@ FOLDERS = (ANTIBIAS, MDSS, SCHEDULES, MEASUREMENTS)
 class File:
     """One of a folder's files, or none; a face shows it with a button that looks for new ones."""
 
-    kind: ClassVar[str] = "file"
+    kind: ClassVar[Literal["file"]] = "file"
 
     name: str
     folder: WebuiFolder

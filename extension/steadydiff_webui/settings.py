@@ -30,7 +30,7 @@ def add_page() -> None:
             add(f"steadydiff_server_{one.name}", one.default, f"ARPO's chat server: {one.name}", one.tooltip)
 
 
-def add(key: str, default: str, label: str, tooltip: str = "") -> None:
+def add(key: str, default: Any, label: str, tooltip: str = "") -> None:
     option = shared.OptionInfo(default, label, gr.Textbox, section=SECTION)
     shared.opts.add_option(key, option.info(tooltip) if tooltip else option)
 

@@ -2,17 +2,19 @@
 
 import gradio as gr
 
-from steadydiff.inputs.kinds import Input
+from steadydiff.inputs.kinds import Choice, Input
+
+from .folders import File
 
 
-def widget(one: Input, label: str, elem_id: str):
+def widget(one: Input | File, label: str, elem_id: str):
     """Return an input as a gradio component; what it means is told where the pointer rests on it."""
     common = {"value": one.default, "label": label, "elem_id": elem_id, "min_width": 100}
     if one.kind == "number":
         made = gr.Number(step=one.step, **common)  # its bounds are told by `read`, in a sentence
     elif one.kind == "whole":
         made = gr.Number(precision=0, **common)
-    elif one.kind in ("choice", "file"):
+    elif isinstance(one, (Choice, File)):
         made = gr.Dropdown(choices=list(one.options), **common)
     elif one.kind == "switch":
         made = gr.Checkbox(**common)

@@ -8,6 +8,9 @@ from typing import Any
 
 from modules import script_callbacks, scripts
 
+from steadydiff.inputs.kinds import Choice
+
+from .folders import File
 from .panels import PANELS
 from .panels.panel import ENABLED, Panel
 
@@ -33,10 +36,11 @@ def axes(axis_option: Callable[..., Any]) -> Iterator[Any]:
     for panel in PANELS:
         for one in panel.all_inputs:
             if one.kind in TYPES:
-                more = {"confirm": lambda _, values, one=one: [one.read(value) for value in values]}
+                more: dict[str, Any] = {}
+                more["confirm"] = lambda _, values, one=one: [one.read(value) for value in values]
                 if one.kind == "switch":
                     more["choices"] = lambda: ["False", "True"]
-                elif one.kind in ("choice", "file"):
+                elif isinstance(one, (Choice, File)):
                     more["choices"] = lambda one=one: list(one.options)
                 label = f"[SteadyDiff] {panel.title} {one.name}"
                 yield axis_option(label, TYPES[one.kind], setter(panel, one.name), **more)

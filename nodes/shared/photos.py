@@ -1,5 +1,8 @@
 """The photos as ComfyUI's own MODEL, CLIP and VAE; `tinyworld.py` has the node that offers them."""
 
+# pyright: reportArgumentType=false
+# (the host annotates with one of its own classes where it takes any of that kind)
+
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management

@@ -104,7 +104,7 @@ def widget(one: Input):
         control = True if one.name == "seed" else None  # the box that changes it after each run
         return io.Int.Input(
             one.name, default=one.default, min=one.least, max=one.most, tooltip=one.tooltip,
-            control_after_generate=control,
+            control_after_generate=control,  # pyright: ignore[reportArgumentType]  (its default is None)
         )  # fmt: skip
     if one.kind == "choice":
         return io.Combo.Input(one.name, options=list(one.options), default=one.default, tooltip=one.tooltip)

@@ -6,11 +6,13 @@ version does not know is refused.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from torch import Tensor
 
 from ..errors import CheckpointError, SettingsError, SteadyDiffError
 from ..methods.antibias_prompt import Band, PromptModel, Target
@@ -43,7 +45,7 @@ class AntiBiasCard(ModelCard):
             raise SettingsError("bands that are not in order")
         object.__setattr__(self, "bands", bands)
 
-    def model(self, network: PromptNetwork) -> PromptModel:
+    def model(self, network: Callable[[Tensor], Tensor]) -> PromptModel:
         """Return the network with what sampling must know of it."""
         facts = self.target, self.space, self.sigma_data, self.sigma_range, self.bands
         return PromptModel(network, *facts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from ..arpo.bank_files import NO_BANK
 from ..arpo.clip_scorer import MODELS
@@ -18,7 +18,7 @@ BANK, SERVER = "phrase bank", "chat server"
 class Line(Text):
     """A text of one line."""
 
-    kind: ClassVar[str] = "line"
+    kind: ClassVar[Literal["text", "line"]] = "line"
 
 
 SEARCH: tuple[Input, ...] = (

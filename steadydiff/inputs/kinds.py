@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from ..drift.calibration import TARGETS
 from ..errors import SettingsError
@@ -21,7 +21,7 @@ VALUES = ("as set", "paper", "auto")
 class Number:
     """A number between two bounds; a face's arrows move it by `step`."""
 
-    kind: ClassVar[str] = "number"
+    kind: ClassVar[Literal["number"]] = "number"
 
     name: str
     default: float
@@ -39,7 +39,7 @@ class Number:
 class Whole:
     """A whole number between two bounds."""
 
-    kind: ClassVar[str] = "whole"
+    kind: ClassVar[Literal["whole"]] = "whole"
 
     name: str
     default: int
@@ -56,7 +56,7 @@ class Whole:
 class Choice:
     """One of some texts."""
 
-    kind: ClassVar[str] = "choice"
+    kind: ClassVar[Literal["choice"]] = "choice"
 
     name: str
     default: str
@@ -74,7 +74,7 @@ class Choice:
 class Switch:
     """On or off."""
 
-    kind: ClassVar[str] = "switch"
+    kind: ClassVar[Literal["switch"]] = "switch"
 
     name: str
     default: bool
@@ -92,7 +92,7 @@ class Switch:
 class Text:
     """A text of several lines, and of at most as many characters."""
 
-    kind: ClassVar[str] = "text"
+    kind: ClassVar[Literal["text", "line"]] = "text"
 
     name: str
     default: str

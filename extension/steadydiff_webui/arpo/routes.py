@@ -39,7 +39,8 @@ def register(searches: Searches) -> None:
 
 
 def add_routes(app: FastAPI, searches: Searches) -> None:
-    known = dict(pair.split(":") for pair in (shared.cmd_opts.api_auth or "").split(",") if pair)
+    pairs = (pair.partition(":") for pair in (shared.cmd_opts.api_auth or "").split(",") if pair)
+    known = {name: password for name, _, password in pairs}
 
     def allowed(given: HTTPBasicCredentials = Depends(HTTPBasic())) -> None:  # noqa: B008 (FastAPI's way)
         password = known.get(given.username)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steadydiff.hosts.webui.attach import Plan
 from steadydiff.inputs.kinds import Input, Switch
+
+if TYPE_CHECKING:
+    from ..folders import File
+
+    Setting = Input | File
 
 ENABLED = Switch("enabled", False, "Whether it acts.")
 
@@ -35,7 +40,7 @@ class Panel:
 
     title: str
     name: str
-    inputs: tuple[Input, ...]
+    inputs: tuple[Setting, ...]
     plan: Callable[[dict], Plan]
     hint: str
     page: str
@@ -47,11 +52,11 @@ class Panel:
     holds: Callable[[dict], dict[str, str]] = lambda values: {}
 
     @property
-    def all_inputs(self) -> tuple[Input, ...]:
+    def all_inputs(self) -> tuple[Setting, ...]:
         """The switch and the inputs, as script arguments come."""
         return ENABLED, *self.inputs
 
-    def key(self, one: Input) -> str:
+    def key(self, one: Setting) -> str:
         """Return an input's key in an infotext."""
         return f"SteadyDiff {self.title} {one.name}"
 
@@ -78,11 +83,11 @@ class Panel:
         """Return an input's value in an infotext, None to leave the widget as it is."""
         return found.get(self.key(one), one.default) if self.mentioned(found) else None
 
-    def attribute(self, one: Input) -> str:
+    def attribute(self, one: Setting) -> str:
         """Return the name under which a grid puts an input's value on the processing object."""
         return f"steadydiff_{self.name}_{one.name}"
 
-    def label(self, one: Input) -> str:
+    def label(self, one: Setting) -> str:
         """Return an input's label; within a script file the host wants them all different."""
         return next(row[one.name] for row in (*self.rows, *self.more) if one.name in row)
 
@@ -97,7 +102,7 @@ class Panel:
         said = f"{value:g}" if isinstance(value, (int, float)) else str(value or "")
         return f"{self.title} {said}".strip()
 
-    def heads(self) -> Iterator[Input]:
+    def heads(self) -> Iterator[Setting]:
         """Yield the inputs that the header depends on."""
         return (one for one in self.all_inputs if one.name in (ENABLED.name, self.choice, *self.head))
 
