@@ -54,7 +54,7 @@ def test(options: argparse.Namespace, rest: list[str]) -> int:
     if not (ROOT / "tests").is_dir():  # the registry's archive
         raise Stop("No tests here: the registry's archive leaves them out. The repository has them.")
     needed = ("pytest", "hypothesis", "xdist")
-    host = None if options.fast else ensure_host(options.python, *needed)
+    host = None if options.fast else ensure_host(options.python, *needed, named=options.comfyui)
     python = host.python if host else interpreter(options.python, *needed)
     shared = [] if rest else shared_out()
     codes = [pytest(python, [*shared, *(["-m", FAST] if options.fast else []), *rest])]
@@ -229,7 +229,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--workflow", metavar="NAME", help="run only this one of workflows/api/")
     sub.add_argument("--open", action="store_true", help="show the sheets worth seeing first")
     sub = command(test, "the fast suite, then the host suite; further arguments go to pytest")
-    sub.add_argument("--fast", action="store_true", help="leave out the host suite and what is marked slow")
+    host = sub.add_mutually_exclusive_group()
+    host.add_argument("--fast", action="store_true", help="leave out the host suite and what is marked slow")
+    host.add_argument("--comfyui", metavar="PATH", help="the host suite in this checkout of ComfyUI")
     sub.add_argument("--chat", action="store_true", help="also a real chat server, set up and started for it")
     variables = ", ".join(kind.variable for kind in webui.KINDS)
     sub.add_argument(

@@ -274,11 +274,25 @@ def test_the_demo_is_told_whether_to_open_them(monkeypatch, words):
 )
 def test_a_failing_or_empty_suite_fails_the_command(monkeypatch, arguments, codes, expected):
     remaining = list(codes)
-    monkeypatch.setattr(run, "ensure_host", lambda *_: host.Host(Path("comfy"), "0.30.0", Path("python")))
+    found = host.Host(Path("comfy"), "0.30.0", Path("python"))
+    monkeypatch.setattr(run, "ensure_host", lambda *_, **__: found)
     monkeypatch.setattr(run, "ensure_venv", lambda: Path("python"))
     monkeypatch.setattr(run, "python_in_root", lambda *_: remaining.pop(0))
     assert run.main(arguments) == expected
     assert remaining == []
+
+
+def test_the_host_suite_runs_in_a_checkout_that_is_named(tmp_path, monkeypatch):
+    (tmp_path / "main.py").touch()
+    (tmp_path / "comfyui_version.py").write_text('__version__ = "0.33.0"\n', encoding="utf-8")
+    calls = []
+    monkeypatch.setenv("COMFYUI_PATH", "another")
+    monkeypatch.setattr(host, "ensure_venv", lambda: Path("python"))
+    monkeypatch.setattr(run, "python_in_root", lambda *call: calls.append(call) or 0)
+    assert run.main(["test", "--comfyui", str(tmp_path)]) == 0
+    assert calls[1][2] == host.Host(tmp_path, "0.33.0", Path("python"))
+    with pytest.raises(SystemExit, match="2"):  # no host at all, and this one
+        run.main(["test", "--fast", "--comfyui", str(tmp_path)])
 
 
 def test_the_fast_suite_is_the_usual_one_without_slow_tests():

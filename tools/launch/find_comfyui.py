@@ -44,12 +44,13 @@ class Host:
     python: Path
 
 
-def ensure_host(python: str | None, *modules: str) -> Host:
+def ensure_host(python: str | None, *modules: str, named: str | None = None) -> Host:
     """The host to use: COMFYUI_PATH, else the ComfyUI this repository is installed in, else our own copy.
 
-    `python` names its interpreter, which then must have `modules` beside what the host needs.
+    `named` comes before them all. `python` names its interpreter, which then must have `modules` beside what
+    the host needs.
     """
-    named, around = os.environ.get("COMFYUI_PATH"), surrounding_host(ROOT)
+    named, around = named or os.environ.get("COMFYUI_PATH"), surrounding_host(ROOT)
     path = Path(named).expanduser().absolute() if named else around
     if path is not None:
         version = checked_version(path)
