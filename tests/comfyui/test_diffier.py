@@ -230,6 +230,23 @@ def test_the_given_part_of_a_video_is_shown_clean(model, diffier, sample, monkey
     assert len(seen) > 3 and max((x - given).abs().max() for x in seen) < 1e-5
 
 
+def test_the_given_part_is_noised_by_the_mask_as_it_is_now(model, diffier, sample, monkeypatch, log):
+    """Hosts from 0.33 on hand a model the mask as well, in every call of the sampler's and so of ours."""
+    masks, usual = log(), model.model.scale_latent_inpaint
+
+    def noised(denoise_mask=None, **more):
+        masks.append(denoise_mask)
+        return usual(**more)
+
+    monkeypatch.setattr(model.model, "scale_latent_inpaint", noised, raising=False)
+    mask, halved = torch.zeros(1, 1, 8, 8), model.clone()
+    mask[..., :4] = 1
+    halved.set_model_denoise_mask_function(lambda sigma, mask, extra_options: mask / 2)
+    sample(diffier(halved), mask=mask)
+    ours = [one for one in masks if one is not None]
+    assert len(ours) >= 1 and all(torch.equal(one, mask.expand_as(one) / 2) for one in ours)
+
+
 def test_video_latents(models, diffier, sample):
     model = models["epsilon"].clone()
 

@@ -127,9 +127,10 @@ class GuidedModel:
             return x
         (sigmas, noise, latent, mask), guider = self.given, self._call[0].class_obj
         if "denoise_mask_function" in options:
-            about = {"model": guider, "sigmas": sigmas}
-            mask = options["denoise_mask_function"](sigma, mask, extra_options=about)
-        kept = guider.inner_model.scale_latent_inpaint(x=x, sigma=sigma, noise=noise, latent_image=latent)
+            more = {"model": guider, "sigmas": sigmas}
+            mask = options["denoise_mask_function"](sigma, mask, extra_options=more)
+        about = {"x": x, "sigma": sigma, "noise": noise, "latent_image": latent, "denoise_mask": mask}
+        kept = guider.inner_model.scale_latent_inpaint(**about)
         return (x * mask + kept * (1.0 - mask)).to(x.dtype)
 
     def _note(self, args: dict) -> Tensor:
