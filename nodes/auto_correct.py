@@ -26,7 +26,7 @@ from ..steadydiff.hosts.comfy.fit import (
 )
 from ..steadydiff.plots import fit_figure
 from .shared import schema
-from .shared.host import fitted_latent
+from .shared.host import fitted_shape
 from .shared.meter import Meter, say
 from .shared.plot import image
 from .shared.schedule_folder import auto_file
@@ -131,7 +131,7 @@ class SteadyDiffAuto(io.ComfyNode):
         own = comfy.samplers.KSampler(model, steps, model.load_device, sampler_name, scheduler, 1.0)
         setup = make_setup(model, positive, negative, sampler, own.sigmas.cpu(), cfg, calls=0)
         setup = replace(setup, scheduler=scheduler)
-        shape = tuple(fitted_latent(model, latent_image).shape[1:])
+        shape = fitted_shape(model, latent_image)
         pictures, settings = QUALITIES[quality]
         plan = Plan(pictures, batch_size, seed=seed, settings=settings)
         if images is not None and vae is None:

@@ -9,7 +9,7 @@ from ..steadydiff.drift.gap import Gap
 from ..steadydiff.hosts.comfy.gap import measure_gap
 from ..steadydiff.plots import gap_figure
 from .shared import schema
-from .shared.host import fitted_latent
+from .shared.host import fitted_shape
 from .shared.plot import image
 from .shared.set_up import make_setup
 
@@ -72,8 +72,8 @@ class SteadyDiffDiffIERReport(io.ComfyNode):
         shown = 0 if clean is None else math.ceil(len(clean) / batch_size)
         calls = (2 * math.ceil(count / batch_size) + shown) * (len(sigmas) - 1)
         setup = make_setup(model, positive, negative, sampler, sigmas, cfg, calls)
-        shape = fitted_latent(model, latent_image).shape[1:]
-        plain, corrected = measure_gap(setup, tuple(shape), range(seed, seed + count), batch_size, clean)
+        shape = fitted_shape(model, latent_image)
+        plain, corrected = measure_gap(setup, shape, range(seed, seed + count), batch_size, clean)
         plot = image(gap_figure, plain, corrected, cfg)
         return io.NodeOutput(plot, report(plain, corrected))
 

@@ -10,7 +10,7 @@ from ..steadydiff.hosts.comfy.drift import measure_model
 from ..steadydiff.inputs import kinds as inputs
 from ..steadydiff.plots import drift_figure
 from .shared import schema
-from .shared.host import fitted_latent
+from .shared.host import fitted_shape
 from .shared.plot import image
 from .shared.set_up import make_setup
 
@@ -80,13 +80,11 @@ class SteadyDiffMeasure(io.ComfyNode):
         steps = len(sigmas) - 1
         calls = math.ceil(count / batch_size) * steps * (2 + paper_curves + (0 if reference else refine))
         setup = make_setup(model, positive, negative, sampler, sigmas, cfg, calls)
-        shape = fitted_latent(model, latent_image).shape[1:]
+        shape = fitted_shape(model, latent_image)
         clean = None if reference is None else reference["samples"]
         source = "given" if reference is None else reference.get(SOURCE, "given")
         seeds = range(seed, seed + count)
-        found, used = measure_model(
-            setup, tuple(shape), seeds, clean, refine, batch_size, paper_curves, source
-        )
+        found, used = measure_model(setup, shape, seeds, clean, refine, batch_size, paper_curves, source)
         plot = image(drift_figure, found, other)
         return io.NodeOutput(
             plot, report(found, other), found.to_json(), {"samples": used, SOURCE: found.reference}

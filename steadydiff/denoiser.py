@@ -60,6 +60,8 @@ class Run:
     seed:   seed of the run's noise; None = not known
     noise:  standard deviation of the noise in its states; noise of our own is multiplied by it
     step_calls: numbers, from 0, of the model calls that start a step; None = not asked for
+    parts:  shapes [C, *S] of the latents that are packed one behind the other into states [B, 1, N], as those
+            of a film and its sound; () = a state is one latent
     """
 
     space: Space
@@ -67,6 +69,7 @@ class Run:
     seed: int | None = None
     noise: float = 1.0
     step_calls: tuple[int, ...] | None = None
+    parts: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         check_space(self.space)

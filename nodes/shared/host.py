@@ -6,7 +6,9 @@ import comfy.sample
 from comfy import model_management, model_patcher, samplers
 from comfy.patcher_extension import WrappersMP
 
+from ...steadydiff.errors import HostError
 from ...steadydiff.hosts.comfy.host import ComfyHost
+from ...steadydiff.model_names import name_of
 
 HOST = ComfyHost(
     outer_sample=WrappersMP.OUTER_SAMPLE,
@@ -28,6 +30,18 @@ def fitted_latent(model, latent: dict):
     ratios = ("downscale_ratio_spacial", "downscale_ratio_temporal")  # unknown to the oldest hosts
     known = {name: latent.get(name) for name in ratios if name in signature(fix).parameters}
     return fix(model, latent["samples"], **known)
+
+
+def fitted_shape(model, latent: dict) -> tuple[int, ...]:
+    """Return the shape [C, *S] of a latent's samples, fitted as `fitted_latent` does; HostError for samples
+    of several kinds, such as a film with its sound, which only a whole run can take."""
+    samples = fitted_latent(model, latent)
+    if getattr(samples, "is_nested", False):
+        raise HostError(
+            f"a {name_of(model.model)} draws latents of {len(samples.unbind())} kinds together, such as a "
+            f"film and its sound; connect a model that draws one kind to measure it"
+        )
+    return tuple(samples.shape[1:])
 
 
 def patcher_of(network):

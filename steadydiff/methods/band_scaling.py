@@ -7,9 +7,12 @@ own. `haar_split` is the formula, `BandScaling` the settings.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -39,6 +42,20 @@ def haar_split(x: Tensor) -> tuple[Tensor, Tensor]:
     for dim in range(2, 2 + places):
         coarse = coarse.repeat_interleave(2, dim).narrow(dim, 0, sizes[dim - 2])
     coarse = coarse.reshape(x.shape)
+    return coarse, x - coarse
+
+
+def split_parts(x: Tensor, parts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Split as `haar_split` does each of the latents that a state packs.
+
+    parts:   their shapes [C, *S], see `Run`; none = x is one latent
+    Shapes:  with parts x and results [B, 1, N].
+    """
+    if not parts:
+        return haar_split(x)
+    packed = x.split([math.prod(shape) for shape in parts], dim=-1)
+    bands = [haar_split(one.reshape(-1, *shape)) for one, shape in zip(packed, parts, strict=True)]
+    coarse = torch.cat([one.reshape(len(x), 1, -1) for one, _ in bands], dim=-1)
     return coarse, x - coarse
 
 
@@ -105,7 +122,7 @@ class BandScaling(Defaults):
             given.prediction = denoised
             changes = [band(x, sigma) - denoised for band in (coarse, fine)]
             given.prediction = None
-            return denoised + haar_split(changes[0])[0] + haar_split(changes[1])[1]
+            return denoised + split_parts(changes[0], run.parts)[0] + split_parts(changes[1], run.parts)[1]
 
         return scaled
 

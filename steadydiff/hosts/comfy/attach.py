@@ -9,7 +9,7 @@ Methods of kind "state" come in between a sampler and its model, see `state.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -93,7 +93,7 @@ class Attachment:
             return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         # After the sigmas come denoise_mask, callback, disable_pbar and the seed.
         seed = args[3] if len(args) > 3 else kwargs.get("seed")
-        session = self._open(guider, sampler, sigmas, seed)
+        session = self._open(guider, sampler, sigmas, seed, kwargs.get("latent_shapes") or ())
         options = guider.model_options
         options[KEY] = session
         try:
@@ -137,10 +137,14 @@ class Attachment:
                 if not method.is_off:
                     rectify(executor, method, patch.resource, run, own)
 
-    def _open(self, guider: Any, sampler: Any, sigmas: Tensor, seed: int | None) -> ComfySession:
+    def _open(
+        self, guider: Any, sampler: Any, sigmas: Tensor, seed: int | None, shapes: Sequence[Sequence[int]]
+    ) -> ComfySession:
         model = guider.model_patcher
         model_sampling = model.get_model_object("model_sampling")
         run = run_of(model_sampling, sigmas, seed)
+        if len(shapes) > 1:  # latents of several kinds, which the host packs
+            run = replace(run, parts=tuple(tuple(shape[1:]) for shape in shapes))
         chosen = [patch for patch in self.patches if patch.settings.acts_on == "prediction"]
         session = ComfySession([patch.resolve(model_sampling) for patch in chosen], run, self.host)
         for settings in session.methods:
