@@ -317,7 +317,7 @@ class _Trials:
             )
         self._problem, self._settings, self._done, self._on_trial = problem, settings, done, on_trial
         self.scores: dict[Correction, tuple[float, float]] = {PLAIN: (1.0, 0.0)}
-        std = float(real.double().std())
+        std = float(real.cpu().double().std())
         self._sigmas = tuple(signs.level_of(ratio * std, problem.run.space) for ratio in signs.RATIOS)
         if "references" not in done:
             self._keep("references", real, problem.judge_references, 0)
@@ -380,9 +380,9 @@ class _Trials:
         with torch.no_grad():
             loss = signs.log_errors(judge, shown, noise, self._sigmas, self._problem.run.space)
         self._done[name] = {
-            "loss": loss.cpu(),
+            "loss": loss,
             "pooled": signs.pooled(shown).cpu(),
-            "spread": signs.spreads(shown, real).cpu(),
+            "spread": signs.spreads(shown, real),
             "calls": torch.tensor(calls + len(self._sigmas)),
         }
         self._on_trial(name)

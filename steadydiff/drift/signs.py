@@ -28,7 +28,7 @@ def log_errors(
 ) -> Tensor:
     """Return log of the mean square of eps - eps', the model's error on noised pictures, for each level.
 
-    Shapes:  pictures and each level's noise [N, C, *S]; result [levels, N], float64.
+    Shapes:  pictures and each level's noise [N, C, *S]; result [levels, N], float64 on the CPU.
     Cost:    one model call of all pictures a level.
     """
     rows = []
@@ -36,7 +36,7 @@ def log_errors(
         x = add_noise(pictures, eps, sigma, space)
         at = torch.full((len(x),), sigma, dtype=torch.float32, device=x.device)
         error = eps - eps_from_denoised(x, denoise(x, at), sigma, space)
-        rows.append(error.flatten(1).double().square().mean(1).log())
+        rows.append(error.flatten(1).cpu().double().square().mean(1).log())
     return torch.stack(rows)
 
 
@@ -107,11 +107,12 @@ def _apart(a: Tensor, b: Tensor) -> Tensor:
 
 
 def spreads(pictures: Tensor, references: Tensor) -> Tensor:
-    """Return each picture's squared distance to their mean, [N] float64; N - 1 parts sum to the variance.
+    """Return each picture's squared distance to their mean; N - 1 parts sum to the variance.
 
+    Shapes:  result [N], float64 on the CPU.
     Clipped to the references' range first, as a few exploded pictures would rule the sum.
     """
-    flat = pictures.double().clamp(float(references.min()), float(references.max())).flatten(1)
+    flat = pictures.cpu().double().clamp(float(references.min()), float(references.max())).flatten(1)
     return (flat - flat.mean(0)).square().sum(1)
 
 

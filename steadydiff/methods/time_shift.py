@@ -63,10 +63,10 @@ def levels_factor(sigma: Tensor, levels: float, table: Tensor, space: Space) -> 
     Units:   a level is a thousandth of the table, so that k means the same on models of more levels.
     """
     check_space(space)
-    ratios = table.double().to(sigma.device)
+    ratios = table.cpu().double()  # not every device knows float64
     if space == "flow":
         ratios = (ratios / (1 - ratios))[ratios < 1]
-    known, asked = ratios.log(), sigma.double()
+    known, asked = ratios.log(), sigma.cpu().double()
     asked = (asked if space == "ve" else asked / (1 - asked)).log()
     above = torch.searchsorted(known, asked).clamp(1, len(known) - 1)
     share = (asked - known[above - 1]) / (known[above] - known[above - 1])
@@ -75,7 +75,7 @@ def levels_factor(sigma: Tensor, levels: float, table: Tensor, space: Space) -> 
     low = moved.floor().long().clamp(max=len(known) - 2)
     found = torch.lerp(known[low], known[low + 1], moved - low)
     inside = (place >= 0) & (place <= len(known) - 1)
-    return torch.where(inside, (found - asked).exp(), 1.0).to(sigma.dtype)
+    return torch.where(inside, (found - asked).exp(), 1.0).to(sigma)
 
 
 @dataclass(frozen=True)

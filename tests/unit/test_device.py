@@ -15,7 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 
 from steadydiff.denoiser import Guided, Run
 from steadydiff.drift.calibration import calibrate, calibrate_variance
+from steadydiff.drift.fit import FitSettings, Problem
+from steadydiff.drift.fit import fit as fit_correction
 from steadydiff.drift.gap import GapRecorder
+from steadydiff.drift.kept_fit import digest
 from steadydiff.drift.measurement import Recorder, noise_for, unit_noise
 from steadydiff.hosts.comfy.finetune import training_sigmas
 from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel
@@ -149,6 +152,7 @@ def methods(space):
     yield EpsilonScaling(schedule=Schedule("table", (1.01, 1.02, 1.0, 1.01)))
     yield BandScaling(EpsilonScaling(1.01), EpsilonScaling(0.99))
     yield TimeShift()
+    yield TimeShift(levels=20, table=tuple(torch.linspace(0.01, 0.99, 100).tolist()))
     yield from (DiffIER(mode=mode, iterations=1) for mode in MODES)
     yield MDSS(XiModel(lambda x, sigma: 0.01 * x, **levels))
     yield AntiBiasPrompt(PromptModel(lambda x: 0.01 * x, "residual", **levels))
@@ -185,6 +189,28 @@ def test_the_gap_is_measured_there(space):
     denoise = DiffIER(iterations=1).wrap(recorder.around(guided(space)), run)
     recorder.sample(sample_euler, denoise, noise() * run.sigmas[0])
     assert recorder.gap().calls
+
+
+@spaces
+def test_a_correction_is_fitted_there(space):
+    """By a model that takes the noise for larger than it is."""
+    run, exact = RUNS[space], gaussian_denoiser(0.0, 0.6, space)
+
+    def planted(x, sigma):
+        return x - 1.1 * (x - exact(x, sigma)) if space == "ve" else exact(x, sigma) * 0.9
+
+    pictures = {name: unit_noise(SHAPE, range(at, at + 16)) for at, name in ((0, "x"), (16, "real"))}
+    done = {}
+    for where in (HERE, torch.device("cpu")):
+        x, real = (pictures[name].to(where) for name in ("x", "real"))
+        problem = Problem(sample_euler, planted, x * run.sigmas[0], run, exact, 0.6 * real, exact)
+        done[where] = fit_correction(problem, FitSettings(thorough=True, diffier=True, trust=0.0, keep=0.0))
+    assert done[HERE].correction == done[torch.device("cpu")].correction
+    assert len(done[HERE].scores) > 2
+
+
+def test_a_digest_is_that_of_the_same_numbers_here():
+    assert digest([noise()]) == digest([noise().cpu()])
 
 
 def test_features_are_compared_there():
