@@ -12,6 +12,7 @@ if sys.version_info < (3, 10):  # before the imports, which an older Python cann
 
 import argparse
 import ast
+import io
 import os
 import signal
 import subprocess
@@ -176,7 +177,10 @@ def pytest(python: Path, arguments: list[str], host: Host | None = None) -> int:
 
 def python_in_root(python: Path, arguments: list[str], host: Host | None = None) -> int:
     """Run `python -m ...` in the root, so that the repository is importable, and name it the host."""
-    environment = dict(os.environ, STEADYDIFF_COMFYUI=str(host.path)) if host else None
+    letters = os.environ.get("PYTHONIOENCODING", "")  # a console that lacks some shows "?" for them
+    environment = {**os.environ, "PYTHONIOENCODING": letters if ":" in letters else f"{letters}:replace"}
+    if host:
+        environment["STEADYDIFF_COMFYUI"] = str(host.path)
     with subprocess.Popen([str(python), *arguments], cwd=ROOT, env=environment) as process:
         try:
             return process.wait()
@@ -262,6 +266,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """Run one command; every expected failure ends here as one sentence and exit code 1."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` stops the server
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         options, rest = parser().parse_known_args(arguments)
         return options.function(options, rest)
