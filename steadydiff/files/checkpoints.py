@@ -75,7 +75,8 @@ def read_tensors(path: Path, prefix: str = "") -> tuple[dict[str, Tensor], dict[
     try:
         with safe_open(path, "pt") as file:
             names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 (it is no dict)
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            # Copies: else they would keep the file mapped, and Windows replaces no file that is.
+            return {name: file.get_tensor(name).clone() for name in names}, file.metadata() or {}
     except FileNotFoundError:
         raise CheckpointError(f"{path.name} is not there; expected it in {path.parent.name}/.") from None
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:

@@ -234,7 +234,7 @@ def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
 def _report(state: Path, step: int, last: int, means: dict[str, float], seconds: float) -> None:
     line = {"step": step, **{k: float(f"{v:.5g}") for k, v in means.items()}}
     try:
-        with state.with_suffix(".jsonl").open("a") as file:
+        with state.with_suffix(".jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({**line, "seconds_per_step": round(seconds, 4)}) + "\n")
     except OSError as error:  # no reason to stop; the state, which matters, comes next
         log.warning("%s is not kept up (%s)", state.with_suffix(".jsonl").name, error)
@@ -289,7 +289,8 @@ def _load(
     for key in ("step", "exp_avg", "exp_avg_sq"):
         for name, value in _part(tensors, f"adam.{key}.").items():
             weight = model.get_parameter(name)
-            optimiser.state[weight][key] = value if key == "step" else value.to(weight)
+            # A copy: else it would keep the file mapped, and Windows replaces no file that is.
+            optimiser.state[weight][key] = value.clone() if key == "step" else value.to(weight, copy=True)
     return step, tensors["losses"].tolist()
 
 
