@@ -5,6 +5,7 @@ Every process draws a batch of its own, their gradients are averaged, and the fi
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable
 from functools import cache
@@ -28,6 +29,10 @@ class SingleProcess:
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Nothing, as there is nobody else."""
 
+    def gathered(self, number: int) -> list[int]:
+        """Return every process's number; here the one."""
+        return [number]
+
     def wait(self) -> None:
         """Nothing, as there is nobody else."""
 
@@ -46,6 +51,10 @@ class Distributed:
         flat = self._accelerator.reduce(torch.cat([t.reshape(-1) for t in tensors]), "mean")
         for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(mean.view_as(tensor))
+
+    def gathered(self, number: int) -> list[int]:
+        """Return every process's number, the first one's first."""
+        return self._accelerator.gather(torch.tensor([number], device=self.device)).tolist()
 
     def wait(self) -> None:
         """Return when every process has come here."""
@@ -66,4 +75,6 @@ def team() -> SingleProcess | Distributed:
         raise SettingsError(
             "several processes train together with accelerate, which is not installed; pip install accelerate"
         ) from None
-    return Distributed(Accelerator(cpu=not torch.cuda.is_available()))
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    atexit.register(accelerator.end_training)  # threads of its own that outlive the work may abort it
+    return Distributed(accelerator)

@@ -141,6 +141,11 @@ def fit(
         check_writable(state)
     state.parent.mkdir(parents=True, exist_ok=True)
     step, past = _load(state, identity, model, average, optimiser) if state.exists() else (start, [])
+    if len(set(steps := together.gathered(step))) > 1:
+        raise SettingsError(
+            f"the processes begin at different steps ({', '.join(map(str, steps))}), as not all of them find "
+            f"{state.name}; use a folder that all machines share, or copy the file to the same place on each"
+        )
     begun = step
     seen, since, saved = [], time.monotonic(), time.monotonic()
     former = _end_by_exception()

@@ -117,6 +117,25 @@ def test_a_training_is_saved_by_time_too_and_gives_signals_back(tmp_path, monkey
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_a_days_training_keeps_the_disk_bounded(tmp_path, monkeypatch):
+    """A day at 30 seconds a step; it is saved at least every minute and stopped ten times."""
+    clock, state, most = iter(range(0, 10**9, 10)), tmp_path / "state.safetensors", 0
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
+
+    def watch(step, loss):
+        nonlocal most
+        assert {file.name for file in tmp_path.iterdir()} <= {state.name, "state.jsonl"}
+        most = max(most, sum(file.stat().st_size for file in tmp_path.iterdir()))
+
+    for until in range(288, 2881, 288):
+        model = _Line()
+        plan = loop.Plan(steps=2880, warmup=1)
+        loop.fit(model, lambda rng, seed, m=model: m.weight.square().sum(), plan, state, 0, on_step=watch,
+                 until=until)  # fmt: skip
+    assert loop.steps_of(state) == 2880
+    assert most < 2880 * (4 + 2) + 4000  # a loss a step, a line every fifty
+
+
 def test_files_have_the_modes_that_the_umask_gives(tmp_path):
     (tmp_path / "usual").touch()
     _fit(tmp_path / "state.safetensors", 1)
