@@ -4,6 +4,9 @@ References are held-out drawings. A search begins with nothing or with a wrong t
 find a prompt from there for one part of them, which has its own seed of the drawings. What clip-interrogator
 does without drawing anything is measured beside it, in our own words (fast, classic and best of its modes),
 and so are the true captions, as they are and as phrases, which no search can beat by much.
+
+Cells of "cost" begin with a wrong thing and also tell what a search took, and which of its negative phrases
+are right. Beside the bank a model with known errors proposes there, also without parts of the method.
 """
 
 import re
@@ -11,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import compress
 from pathlib import Path
@@ -20,9 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from steadydiff.arpo.language.proposer import Framework
 from steadydiff.arpo.phrase_bank import PhraseBank
 from steadydiff.arpo.phrases import Phrases
-from steadydiff.arpo.search import ARPO, Log
+from steadydiff.arpo.search import ARPO, Log, Proposer, Scorer
 from steadydiff.tinyworld import files
 from steadydiff.tinyworld.reader import IGNORED, attributes
 from steadydiff.tinyworld.scenes import (
@@ -40,6 +45,7 @@ from steadydiff.tinyworld.scenes import (
 )  # fmt: skip
 from tools.bench.shared import world
 from tools.bench.shared.frame import Bench, Figures
+from tools.bench.shared.teller import Teller, phrases_of, scenes_of
 from tools.launch.arpo import CONDITION, SCENES, SCENES_SEED, bank, draw, scorer
 from tools.launch.console import say
 
@@ -119,10 +125,17 @@ def starts(part: int, start: str) -> list[Phrases]:
 
 @cache
 def searched(part: int, start: str, seed: int, drop: bool) -> list[Log]:
-    """Five iterations for every reference, in step with each other, so that they draw together."""
-    settings, drawn = ARPO(5, drop=drop), _drawn.setdefault(seed, {})
+    """Five iterations for every reference."""
+    return in_step(part, start, seed, ARPO(5, drop=drop), [(bank(), scorer())] * PART)
+
+
+def in_step(
+    part: int, start: str, seed: int, settings: ARPO, helpers: Sequence[tuple[Proposer, Scorer]]
+) -> list[Log]:
+    """A search for every reference, in step with each other, so that they draw together."""
+    drawn = _drawn.setdefault(seed, {})
     begun: dict[int, Iterator[Log]] = {
-        i: settings.search(picture, lambda text, _: drawn[text], bank(), scorer(), seed, first)
+        i: settings.search(picture, lambda text, _: drawn[text], *helpers[i], seed, first)
         for i, (picture, first) in enumerate(zip(references(part)[1], starts(part, start), strict=True))
     }
     logs, due = dict[int, Log](), [first.prompt for first in starts(part, start)]
@@ -168,17 +181,7 @@ Similar = Callable[[list[str]], list[float]]
 
 
 def by_true_phrases(part: int, start: str, seed: int) -> list[str]:
-    """All that is true, in the bank's own words."""
-    scenes, _ = references(part)
-    prompts = []
-    for i, whole in enumerate(world.captions(scenes)):
-        style, rest = whole.split(" of ", 1)
-        rest, ground = rest.rsplit(" on a ", 1)
-        cut = f" {RELATIONS[scenes.relation[i]]} " if scenes.count[i] == 2 else " at the "
-        prompts.append(
-            ", ".join([*rest.replace(cut, f", {cut.strip()} ").split(", "), f"on a {ground}", style])
-        )
-    return prompts
+    return [", ".join(phrases) for phrases in phrases_of(references(part)[0])]
 
 
 def fast(ranked: list[list[str]], first: str, similar: Similar) -> str:
@@ -299,6 +302,160 @@ def judged(way: Callable[[int, str, int], list[str]], start: str, seed: int, par
     return figures
 
 
+# --- cost, and negative phrases ---------------------------------------------------------------------------
+
+NOISE, MIXED = 0.1, 0.1  # of the model that proposes, by our choice
+
+
+@dataclass
+class Counted:
+    """A scorer that counts what is encoded, once each: texts beside those of the bank, and pictures."""
+
+    scorer: Scorer
+    apart: frozenset[str] = frozenset()
+    seen_texts: set[str] = field(default_factory=set)
+    seen_pictures: set[int] = field(default_factory=set)
+
+    def picture(self, picture: Tensor) -> Tensor:
+        self.seen_pictures.add(picture.data_ptr())
+        return self.scorer.picture(picture)
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        self.seen_texts.update(text for text in texts if text not in self.apart)
+        return self.scorer.texts(texts)
+
+    def fits(self, texts: Sequence[str]) -> list[bool]:
+        return self.scorer.fits(texts)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search found and took: its prompt, its drawings, encodes and questions, and what is absent."""
+
+    prompt: str
+    drawn: list[Tensor]
+    texts: int = 0
+    pictures: int = 0
+    questions: int = 0
+    negative: tuple[str, ...] = ()
+
+
+def with_bank(settings: ARPO, part: int, seed: int) -> list[Search]:
+    known = frozenset(text for phrases in bank().lists for text in phrases.content + phrases.style)
+    counted = [Counted(scorer(), known) for _ in range(PART)]
+    banks = [PhraseBank(bank().lists, one, absent=bank().absent) for one in counted]
+    logs = in_step(part, "wrong", seed, settings, list(zip(banks, counted, strict=True)))
+    return [searched_by(log, one, 0) for log, one in zip(logs, counted, strict=True)]
+
+
+def with_model(framework: Framework, part: int, seed: int) -> list[Search]:
+    counted = [Counted(scorer()) for _ in range(PART)]
+    tellers = [Teller(NOISE, MIXED) for _ in range(PART)]
+    asked = [teller.proposer(framework) for teller in tellers]
+    logs = in_step(part, "wrong", seed, ARPO(5, drop=True), list(zip(asked, counted, strict=True)))
+    return [searched_by(*found) for found in zip(logs, counted, [one.asked for one in tellers], strict=True)]
+
+
+def searched_by(log: Log, counted: Counted, questions: int) -> Search:
+    """What its last prompt is, which the tables of the other cells show too."""
+    last, taken = log.steps[-1], (len(counted.seen_texts), len(counted.seen_pictures))
+    drawn = [step.picture for step in log.steps]
+    return Search(last.phrases.prompt, drawn, *taken, questions, log.following.negative)
+
+
+def without_selection(part: int, seed: int) -> list[Search]:
+    """The same model; whatever it proposes is added as long as CLIP reads it, and nothing is taken out."""
+    tellers = [Teller(NOISE, MIXED) for _ in range(PART)]
+    asked = [teller.proposer("enhanced") for teller in tellers]
+    current = starts(part, "wrong")
+    drawn: list[list[Tensor]] = [[] for _ in range(PART)]
+    due = list(range(PART))
+    for last in (False,) * 5 + (True,):
+        before = list(current)
+        for i, picture in zip(due, drawings([current[i].prompt for i in due], seed), strict=True):
+            drawn[i].append(picture)
+            if not last:
+                found = asked[i].propose(references(part)[1][i], picture, current[i])
+                current[i] = filled_up(current[i], found)
+        due = [i for i in due if current[i] != before[i]]
+    return [
+        Search(prompt.prompt, pictures, questions=teller.asked)
+        for prompt, pictures, teller in zip(current, drawn, tellers, strict=True)
+    ]
+
+
+def filled_up(current: Phrases, found: Phrases) -> Phrases:
+    for phrase in (found - current).each():
+        current = current + phrase if scorer().fits([(current + phrase).prompt])[0] else current
+    return current
+
+
+SEARCHES: dict[str, Callable[[int, int], list[Search]]] = {
+    "bank": partial(with_bank, ARPO(5)),
+    "bank, dropping": partial(with_bank, ARPO(5, drop=True)),
+    "bank, dropping, two windows": partial(with_bank, ARPO(5, drop=True, max_tokens=150)),
+    "model": partial(with_model, "enhanced"),
+    "model, without descriptions": partial(with_model, "vanilla"),
+    "model, without selection": without_selection,
+}
+
+
+@torch.no_grad()
+def costed(search: Callable[[int, int], list[Search]], seed: int, part: int) -> Figures:
+    """What came back, what it took for each picture, and how many of its negative phrases are right.
+
+    right: a drawing shows the phrase and the reference does not; clean: it says nothing true of that;
+    chance_...: the same of all phrases of the lists that the negative ones come from
+    """
+    scenes, _ = references(part)
+    found = search(part, seed)
+    figures = judged(lambda *_: [one.prompt for one in found], "wrong", seed, part)
+    figures = {name: figures[name] for name in ("recall", "precision", "feature", "found")}
+    figures |= {
+        "drawings": statistics.mean(len(one.drawn) for one in found),
+        "texts": statistics.mean(one.texts for one in found),
+        "pictures": statistics.mean(one.pictures for one in found),
+        "questions": statistics.mean(one.questions for one in found),
+        "negative": sum(len(one.negative) for one in found),
+    }
+    lists = [phrases.content + phrases.style for phrases in bank().lists]
+    sums = dict.fromkeys(("right", "chance_right", "clean", "chance_clean"), 0.0)
+    for i, one in enumerate(found):
+        seen = scenes_of(files.load_reader().read(torch.stack(one.drawn).permute(0, 3, 1, 2)))
+        for phrase in one.negative:
+            texts = next(texts for texts in lists if phrase in texts)
+            for name, of in (("right", is_right), ("clean", is_clean)):
+                sums[name] += of(phrase, scenes, i, seen)
+                sums[f"chance_{name}"] += statistics.mean(of(text, scenes, i, seen) for text in texts)
+    return figures | sums
+
+
+def is_right(phrase: str, scenes: Scenes, i: int, seen: Scenes) -> bool:
+    """Whether one of the drawings shows it, and the reference, scene i, does not."""
+    return not shows(scenes, i, phrase) and any(shows(seen, k, phrase) for k in range(len(seen)))
+
+
+def is_clean(phrase: str, scenes: Scenes, i: int, seen: Scenes) -> bool:
+    return not said(phrase, scenes, i) & truth(scenes, i)
+
+
+def shows(scenes: Scenes, i: int, phrase: str) -> bool:
+    """Whether a phrase of the bank is true of scene i as a whole, of one and the same thing."""
+    told = said(phrase, scenes, i)
+    kinds = {kind: value for kind, value in told}
+    if "shape" not in kinds:
+        return told <= truth(scenes, i)
+    whole = [SIZES[scenes.size[i, k]] for k in range(scenes.count[i])]
+    things = [
+        {"size": size, "colour": colour, "shape": shape}
+        for k, size in enumerate(whole)
+        for colour, shape in [thing(scenes, i, k)]
+    ]
+    relation = kinds.pop("position", None)
+    there = any(kinds.items() <= one.items() for one in things)
+    return there and (relation is None or ("position", relation) in truth(scenes, i))
+
+
 class Embedded:
     """A scorer of random embeddings as wide as ViT-L-14's, which costs nothing but the ranking."""
 
@@ -339,6 +496,8 @@ def main() -> int:
             for name, way in WAYS.items():
                 key = f"{start} {name} {seed} {part}"
                 bench.cell(key, partial(judged, way, start, seed, part), quick=part == 0)
+        for name, search in SEARCHES.items():
+            bench.cell(f"cost {name} {seed} {part}", partial(costed, search, seed, part), quick=part == 0)
     return bench.run()
 
 
