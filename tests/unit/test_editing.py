@@ -80,6 +80,11 @@ def test_a_report_of_something_else_is_refused(report):
         ("一只黑猫, 猫", "猫 → 狗", "一只黑狗, 狗"),
         ("a.b, axb", "a.b -> c", "c, axb"),
         ("a dog", r"dog -> \1", r"a \1"),
+        ("A dog, an old owl, the dog", "dog -> eagle, owl -> cat", "An eagle, an old cat, the eagle"),
+        ("an eagle, a vitamin", "eagle -> dog, vitamin -> orange", "a dog, an orange"),
+        ("a dog, a cat", "dog -> unicorn, cat -> hourglass", "a unicorn, an hourglass"),
+        ("a red apple, a red", "red ->", "an apple"),
+        ("a dog", "a dog -> an owl", "an owl"),
         ("a dog", "", "a dog"),
     ],
 )

@@ -54,24 +54,34 @@ def read_exchanges(text: str) -> dict[str, str]:
 def exchange_words(phrases: Phrases, exchanges: Mapping[str, str]) -> Phrases:
     """Exchange words within every phrase, all at once; a word that began with a capital does so again.
 
+    An English article before a word fits what follows then, and goes with the last word of a phrase.
     Negative phrases stay as they are, but for those that hold a word that is wanted now.
     Neutral: nothing to exchange returns the phrases as they are.
     Source:  Ren, 2025, figure B.14.
     """
-    pattern, known = (
-        whole_words(exchanges),
-        {" ".join(old.split()).casefold(): new for old, new in exchanges.items()},
-    )
+    pattern = re.compile(rf"(?:(?<!\w)(an?)\s+)?(?:{whole_words(exchanges).pattern})", re.IGNORECASE)
+    known = {" ".join(old.split()).casefold(): new for old, new in exchanges.items()}
 
     def exchanged(found: re.Match[str]) -> str:
-        new = known.get(found[0].casefold(), found[0])
-        return new[:1].upper() + new[1:] if found[0][0].isupper() else new
+        article = found[1] or ""
+        old = found[0][len(article) :].lstrip()
+        new = known.get(old.casefold(), old)
+        new = new[:1].upper() + new[1:] if old[0].isupper() else new
+        following = new or found.string[found.end() :].lstrip()
+        return f"{_fitting(article, following)} {new}" if article and following else new
 
     content, style = (
         tuple(pattern.sub(exchanged, p) for p in kind) for kind in (phrases.content, phrases.style)
     )
     absent = Phrases(negative=phrases.negative).without(exchanges.values())
     return Phrases(content, style, absent.negative)
+
+
+def _fitting(article: str, following: str) -> str:
+    """ "a" or "an" as it is spoken before a word, as large as it was."""
+    spoken = r"(?!uni(?!n|m)|us[aeu]|eu|one\b|once)[aeiou]|hour|honest|honou?r|heir"
+    an = re.match(spoken, following, re.IGNORECASE)
+    return article[0] + ("n" if an else "")
 
 
 def known_phrases(prompt: str, report: str) -> Phrases:
