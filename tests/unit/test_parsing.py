@@ -158,3 +158,20 @@ def test_what_is_said_as_asked_comes_back(content, style):
         *(tuple(p for p in kind if parse_phrases(p)) for kind in (expected.content, expected.style))
     )
     assert parse_phrases(json.dumps({"content": content, "style": style})) == expected
+
+
+@pytest.mark.parametrize(
+    "phrase",
+    [
+        "a painting not yet finished", "a door not fully closed", "a city not far from the sea",
+        "a not quite round moon", "a house no longer used", "not only red but also blue",
+    ],
+)  # fmt: skip
+def test_a_not_that_denies_nothing_stays_in_its_phrase(phrase):
+    found = parse_phrases(phrase)
+    assert (found.content + found.style, found.negative) == ((phrase,), ())
+
+
+def test_a_not_that_denies_still_parts_a_phrase():
+    found = parse_phrases("a man not wearing a hat\nsharp, not blurry")
+    assert (found.content, found.negative) == (("a man", "sharp"), ("wearing a hat", "blurry"))

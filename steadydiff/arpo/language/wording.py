@@ -145,13 +145,18 @@ _SHOWN = re.compile(
     r"\b(?:the|this) (?:image|picture|photo|photograph|scene) (?:shows|portrays|depicts|features) .*",
     re.IGNORECASE,
 )
+_DENIED = (
+    r"(?!(?:yet|quite|fully|entirely|completely|far|only|just|merely|always|unlike|long|longer|"
+    r"(?:more|less|fewer) than|one)\b)"
+)
 _ABSENT = re.compile(
     r"(?:(?:there (?:is|are) )?no|without|not|remove|avoid|exclude|omit|delete|lacks?|lacking|absence of|"
-    r"free of|devoid of|(?:do not|don't) (?:include|add|show)|never)\s+(?!one\b)",
+    rf"free of|devoid of|(?:do not|don't) (?:include|add|show)|never)\s+{_DENIED}",
     re.IGNORECASE,
 )
 _BUT = re.compile(
-    r"(?:,? (?:and|but|with))?\s(?:without|lacking|no|not|instead of|rather than|free of|devoid of)\s",
+    r"(?:,? (?:and|but|with))?\s(?:without|lacking|no|not|instead of|rather than|free of|devoid of)\s"
+    + _DENIED,
     re.IGNORECASE,
 )
 _ARTICLES = re.compile(r"^(?:(?:the|an?|any|visible)\s+)+", re.IGNORECASE)
