@@ -62,6 +62,20 @@ def test_a_folders_prompts_are_written_beside_its_pictures(tmp_path, output, cap
         arpo.references(str(tmp_path / "empty"))
 
 
+def test_a_folder_ends_at_a_comfyui_that_does_not_answer(tmp_path, capsys):
+    for name in ("a.png", "b.png", "c.png"):
+        picture(tmp_path / "set" / name, (64, 64))
+    assert arpo.main([str(tmp_path / "set"), "--comfyui", "1", "--checkpoint", "x"]) == 1
+    assert capsys.readouterr().err.count("The ComfyUI at 127.0.0.1:1") == 1
+
+
+def test_a_caption_that_nobody_improved_is_not_written(tmp_path, output, capsys):
+    picture(tmp_path / "set" / "a.png", (64, 64))
+    dead = ["--server", "http://127.0.0.1:1/v1", "--prompt", "a red star", "--iterations", "1"]
+    assert arpo.main([str(tmp_path / "set"), *dead]) == 1
+    assert "the proposer failed" in capsys.readouterr().err and not list((tmp_path / "set").glob("*.txt"))
+
+
 def test_a_folder_may_be_one_theme(tmp_path, output, capsys):
     for name in ("a.png", "b.png", "c.png"):
         picture(tmp_path / "set" / name, (64, 64))

@@ -46,7 +46,7 @@ from steadydiff.tinyworld.scenes import (
 from steadydiff.tinyworld.scorer import tiny_scorer
 from steadydiff.tinyworld.train import HELD_OUT
 from tools.bench.shared import world
-from tools.launch.arpo_host import HostSearch
+from tools.launch.arpo_host import HostSearch, Unreachable
 from tools.launch.console import Stop, say
 from tools.launch.environment import ROOT
 from tools.launch.sheet import draw_sheet, enlarged
@@ -158,6 +158,8 @@ def search(options: argparse.Namespace, clip: Scorer, proposer: Proposer, names:
         say(f"{len(log.steps) - 1}: text {step.text_similarity:.3f}, picture {step.image_similarity:.3f}")
         say(f"   {step.phrases.prompt or '(nothing)'}")
     assert log  # every search draws once
+    if log.failure:  # the prompt that would come out is the one that was given
+        raise Stop(log.failure)
     show(log, theme, folder)
     say(f"ended: {log.stopped}\nprompt: {log.best.phrases.prompt}\npictures: {folder}")
     return log.best.phrases.prompt
@@ -191,7 +193,8 @@ def show(log: Log, theme: list[Tensor], folder: Path) -> None:
 def search_all(options: argparse.Namespace) -> int:
     """Search for one picture, for what a folder's share, or for each, written beside it; the exit code.
 
-    What goes wrong with one picture of a folder is told, and the others are worked through.
+    What goes wrong with one picture of a folder is told, and the others are worked through, unless it would
+    go wrong with each.
     """
     named, folder, code = references(options.image), Path(options.image).is_dir(), 0
     find = searcher(options)
@@ -209,6 +212,8 @@ def search_all(options: argparse.Namespace) -> int:
             prompt = find([name])
             if beside:
                 write_whole(beside, prompt + "\n")
+        except Unreachable:
+            raise
         except (Stop, SteadyDiffError) as error:
             print(error, file=sys.stderr)
             code = 1

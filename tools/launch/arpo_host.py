@@ -19,6 +19,10 @@ from tools.launch.environment import ROOT
 ARPO_NODE, REFERENCE, PROMPT = "SteadyDiffARPO", "steadydiff_reference", "steadydiff_prompt"
 
 
+class Unreachable(Stop):
+    """The ComfyUI does not answer, and would not for another picture."""
+
+
 @dataclass(frozen=True)
 class HostSearch:
     """Finds prompts in a ComfyUI.
@@ -58,10 +62,15 @@ class HostSearch:
         size = next(iter(pictures.values()))
         graph = checkpoint_graph(options, size) if options.checkpoint else workflow_of(options)
         try:
-            uploaded = [self.client.upload(picture.name, picture.read_bytes()) for picture in pictures]
+            files = [(picture.name, picture.read_bytes()) for picture in pictures]
+        except OSError as error:
+            raise Stop(f"a picture cannot be read: {error}") from error
+        try:
+            uploaded = [self.client.upload(*file) for file in files]
             outputs = self.client.run(with_pictures(graph, uploaded, options))
         except (ComfyError, OSError, ValueError) as error:
-            raise Stop(f"The ComfyUI at {self.address} did not find a prompt: {error}") from error
+            kind = Unreachable if isinstance(error, OSError) else Stop
+            raise kind(f"The ComfyUI at {self.address} did not find a prompt: {error}") from error
         prompt = outputs[PROMPT]["text"][0]
         print(f"prompt: {prompt}", flush=True)
         return prompt
