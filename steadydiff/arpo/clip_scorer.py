@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import SettingsError
+from ..errors import SettingsError, SteadyDiffError
 from ..optional import import_open_clip
 from .embeddings import identity_of
 
 BATCH = 2048  # texts that are encoded at a time
 OTHER = "other"
 MODELS = ("ViT-L-14", "ViT-B-32", "ViT-H-14", "ViT-bigG-14", OTHER)
+SIZES = {"ViT-L-14": "1.7 GB", "ViT-B-32": "0.6 GB", "ViT-H-14": "3.9 GB", "ViT-bigG-14": "10.2 GB"}
 IDENTIFIED = "Photo of 2 cats, by the sea (oil on canvas)"  # shows how a tokenizer parts words
 REMEMBERED = 40_000  # embeddings of texts; of ViT-L-14 some 120 MB
 
@@ -144,6 +145,21 @@ def named_model(model: str, weights: str, architecture: str, home: Path) -> tupl
             f"model is other: name its architecture, or a folder of models/{home.name} as weights"
         )
     return architecture if model == OTHER else model, here if inside and here.is_file() else weights
+
+
+def told_of(model: str | Path, weights: str | Path) -> tuple[str, bool]:
+    """What `load_scorer` would say of a model, in a line, and whether a download is all that it lacks."""
+    try:
+        open_clip = import_open_clip()
+        if isinstance(model, Path):
+            return f"CLIP: {model.name}", False
+        _check_known(open_clip, model, weights, True)
+    except SteadyDiffError as error:
+        return str(error), False
+    if isinstance(weights, Path) or _is_here(open_clip.get_pretrained_cfg(model, weights)):
+        return f"CLIP: {model}, on this computer", False
+    size = SIZES.get(model, "some GB")
+    return f"CLIP: {model}, {size} from huggingface.co, not on this computer", True
 
 
 def _check_known(open_clip: Any, model: str, weights: str | Path, download: bool) -> None:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from steadydiff.arpo import clip_scorer
 from steadydiff.errors import CheckpointError, SteadyDiffError
 from steadydiff.tinyworld import clip, files, scenes, text
 
@@ -75,3 +76,28 @@ def test_without_open_clip_or_weights_loading_says_so(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "open_clip", SimpleNamespace())
     with pytest.raises(CheckpointError, match="open_clip_model.safetensors is not there"):
         files.load_clip(tmp_path)
+
+
+def test_before_a_search_it_is_said_whether_a_clip_is_here(monkeypatch, tmp_path):
+    """With an open_clip that knows one model, and a cache of huggingface.co's that is empty or has it."""
+    here: list[str] = []
+    monkeypatch.setitem(
+        sys.modules, "open_clip", SimpleNamespace(
+            list_models=lambda: ["ViT-L-14"], list_pretrained_tags_by_model=lambda model: ["openai"],
+            get_pretrained_cfg=lambda model, tag: {"hf_hub": "timm/vit/"},
+        ),
+    )  # fmt: skip
+    cache = SimpleNamespace(try_to_load_from_cache=lambda repository, name: here[0] if here else None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", cache)
+    said, offered = clip_scorer.told_of("ViT-L-14", "openai")
+    assert said == "CLIP: ViT-L-14, 1.7 GB from huggingface.co, not on this computer" and offered
+    here.append("file")
+    assert clip_scorer.told_of("ViT-L-14", "openai") == ("CLIP: ViT-L-14, on this computer", False)
+    assert clip_scorer.told_of("ViT-L-14", tmp_path / "mine.pt") == (
+        "CLIP: ViT-L-14, on this computer",
+        False,
+    )
+    said, offered = clip_scorer.told_of("ViT-L-14", "nobody's")
+    assert "no weights" in said and not offered
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    assert "pip install open_clip_torch" in clip_scorer.told_of("ViT-L-14", "openai")[0]
