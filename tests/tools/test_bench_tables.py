@@ -9,6 +9,8 @@ from tools.bench.tables.all import (
     TABLES,
     antibias,
     arpo,
+    arpo_cost,
+    arpo_negative,
     compared,
     drift_full,
     drift_summary,
@@ -92,6 +94,21 @@ def test_a_way_to_a_prompt_is_the_mean_over_its_parts_and_its_standard_error():
     assert text.startswith("60 pictures; ± is the standard error over parts of 20.")
     row = "| ARPO 5, dropping | 0.700 ± 0.115 | 1.000 ± 0.000 | 0.250 ± 0.000 |"
     assert sum(line.startswith(row) for line in text.splitlines()) == 2
+
+
+def test_a_searchs_cost_is_a_mean_and_its_negative_phrases_are_counted_together():
+    rest = dict.fromkeys(("precision", "found", "texts", "pictures", "questions"), 1.0)
+    right = [(10, 3, 1.0, 9, 4.0), (30, 5, 1.0, 29, 16.0)]
+    names = "negative", "right", "chance_right", "clean", "chance_clean"
+    found = {
+        f"cost bank {part} {part}": {
+            "figures": {"recall": 0.8 + 0.2 * part, "drawings": 2 + part, **rest}
+            | dict(zip(names, counted, strict=True))
+        }
+        for part, counted in enumerate(right)
+    }
+    assert "| bank | 0.900 ± 0.100 | 1.000 ± 0.000 | 1.000 ± 0.000 | 2.5 | 1.0 |" in arpo_cost(found)
+    assert "| bank | 40 | 20.0% | 5.0% | 95.0% | 50.0% |" in arpo_negative(found)
 
 
 def test_one_part_is_shown_without_a_spread():

@@ -419,7 +419,7 @@ def costed(search: Callable[[int, int], list[Search]], seed: int, part: int) -> 
         "negative": sum(len(one.negative) for one in found),
     }
     lists = [phrases.content + phrases.style for phrases in bank().lists]
-    sums = dict.fromkeys(("right", "chance_right", "clean", "chance_clean"), 0.0)
+    sums: dict[str, float] = {"right": 0, "chance_right": 0, "clean": 0, "chance_clean": 0}
     for i, one in enumerate(found):
         seen = scenes_of(files.load_reader().read(torch.stack(one.drawn).permute(0, 3, 1, 2)))
         for phrase in one.negative:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tools.bench.shared.frame import RESULTS, Cells, markdown
-from tools.bench.tables.arpo import arpo, arpo_attributes
+from tools.bench.tables.arpo import arpo, arpo_attributes, arpo_cost, arpo_negative
 from tools.bench.tables.digits import digits, digits_fit, digits_more
 from tools.bench.tables.matrix import matrix, matrix_pairs, matrix_patches
 from tools.bench.tables.photos import photos
@@ -322,6 +322,8 @@ TABLES: dict[str, tuple[str, str, Callable[..., str]]] = {
     "diffier grid": ("docs/diffier.md", "diffier", diffier_grid),
     "arpo": ("docs/arpo.md", "arpo", arpo),
     "arpo attributes": ("docs/arpo.md", "arpo", arpo_attributes),
+    "arpo cost": ("docs/arpo.md", "arpo", arpo_cost),
+    "arpo negative": ("docs/arpo.md", "arpo", arpo_negative),
     "cost": ("docs/which.md", "epsilon_scaling antibias mdss diffier", cost),
     "photos": ("docs/time_shift.md", "photos", photos),
     "digits": ("docs/digits.md", "digits", digits),

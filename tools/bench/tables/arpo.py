@@ -18,10 +18,16 @@ COLUMNS = {
     "found": "found",
 }
 
+SEARCHES = (
+    "bank", "bank, dropping", "bank, dropping, two windows", "model", "model, without descriptions",
+    "model, without selection",
+)  # fmt: skip
+COST = {"drawings": "drawings", "texts": "texts", "pictures": "pictures", "questions": "questions"}
+
 
 def arpo(cells: Cells) -> str:
     """Per first prompt: every figure of every way to a prompt."""
-    parts = {key.rsplit(" ", 1)[1] for key in cells}
+    parts = {key.rsplit(" ", 1)[1] for key in cells if key.startswith(STARTS)}
     done = f"{20 * len(parts)} pictures; ± is the standard error over parts of 20."
     return "\n\n".join([done, *(f"**{start}**\n\n{_arpo(cells, start, COLUMNS)}" for start in STARTS)])
 
@@ -47,3 +53,36 @@ def _over_parts(cells: Cells, way: str, figure: str) -> str:
     found = [cell["figures"][figure] for key, cell in cells.items() if key.rsplit(" ", 2)[0] == way]
     text = f"{statistics.mean(found):.3f}"
     return f"{text} ± {statistics.stdev(found) / len(found) ** 0.5:.3f}" if len(found) > 1 else text
+
+
+def arpo_cost(cells: Cells) -> str:
+    """After a wrong first prompt: what each search brings back, and what it takes for a picture."""
+    columns = {name: COLUMNS[name] for name in ("recall", "precision", "found")}
+    lines = [["search", *columns.values(), *COST.values()]]
+    for name in _run(cells):
+        means = [f"{statistics.mean(_figures(cells, name, cost)):.1f}" for cost in COST]
+        lines.append([name, *(_over_parts(cells, f"cost {name}", figure) for figure in columns), *means])
+    return markdown(lines)
+
+
+def arpo_negative(cells: Cells) -> str:
+    """Which negative phrases are right, beside what any phrase of the same lists would be."""
+    lines = [["search", "negative phrases", "right", "by chance", "clean", "by chance"]]
+    for name in _run(cells):
+        count, *told = (
+            sum(_figures(cells, name, figure))
+            for figure in ("negative", "right", "chance_right", "clean", "chance_clean")
+        )
+        if count:
+            lines.append([name, f"{count:.0f}", *(f"{share / count:.1%}" for share in told)])
+    return markdown(lines)
+
+
+def _run(cells: Cells) -> list[str]:
+    done = {key.rsplit(" ", 2)[0] for key in cells}
+    return [name for name in SEARCHES if f"cost {name}" in done]
+
+
+def _figures(cells: Cells, name: str, figure: str) -> list[float]:
+    found = {key: cell["figures"] for key, cell in cells.items()}
+    return [figures[figure] for key, figures in found.items() if key.rsplit(" ", 2)[0] == f"cost {name}"]
