@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import comfy.model_management
@@ -12,7 +13,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
-from ..steadydiff.arpo.log import Log, Step, as_dict, load_log, log_file, save_log
+from ..steadydiff.arpo.log import Log, Step, as_dict, kept_names, load_log, log_file, save_log
 from ..steadydiff.arpo.phrases import Phrases
 from ..steadydiff.arpo.search import ARPO
 from ..steadydiff.errors import ProposerError
@@ -25,6 +26,7 @@ from .shared.host import fitted_latent
 from .shared.plot import image
 
 FOLDER = "steadydiff_arpo"
+SHEET = " The node shows the first one's sheet."
 LATER = "seeds", "max_tokens"  # which workflows of before have not
 
 
@@ -79,7 +81,7 @@ class SteadyDiffARPO(io.ComfyNode):
                 ),
                 *schema.widgets(one for one in arpo_inputs.SEARCH if one.name not in LATER),
                 *(schema.later(one) for one in arpo_inputs.SEARCH if one.name in LATER),
-                schema.later(arpo_inputs.COMBINE),
+                schema.later(replace(arpo_inputs.COMBINE, tooltip=arpo_inputs.COMBINE.tooltip + SHEET)),
             ],
             outputs=[
                 io.String.Output(display_name="prompt", tooltip="The prompt found; for CLIP Text Encode."),
@@ -147,11 +149,6 @@ class SteadyDiffARPO(io.ComfyNode):
         made = sheet(image, best[0])
         bar.leave(made[0])
         return io.NodeOutput(*outputs(logs, best), ui=ui.PreviewImage(made, cls=cls))
-
-
-def kept_names(name: str, count: int) -> list[str]:
-    """What the searches of a batch are kept as: numbered where there are several."""
-    return [name] if count == 1 else [f"{name.strip()}_{at}" if name.strip() else "" for at in range(count)]
 
 
 def sheet(image: torch.Tensor, best: Step) -> torch.Tensor:

@@ -131,6 +131,11 @@ def log_file(name: str, folder: Path) -> Path | None:
     return folder / f"{plain}.safetensors"
 
 
+def kept_names(name: str, count: int) -> list[str]:
+    """What the searches of a batch are kept as: numbered where there are several."""
+    return [name] if count == 1 else [f"{name.strip()}_{at}" if name.strip() else "" for at in range(count)]
+
+
 def save_log(log: Log, path: Path) -> None:
     """Write a log whole or not at all; its pictures may differ in size and are kept as 8 bit."""
     pictures = {

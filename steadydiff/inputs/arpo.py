@@ -71,7 +71,7 @@ FIRST, EACH, MEAN = "first", "each", "mean"
 COMBINE = Choice(
     "combine", FIRST, (FIRST, EACH, MEAN),
     "Of several images: first takes only that one. each: one search after the other, a prompt for each "
-    "image, one a line; the node shows the first one's sheet. mean: one prompt for what they share.",
+    "image, one a line. mean: one prompt for what they have in common, near to the mean of all.",
 )  # fmt: skip
 
 PHRASE_BANK: tuple[Input, ...] = (

@@ -1,6 +1,7 @@
 """ARPO over HTTP, where the host serves its own API: begin a search, look at it, cancel it.
 
     POST /steadydiff/arpo               {"image": base64, "search": {"iterations": 2}, "drawing": {...}, ...}
+         of several: {"images": [base64, ...], "search": {"combine": "mean"}, ...}
     GET  /steadydiff/arpo               the parts and their inputs, with defaults, bounds and tooltips
     GET  /steadydiff/arpo/{id}          state, prompt found, scores; with ?images=true the drawings too
     POST /steadydiff/arpo/{id}/cancel
@@ -53,9 +54,12 @@ def add_routes(app: FastAPI, searches: Searches) -> None:
         raise HTTPException(404, f"there is no search {name}; only the last {searches.KEPT} are kept")
 
     def begin(wish: dict = Body()) -> dict:  # noqa: B008
-        given = {part: values for part, values in wish.items() if part != "image"}
+        given = {part: values for part, values in wish.items() if part not in ("image", "images")}
+        images = wish.get("images") or [wish.get("image")]
+        if not isinstance(images, list):
+            raise HTTPException(422, "images is a list of pictures in base64; one picture is an image")
         try:
-            search = searches.begin(decoded(wish.get("image")), given)
+            search = searches.begin([decoded(image) for image in images], given)
         except SteadyDiffError as error:
             raise HTTPException(422, str(error)) from None
         return {"id": search.id}
@@ -108,7 +112,7 @@ def as_json(search: Search, images: bool) -> dict:
     return {
         "state": state,
         "status": status,
-        "prompt": best.phrases.prompt if best else "",
+        "prompt": search.prompt(best) if best else "",
         "negative": search.negative(best) if best else "",
         "infotext": search.infotext(best) if best else "",
         "steps": steps,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import lru_cache
@@ -18,15 +18,16 @@ from modules import call_queue, devices, paths, processing, scripts, sd_models, 
 from PIL import Image
 
 from steadydiff.arpo.bank_files import EMBEDDINGS, NO_BANK, OWN, WILDCARDS, find_banks, named_lists
-from steadydiff.arpo.clip_scorer import OpenClipScorer, load_scorer
+from steadydiff.arpo.clip_scorer import OpenClipScorer, load_scorer, told_of
 from steadydiff.arpo.language.keys import find_key
 from steadydiff.arpo.language.proposer import VisionProposer
 from steadydiff.arpo.language.server import ChatServer
 from steadydiff.arpo.language.templates import Templates
-from steadydiff.arpo.log import Log, Step, load_log, log_file, save_log
+from steadydiff.arpo.log import Log, Step, kept_names, load_log, log_file, save_log
 from steadydiff.arpo.phrase_bank import ABSENT, PhraseBank
 from steadydiff.arpo.phrases import Phrases
 from steadydiff.arpo.search import ARPO, Proposer, Scorer
+from steadydiff.arpo.tagger import Captioned
 from steadydiff.errors import ProposerError, SettingsError, SteadyDiffError
 from steadydiff.inputs import arpo as arpo_inputs
 from steadydiff.inputs.kinds import Choice, Input, Number, Text, Whole
@@ -35,6 +36,7 @@ from steadydiff.tinyworld.scorer import named_model
 
 from ..host import on_main_thread
 from ..settings import server_default
+from .captioners import PROPOSER, TOOLTIP, captioners
 
 logger = logging.getLogger("steadydiff")
 
@@ -55,13 +57,14 @@ def parts() -> dict[str, tuple[Input, ...]]:
     """What a search is told, part by part, with what this host has to choose from."""
     return {
         "drawing": drawing_inputs(),
-        "search": arpo_inputs.SEARCH,
+        "search": (*arpo_inputs.SEARCH, arpo_inputs.COMBINE),
         "proposer": (
             Choice(
                 "proposer", arpo_inputs.BANK, (arpo_inputs.BANK, arpo_inputs.SERVER),
                 "Who says what a drawing lacks: phrase bank, lists of phrases and nothing to install; chat "
                 "server, a vision-language model behind an address.",
             ),
+            Choice("captioner", PROPOSER, (PROPOSER, *captioners()), TOOLTIP),
         ),
         "bank": (
             replace(arpo_inputs.PHRASE_BANK[0], options=(*banks(), NO_BANK)),
@@ -155,9 +158,9 @@ def kept_scorer(model: str, weights: str, architecture: str, download: bool) -> 
 
 def new_proposer(settings: Settings, scorer: Scorer) -> Proposer:
     """The one that is chosen; a server's key that is missing is told now."""
-    if settings["proposer"]["proposer"] == arpo_inputs.BANK:
-        return _bank(scorer, **settings["bank"])
-    return _chat(**settings["server"])
+    chosen, captioner = settings["proposer"]["proposer"], settings["proposer"]["captioner"]
+    made = _chat(**settings["server"]) if chosen == arpo_inputs.SERVER else _bank(scorer, **settings["bank"])
+    return made if captioner == PROPOSER else Captioned(made, captioners()[captioner]())
 
 
 def _bank(
@@ -225,6 +228,21 @@ def draw(settings: Mapping[str, Any], prompt: str, seed: int) -> Image.Image:
     return done.images[0]
 
 
+def reach_server(settings: Mapping[str, Any]) -> None:
+    """See that the chat server runs, if that is who proposes; ProposerError if it does not."""
+    if settings["proposer"]["proposer"] == arpo_inputs.SERVER:
+        ChatServer(settings["server"]["url"], settings["server"]["model"]).reach()
+
+
+def told_of_clip(model: str, weights: str, architecture: str) -> tuple[str, bool]:
+    """What is known of a CLIP in a line, and whether a download is all that it lacks."""
+    home = Path(paths.models_path) / "open_clip"
+    try:
+        return told_of(*named_model(model, weights.strip(), architecture.strip(), home))
+    except SettingsError as error:
+        return str(error), False
+
+
 def infotext(settings: Mapping[str, Any], prompt: str, seed: int) -> str:
     """What txt2img needs to draw it again."""
     fields = {
@@ -245,19 +263,27 @@ def as_tensor(picture: Image.Image) -> torch.Tensor:
 
 
 class Search:
-    """One search. What it has found may be read at any time: `log` is whole after every iteration.
+    """A search, or one after the other for each of several images, as `combine` says.
+
+    What it has found may be read at any time: `log` is whole after every iteration, `ended_logs` are those of
+    the images before.
 
     Raises:  SettingsError, when it is made, for settings that cannot be.
     """
 
-    def __init__(self, reference: Image.Image, given: Mapping[str, Mapping[str, object]]) -> None:
+    def __init__(self, references: Sequence[Image.Image], given: Mapping[str, Mapping[str, object]]) -> None:
         self.id, self.state, self.message = uuid.uuid4().hex, WAITING, ""
         self.log: Log | None = None
+        self.ended_logs: list[Log] = []
         self._drawing = False
         self.settings = read_settings(given)
         self.seed = int(processing.get_fixed_seed(self.settings["drawing"]["seed"]))
-        self._reference, self._cancelled = as_tensor(reference), threading.Event()
-        wish = self.settings["search"]
+        self._cancelled = threading.Event()
+        wish, pictures = self.settings["search"], [as_tensor(picture) for picture in references]
+        self._themes = [pictures[:1]]
+        if wish["combine"] != arpo_inputs.FIRST:
+            each = wish["combine"] == arpo_inputs.EACH
+            self._themes = [[picture] for picture in pictures] if each else [pictures]
         excluded = Phrases.of(wish["exclude"].replace("\n", ",")).content
         self._arpo = ARPO(
             wish["iterations"],
@@ -268,7 +294,8 @@ class Search:
             wish["seeds"],
             wish["max_tokens"],
         )
-        self._file = log_file(wish["keep_as"], log_folder())
+        names = kept_names(wish["keep_as"], len(self._themes))
+        self._files = [log_file(name, log_folder()) for name in names]
 
     def start(self) -> None:
         threading.Thread(target=self.run, name=f"steadydiff-arpo-{self.id}", daemon=True).start()
@@ -290,10 +317,15 @@ class Search:
     @property
     def best(self) -> Step | None:
         """The step whose prompt is returned, None before the first drawing."""
-        if not (self.log and self.log.steps):
-            return None
+        return self._best(self.log) if self.log and self.log.steps else None
+
+    def _best(self, log: Log) -> Step:
         picture = self.settings["search"]["best_by"] == arpo_inputs.PICTURE
-        return self.log.best if picture else self.log.best_by_text
+        return log.best if picture else log.best_by_text
+
+    def prompt(self, step: Step) -> str:
+        """A step's prompt, those of the images before it above it, one a line."""
+        return "\n".join(one.phrases.prompt for one in (*map(self._best, self.ended_logs), step))
 
     @property
     def status(self) -> str:
@@ -303,6 +335,8 @@ class Search:
         if self.state == SEARCHING:
             steps = self.log.steps if self.log else ()
             number = f"{len(steps) + 1} of {self._arpo.iterations + 1} at most"
+            if len(self._themes) > 1:
+                number += f", image {len(self.ended_logs) + 1} of {len(self._themes)}"
             if self._drawing:
                 state = shared.state
                 return f"Drawing {number}, step {state.sampling_step} of {state.sampling_steps}."
@@ -320,7 +354,7 @@ class Search:
     def _guarded(self) -> None:
         """Search, and keep what went wrong: nobody above us would see it."""
         shared.state.begin(job="steadydiff_arpo")
-        shared.state.job_count = (self._arpo.iterations + 1) * self._arpo.seeds
+        shared.state.job_count = (self._arpo.iterations + 1) * self._arpo.seeds * len(self._themes)
         self.state = SEARCHING
         try:
             self._search()
@@ -344,7 +378,6 @@ class Search:
         proposer = new_proposer(self.settings, scorer)
         drawing, start = self.settings["drawing"], self.settings["search"]["prompt"]
         first = Phrases.of(start) if start.strip() else None
-        earlier = load_log(self._file) if self._file and self._file.is_file() else None
 
         def generate(prompt: str, seed: int) -> torch.Tensor:
             scorer.model.to("cpu")  # CLIP and the model that draws take turns
@@ -355,15 +388,17 @@ class Search:
             return picture
 
         try:
-            for log in self._arpo.search(
-                self._reference, generate, proposer, scorer, self.seed, first, earlier
-            ):
-                self.log = log
-                if self._file:
-                    save_log(log, self._file)
-                check_interrupted()
-            if self.log and self.log.failure:
-                raise ProposerError(self.log.failure)
+            for theme, file in zip(self._themes, self._files, strict=True):
+                if self.log:
+                    self.ended_logs, self.log = [*self.ended_logs, self.log], None
+                earlier = load_log(file) if file and file.is_file() else None
+                for log in self._arpo.search(theme, generate, proposer, scorer, self.seed, first, earlier):
+                    self.log = log
+                    if file:
+                        save_log(log, file)
+                    check_interrupted()
+                if self.log and self.log.failure:
+                    raise ProposerError(self.log.failure)
         finally:
             scorer.model.to("cpu")
             take_back()

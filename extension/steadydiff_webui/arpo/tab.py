@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -18,11 +19,14 @@ from steadydiff.arpo.log import Step
 from steadydiff.errors import SteadyDiffError
 from steadydiff.inputs.arpo import SERVER as SERVER_PROPOSES
 from steadydiff.inputs.kinds import Input
+from steadydiff.picture_files import read_picture
 
 from .. import layout
 from ..settings import SERVER
 from ..widgets import widget
-from .search import Search, banks, parts
+from . import txt2img
+from .captioners import PROPOSER, captioners
+from .search import Search, banks, parts, reach_server, read_settings, told_of_clip
 
 TITLE, NAME = "SteadyDiff ARPO", "steadydiff_arpo"
 POLL_SECONDS = 0.25
@@ -33,12 +37,16 @@ HEADINGS = {
     "server": "Chat server",
     "scorer": "CLIP scorer",
 }
-SHOWN = ("iterations", "prompt")  # of the search, above the accordions
+SHOWN = ("iterations", "seeds", "prompt")  # of the search, above the accordions
+APART = {("scorer", "download"), ("drawing", "seed")}  # beside what they belong to
 SIDE_BY_SIDE = 4
 LABELS = {
     ("proposer", "proposer"): "Who suggests phrases",
+    ("proposer", "captioner"): "First prompt by",
     ("search", "iterations"): "Rounds",
     ("search", "prompt"): "Start prompt",
+    ("search", "combine"): "Several images",
+    ("scorer", "download"): "Download once",
     ("search", "best_by"): "Keep the prompt closest by",
     ("search", "drop"): "Also remove phrases",
     ("search", "min_gain"): "Smallest gain",
@@ -51,6 +59,10 @@ LABELS = {
     ("server", "key_name"): "Name of the saved key",
 }
 """What inputs are called whose names say too little."""
+TAKE = (
+    "Draws with txt2img's sampler, steps, CFG scale, negative prompt and size as they are when the search "
+    "begins, the size in the reference's proportions. Off: with those below."
+)
 
 
 class Searches:
@@ -61,8 +73,8 @@ class Searches:
     def __init__(self) -> None:
         self._by_id: dict[str, Search] = {}
 
-    def begin(self, reference: Image.Image, given: dict) -> Search:
-        search = Search(reference, given)
+    def begin(self, references: list[Image.Image], given: dict) -> Search:
+        search = Search(references, given)
         for old in [one for one in self._by_id.values() if one.ended][: -self.KEPT]:
             del self._by_id[old.id]
         self._by_id[search.id] = search
@@ -83,11 +95,23 @@ def tab(searches: Searches) -> gr.Blocks:
     with gr.Blocks(analytics_enabled=False) as blocks:
         with gr.Row(equal_height=False):
             with gr.Column(variant="panel", elem_id=f"{NAME}_settings"):
-                reference = gr.Image(label="Reference", type="pil", height=240, elem_id=f"{NAME}_reference")
-                with gr.Row():
+                with gr.Row(elem_classes=["steadydiff-row"]):
+                    reference = gr.Image(
+                        label="Reference", type="pil", height=200, elem_id=f"{NAME}_reference"
+                    )
+                    more = gr.File(
+                        label="More references", file_count="multiple", file_types=["image"], height=200,
+                        min_width=100, elem_id=f"{NAME}_more",
+                    )  # fmt: skip
+                widgets = dict[tuple[str, str], Any]()
+                with gr.Row(elem_classes=["steadydiff-row"]):
                     start = gr.Button("Find the prompt", variant="primary", elem_id=f"{NAME}_start")
                     cancel = gr.Button("Cancel", interactive=False, elem_id=f"{NAME}_cancel")
-                widgets = settings_widgets(known)
+                    clip = gr.HTML(elem_id=f"{NAME}_clip", elem_classes=["steadydiff-hint"])
+                    add(widgets, known, "scorer", "download")
+                taken = txt2img.components([one.name for one in known["drawing"]])
+                take = settings_widgets(widgets, known, bool(taken))
+                tell_of_clip(widgets, clip)
             with gr.Column(variant="panel", elem_id=f"{NAME}_results"):
                 status = gr.HTML(elem_id=f"{NAME}_status")
                 best = gr.Image(
@@ -120,11 +144,15 @@ def tab(searches: Searches) -> gr.Blocks:
         places = [(part, one) for part, inputs in known.items() for one in inputs]
         flat = [widgets[part, one.name] for part, one in places]
 
-        def watch(picture: Image.Image | None, *values: Any) -> Iterator[list]:
+        def watch(picture: Image.Image | None, files: list, as_txt2img: bool, *values: Any) -> Iterator[list]:
             given: dict[str, dict] = {}
-            for (part, one), value in zip(places, values, strict=True):
+            for (part, one), value in zip(places, values, strict=False):
                 given.setdefault(part, {})[one.name] = value
-            yield from follow(searches, picture, given)
+            if as_txt2img:
+                drawing = given["drawing"]
+                drawing |= dict(zip(taken, values[len(places) :], strict=True))
+                drawing |= fitted(picture, drawing["width"], drawing["height"])
+            yield from follow(searches, picture, given, files)
 
         def last(*values: Any) -> list:
             *_, shown = watch(*values)
@@ -132,7 +160,7 @@ def tab(searches: Searches) -> gr.Blocks:
 
         start.click(
             fn=last if getattr(shared.cmd_opts, "no_gradio_queue", False) else watch,
-            inputs=[reference, *flat],
+            inputs=[reference, more, take, *flat, *taken.values()],
             outputs=[search_id, status, best, found, negative, infotext, gallery, scores, start, cancel],
             show_progress="hidden",
         )
@@ -152,41 +180,79 @@ def tab(searches: Searches) -> gr.Blocks:
 # --- settings ---------------------------------------------------------------------------------------------
 
 
-def settings_widgets(known: dict[str, tuple[Input, ...]]) -> dict[tuple[str, str], Any]:
-    """A widget for every input; what is changed most stands above the accordions."""
-    widgets: dict[tuple[str, str], Any] = {}
+Known = dict[str, tuple[Input, ...]]
+Widgets = dict[tuple[str, str], Any]
 
-    def add(part: str, one: Input) -> None:
-        made = widgets[part, one.name] = widget(one, label(part, one), f"{NAME}_{part}_{one.name}")
-        if part == "server" and one.name in SERVER:
-            made.do_not_save_to_config = True  # the settings page says with what they begin
 
-    shown = [one for one in known["search"] if one.name in SHOWN]
+def add(widgets: Widgets, known: Known, part: str, name: str) -> None:
+    """An input's widget."""
+    one = next(one for one in known[part] if one.name == name)
+    made = widgets[part, name] = widget(one, label(part, one), f"{NAME}_{part}_{name}")
+    if part == "server" and name in SERVER:
+        made.do_not_save_to_config = True  # the settings page says with what they begin
+
+
+def settings_widgets(widgets: Widgets, known: Known, takes: bool) -> Any:
+    """A widget for every input that has none yet; what is changed most stands above the accordions.
+
+    Returns the switch that takes txt2img's drawing settings, which is on if there are such (`takes`).
+    """
     with gr.Row(elem_classes=["steadydiff-row"]):
-        add("proposer", known["proposer"][0])
-        for one in shown:
-            add("search", one)
-    accordions = {}
+        add(widgets, known, "proposer", "proposer")
+        add(widgets, known, "proposer", "captioner")
+        refresh(widgets, "proposer", "captioner", lambda: [PROPOSER, *captioners()])
+        for name in SHOWN:
+            add(widgets, known, "search", name)
+    parted: dict[str, Any] = {}
     for part, heading in HEADINGS.items():
         with gr.Accordion(
             heading, open=False, elem_id=f"{NAME}_{part}", elem_classes=["steadydiff-more"]
-        ) as accordions[part]:
-            rest = [one for one in known[part] if one not in shown]
-            for first in range(0, len(rest), SIDE_BY_SIDE):
+        ) as parted[part]:
+            if part == "drawing":
                 with gr.Row(elem_classes=["steadydiff-row"]):
-                    for one in rest[first : first + SIDE_BY_SIDE]:
-                        add(part, one)
-                        if (part, one.name) == ("bank", "bank"):
-                            create_refresh_button(
-                                widgets[part, one.name], lambda: None,
-                                lambda: {"choices": [*banks(), NO_BANK]},
-                                f"{NAME}_bank_refresh",
-                            )  # fmt: skip
-    proposer, serving = widgets["proposer", "proposer"], accordions["server"]
+                    take = gr.Checkbox(
+                        takes, label="Take from txt2img", visible=takes, elem_id=f"{NAME}_take", min_width=100
+                    )
+                    take.webui_tooltip = TAKE
+                    add(widgets, known, part, "seed")
+            with gr.Column(visible=not (takes and part == "drawing")) as column:
+                rows(widgets, known, part)
+            parted |= {"own drawing": column} if part == "drawing" else {}
+    proposer = widgets["proposer", "proposer"]
     layout.follow(
-        [proposer], lambda chosen: gr.update(visible=chosen == SERVER_PROPOSES), [proposer], [serving]
-    )
-    return widgets
+        [proposer], lambda chosen: gr.update(visible=chosen == SERVER_PROPOSES), [proposer],
+        [parted["server"]],
+    )  # fmt: skip
+    layout.follow([take], lambda on: gr.update(visible=not on), [take], [parted["own drawing"]])
+    return take
+
+
+def rows(widgets: Widgets, known: Known, part: str) -> None:
+    """The widgets of a part that stand nowhere else, side by side."""
+    left = [one.name for one in known[part] if (part, one.name) not in widgets.keys() | APART]
+    for first in range(0, len(left), SIDE_BY_SIDE):
+        with gr.Row(elem_classes=["steadydiff-row"]):
+            for name in left[first : first + SIDE_BY_SIDE]:
+                add(widgets, known, part, name)
+                if (part, name) == ("bank", "bank"):
+                    refresh(widgets, part, name, lambda: [*banks(), NO_BANK])
+
+
+def refresh(widgets: Widgets, part: str, name: str, choices: Callable[[], list[str]]) -> None:
+    """The host's button beside a list, that looks for new files."""
+    made = widgets[part, name]
+    create_refresh_button(made, lambda: None, lambda: {"choices": choices()}, f"{NAME}_{name}_refresh")
+
+
+def tell_of_clip(widgets: Widgets, line: Any) -> None:
+    """Say beside the button which CLIP there is; the download is offered where it helps."""
+    asked = [widgets["scorer", name] for name in ("model", "weights", "architecture")]
+
+    def told(*named: str) -> list:
+        text, missing = told_of_clip(*named)
+        return [html.escape(text), gr.update(visible=missing)]
+
+    layout.follow(asked, told, asked, [line, widgets["scorer", "download"]])
 
 
 def label(part: str, one: Input) -> str:
@@ -198,35 +264,52 @@ def label(part: str, one: Input) -> str:
 
 def fitting(picture: Image.Image | None, width: float, height: float) -> tuple:
     """About as many pixels as now, in the reference's proportions."""
+    found = fitted(picture, width, height)
+    return tuple(found.get(side, gr.update()) for side in ("width", "height"))
+
+
+def fitted(picture: Image.Image | None, width: float, height: float) -> dict[str, int]:
     if picture is None:
-        return gr.update(), gr.update()
+        return {}
     scale = (width * height / (picture.width * picture.height)) ** 0.5
-    return tuple(max(64, round(side * scale / 8) * 8) for side in picture.size)
+    return {
+        side: max(64, round(length * scale / 8) * 8)
+        for side, length in zip(("width", "height"), picture.size, strict=True)
+    }
 
 
 # --- results ----------------------------------------------------------------------------------------------
 
 
-def follow(searches: Searches, picture: Image.Image | None, given: dict) -> Iterator[list]:
+def follow(
+    searches: Searches, picture: Image.Image | None, given: dict, files: list | None = None
+) -> Iterator[list]:
     """Begin a search and yield what its widgets show, whenever that changes."""
-    if picture is None:
-        yield shown_error("Give a reference image first.")
-        return
     try:
-        search = searches.begin(picture, given)
+        pictures = [*([picture] if picture else []), *map(opened, files or [])]
+        if not pictures:
+            yield shown_error("Give a reference image first.")
+            return
+        reach_server(read_settings(given))
+        search = searches.begin(pictures, given)
     except SteadyDiffError as error:
         yield shown_error(str(error))
         return
-    before, drawn = None, -1
+    before, seen = None, (None,)
     while True:
-        ended, status = search.ended, search.status
-        steps = search.log.steps if search.log else ()
-        if (status, ended) != before or len(steps) != drawn:
-            yield shown(search, status, ended, len(steps) != drawn)
-            before, drawn = (status, ended), len(steps)
+        ended, status, log = search.ended, search.status, search.log
+        if (status, ended) != before or log is not seen:
+            yield shown(search, status, ended, log is not seen)
+            before, seen = (status, ended), log
         if ended:
             return
         time.sleep(POLL_SECONDS)
+
+
+def opened(file: Any) -> Image.Image:
+    """A file that was uploaded; gradio 3 gives an object with its path as `name`, gradio 4 the path."""
+    path = Path(getattr(file, "name", file))
+    return read_picture(path, path.name)
 
 
 def shown(search: Search, status: str, ended: bool, new: bool) -> list:
@@ -247,7 +330,7 @@ def shown_error(message: str) -> list:
 
 
 def shown_step(search: Search, step: Step) -> list:
-    return [as_pil(step.picture), step.phrases.prompt, search.negative(step), search.infotext(step)]
+    return [as_pil(step.picture), search.prompt(step), search.negative(step), search.infotext(step)]
 
 
 def caption(number: int, step: Step) -> str:

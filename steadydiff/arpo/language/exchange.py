@@ -122,6 +122,17 @@ def post(
     raise _explained(exchange.outcome) from None
 
 
+def reach(address: Address) -> None:
+    """See that something listens at an address, without asking it anything.
+
+    Raises:  ExchangeError.
+    """
+    try:
+        socket.create_connection((address.host, address.port), CONNECT_SECONDS).close()
+    except (OSError, UnicodeError) as error:
+        raise _explained(error) from None
+
+
 trusted = cache(ssl.create_default_context)  # reading all the certificates takes longer than a request
 
 

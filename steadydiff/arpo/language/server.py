@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import ProposerError, SettingsError
-from .exchange import POLL_SECONDS, Address, ExchangeError, Reply, post
+from .exchange import POLL_SECONDS, Address, ExchangeError, Reply, post, reach
 from .keys import check_name, find_key
 from .pictures import data_url
 
@@ -102,6 +102,13 @@ class ChatServer:
         key = find_key(self.key_name, self.address.origin)
         completion = self._completion(self._body(text, pictures), key)
         return _hidden(_answer(completion, self._failed), key)
+
+    def reach(self) -> None:
+        """See that the server runs, before anything is drawn for it; ProposerError if it does not."""
+        try:
+            reach(self.address)
+        except ExchangeError as error:
+            raise self._failed(str(error)) from None
 
     @contextmanager
     def session(self) -> Iterator[None]:

@@ -83,6 +83,123 @@ def test_a_search_finds_the_phrase_and_tells_all(arpo, reference):
     assert "no phrase" in seen["status"]
 
 
+def test_a_bank_of_the_users_own_is_searched_by_its_name(packed, arpo, reference):
+    folder = packed.data / "models" / "steadydiff_banks"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "mine.txt").write_text("a red hat\na green hat\na blue hat\n")
+    seen = ended(arpo, {**WISH, "image": reference, "bank": {"bank": "none", "more": "mine"}})
+    assert seen["steps"][0]["gains"][0][0] == "a green hat"
+
+
+def test_what_drawings_have_and_the_reference_has_not_is_negative(arpo, reference):
+    """Beside a reference that is all of the colour that the first drawing has least of."""
+    wish = {**WISH, "search": {**WISH["search"], "iterations": 0}}
+    [first] = ended(arpo, {**wish, "image": reference})["steps"]
+    drawn = Image.open(io.BytesIO(base64.b64decode(first["image"]))).resize((1, 1), Image.BOX)
+    colours = dict(zip(("red", "green", "blue"), drawn.getpixel((0, 0)), strict=True))
+    least, _, most = sorted(colours, key=colours.__getitem__)
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32), least).save(file, "PNG")
+    bank = {**WISH["bank"], "most": 1}  # what is proposed is never negative
+    seen = ended(arpo, {**WISH, "image": base64.b64encode(file.getvalue()).decode(), "bank": bank})
+    assert seen["negative"].split(", ")[0] == most
+
+
+def test_the_mean_of_several_seeds_counts(arpo, reference):
+    wish = {**WISH, "image": reference, "search": {**WISH["search"], "seeds": 2, "iterations": 0}}
+    [step], [alone] = (ended(arpo, one)["steps"] for one in (wish, {**wish, "search": {"iterations": 0,
+        "prompt": "a cat"}}))  # fmt: skip
+    assert len(step["similarities"]) == 2 and step["similarities"][0] != step["similarities"][1]
+    assert step["image_similarity"] == pytest.approx(sum(step["similarities"]) / 2)
+    assert alone["image_similarity"] == pytest.approx(step["similarities"][0])
+
+
+def test_several_images_are_searched_one_by_one_or_as_one_theme(arpo, reference):
+    file = io.BytesIO()
+    Image.new("RGB", (40, 40), (30, 20, 220)).save(file, "PNG")
+    wish = {**WISH, "images": [reference, base64.b64encode(file.getvalue()).decode()]}
+    found = {
+        how: ended(arpo, {**wish, "search": {"iterations": 2, "prompt": "a red cat", "combine": how}})
+        for how in ("first", "each", "mean")
+    }
+    assert "\n" not in found["first"]["prompt"] and "green" in found["first"]["prompt"]
+    one, other = found["each"]["prompt"].split("\n")
+    assert "green" in one and "blue" in other
+    gains = [phrase for step in found["mean"]["steps"] for phrase, _ in step["gains"]]
+    assert set(gains) == {"green", "blue"}, found["mean"]["status"]
+
+
+def test_a_chat_server_that_does_not_run_is_told_before_anything_is_drawn(packed, arpo, reference):
+    source = """
+import base64, io, time
+from PIL import Image
+from steadydiff_webui.arpo import tab as arpo_tab
+
+picture = Image.open(io.BytesIO(base64.b64decode(reference)))
+searches, begun = arpo_tab.Searches(), time.monotonic()
+shown = list(arpo_tab.follow(searches, picture, wish))
+result = [len(shown), shown[0][1], len(searches._by_id)]
+"""
+    dead = {"proposer": {"proposer": "chat server"}, "server": {"url": "http://127.0.0.1:1", "model": "one"}}
+    count, said, begun = packed.ask("run", source=source, reference=reference, wish=WISH | dead)
+    assert (count, begun) == (1, 0) and "127.0.0.1:1" in said and "does not run" in said
+
+
+def test_the_tab_says_before_the_click_which_clip_there_is(packed):
+    source = """
+from steadydiff_webui.arpo.search import told_of_clip
+asked = ("ViT-L-14", "openai", ""), ("tiny world", "", ""), ("other", "", "")
+result = [told_of_clip(*one) for one in asked]
+"""
+    (large, _), tiny, (other, offered) = packed.ask("run", source=source)
+    assert "ViT-L-14" in large or "open_clip" in large  # which is no package of every host's
+    assert tiny in (["CLIP: clip", False], [large, False]) and "architecture" in other and not offered
+
+
+def test_the_hosts_own_tagger_writes_the_first_prompt_once_its_file_is_here(packed, arpo, reference):
+    """Its weights are 0.6 GB: here its network is exchanged for a small one that knows three tags."""
+    wish = {**WISH, "image": reference, "search": {"iterations": 1}, "proposer": {"captioner": "DeepBooru"}}
+    status, answer = arpo("POST", body=wish)
+    assert status == 422 and "captioner is one of who suggests" in str(answer)
+    folder = packed.data / "models" / "torch_deepdanbooru"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "small.pt").touch()
+    source = """
+import torch
+from modules import deepbooru
+
+class Small(torch.nn.Module):
+    tags = ["rating:safe", "green_field", "red_hat", "sky_(blue)"]
+
+    def forward(self, x):
+        return torch.tensor([[1.0, 0.9, 0.1, 0.8]])
+
+deepbooru.model.model = Small()
+deepbooru.model.start = deepbooru.model.stop = lambda: None
+"""
+    try:
+        packed.ask("run", source=source)
+        seen = ended(arpo, wish)
+    finally:
+        (folder / "small.pt").unlink()
+        undo = "from modules import deepbooru as d\nd.model = type(d.model)()"
+        packed.ask("run", source=undo)
+    first = seen["steps"][0]["phrases"]["content"]
+    assert first == ["green field", "sky (blue)"], seen["status"]
+
+
+def test_txt2imgs_drawing_settings_are_found(packed):
+    source = """
+from steadydiff_webui.arpo import txt2img
+from steadydiff_webui.arpo.search import drawing_inputs
+found = txt2img.components([one.name for one in drawing_inputs()])
+result = {name: one.elem_id for name, one in found.items()}
+"""
+    found = packed.ask("run", source=source)
+    assert found.keys() >= {"negative", "sampler_name", "steps", "cfg", "width", "height"}
+    assert all(name.startswith("txt2img_") for name in found.values())
+
+
 def test_what_it_draws_is_what_txt2img_draws(packed, arpo, reference):
     seen = ended(arpo, {"image": reference, **WISH})
     for step in seen["steps"]:
@@ -189,7 +306,7 @@ from steadydiff_webui.arpo import tab as arpo_tab
 picture = Image.open(io.BytesIO(base64.b64decode(reference)))
 shown = list(arpo_tab.follow(arpo_tab.Searches(), picture, wish))
 nothing = list(arpo_tab.follow(arpo_tab.Searches(), None, wish))
-galleries = [s[5] for s in shown if isinstance(s[5], list)]
+galleries = [s[6] for s in shown if isinstance(s[6], list)]
 drawn = galleries[-1]
 result = {
     "ids": len({s[0] for s in shown}),
@@ -197,8 +314,8 @@ result = {
     "captions": [type(p).__name__ + c[:2] for p, c in drawn],
     "status": shown[-1][1],
     "prompt": [s[3] for s in shown if isinstance(s[3], str)][-1],
-    "table": [s[6] for s in shown if isinstance(s[6], str)][-1],
-    "buttons": [s["interactive"] for s in shown[-1][7:]],
+    "table": [s[7] for s in shown if isinstance(s[7], str)][-1],
+    "buttons": [s["interactive"] for s in shown[-1][8:]],
     "nothing": nothing[0][1],
 }
 """

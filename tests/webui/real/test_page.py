@@ -139,8 +139,24 @@ def test_arpos_tab_is_low_and_shows_the_server_only_if_it_is_asked(page, served)
     for part in ("drawing", "search", "bank", "scorer"):
         page.click(f"{ARPO}{part} .label-wrap >> nth=0")
         page.locator(f"{ARPO}{part} .label-wrap.open").first.wait_for()
-        assert page.evaluate(HEIGHT, f"{ARPO}settings") <= 900
-        page.click(f"{ARPO}{part} .label-wrap >> nth=0")
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / f"webui_{served[0].replace(' ', '_')}_arpo_open.png", full_page=True)
+    assert page.evaluate(HEIGHT, f"{ARPO}settings") <= 900
     page.click(f"{ARPO}proposer_proposer input")
     page.locator(ENTRIES).filter(has_text="chat server").first.click()
     page.wait_for_function(f"name => ({SHOWN})([name]).length", arg=f"{ARPO}server")
+
+
+def test_arpos_drawing_settings_are_txt2imgs_until_they_are_its_own(page):
+    page.locator("#tabs > .tab-nav button", has_text="SteadyDiff ARPO").first.click()
+    page.wait_for_function(f"name => ({SHOWN})([name]).length", arg=f"{ARPO}start")
+    clip = page.locator(f"{ARPO}clip").first
+    page.wait_for_function(
+        "name => document.querySelector(name).innerText.includes('CLIP')", arg=f"{ARPO}clip"
+    )
+    assert "CLIP" in clip.inner_text()
+    page.click(f"{ARPO}drawing .label-wrap >> nth=0")
+    page.wait_for_function(f"name => ({SHOWN})([name]).length", arg=f"{ARPO}take")
+    assert page.evaluate(SHOWN, [f"{ARPO}drawing_steps"]) == []
+    page.click(f"{ARPO}take input")
+    page.wait_for_function(f"name => ({SHOWN})([name]).length", arg=f"{ARPO}drawing_steps")
