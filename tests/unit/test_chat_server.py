@@ -304,6 +304,15 @@ def test_every_failure_has_its_sentence(loopback, reply, said):
     assert said in complaint(loopback(reply), retries=0)
 
 
+def test_a_server_is_reached_without_being_asked(loopback):
+    server = loopback(b"")
+    running = ChatServer(server.url, "tiny")
+    running.reach()
+    server.listener.close()
+    with pytest.raises(ProposerError, match=r"\(model tiny\) does not run: nothing listens there"):
+        running.reach()
+
+
 def test_a_server_that_does_not_run_is_named(loopback):
     server = loopback(b"")
     server.listener.close()
