@@ -79,7 +79,7 @@ def test_a_teller_without_errors_tells_what_the_reader_sees_in_every_framework(s
 
 
 def test_a_tellers_errors_are_as_many_as_it_is_told_and_the_same_for_the_same_pictures(scenes):
-    pictures = bench.references(0)[1]
+    pictures = list(bench.references(0)[1])
     right = Teller().seen(pictures).background
     told = Teller(0.5).seen(pictures).background
     assert 0.2 < (told == right).mean() < 0.9 and (told == Teller(0.5).seen(pictures).background).all()
