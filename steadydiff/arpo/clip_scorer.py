@@ -155,7 +155,7 @@ def told_of(model: str | Path, weights: str | Path) -> tuple[str, bool]:
             return f"CLIP: {model.name}", False
         _check_known(open_clip, model, weights, True)
     except SteadyDiffError as error:
-        return str(error), False
+        return f"CLIP: {str(error).removeprefix('CLIP ')}", False
     if isinstance(weights, Path) or _is_here(open_clip.get_pretrained_cfg(model, weights)):
         return f"CLIP: {model}, on this computer", False
     size = SIZES.get(model, "some GB")

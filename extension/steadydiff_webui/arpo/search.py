@@ -240,7 +240,7 @@ def told_of_clip(model: str, weights: str, architecture: str) -> tuple[str, bool
     try:
         return told_of(*named_model(model, weights.strip(), architecture.strip(), home))
     except SettingsError as error:
-        return str(error), False
+        return f"CLIP: {error}", False
 
 
 def infotext(settings: Mapping[str, Any], prompt: str, seed: int) -> str:

@@ -37,8 +37,8 @@ HEADINGS = {
     "server": "Chat server",
     "scorer": "CLIP scorer",
 }
-SHOWN = ("iterations", "seeds", "prompt")  # of the search, above the accordions
-APART = {("scorer", "download"), ("drawing", "seed")}  # beside what they belong to
+SHOWN = ("iterations", "prompt")  # of the search, above the accordions
+APART = {("scorer", "download"), ("drawing", "seed"), ("search", "seeds")}  # beside what they belong to
 SIDE_BY_SIDE = 4
 LABELS = {
     ("proposer", "proposer"): "Who suggests phrases",
@@ -97,10 +97,10 @@ def tab(searches: Searches) -> gr.Blocks:
             with gr.Column(variant="panel", elem_id=f"{NAME}_settings"):
                 with gr.Row(elem_classes=["steadydiff-row"]):
                     reference = gr.Image(
-                        label="Reference", type="pil", height=200, elem_id=f"{NAME}_reference"
+                        label="Reference", type="pil", height=130, elem_id=f"{NAME}_reference"
                     )
                     more = gr.File(
-                        label="More references", file_count="multiple", file_types=["image"], height=200,
+                        label="More references", file_count="multiple", file_types=["image"], height=130,
                         min_width=100, elem_id=f"{NAME}_more",
                     )  # fmt: skip
                 widgets = dict[tuple[str, str], Any]()
@@ -188,6 +188,8 @@ def add(widgets: Widgets, known: Known, part: str, name: str) -> None:
     """An input's widget."""
     one = next(one for one in known[part] if one.name == name)
     made = widgets[part, name] = widget(one, label(part, one), f"{NAME}_{part}_{name}")
+    if isinstance(made, gr.Textbox):
+        made.lines = 1  # and grows with what is written
     if part == "server" and name in SERVER:
         made.do_not_save_to_config = True  # the settings page says with what they begin
 
@@ -215,6 +217,7 @@ def settings_widgets(widgets: Widgets, known: Known, takes: bool) -> Any:
                     )
                     take.webui_tooltip = TAKE
                     add(widgets, known, part, "seed")
+                    add(widgets, known, "search", "seeds")
             with gr.Column(visible=not (takes and part == "drawing")) as column:
                 rows(widgets, known, part)
             parted |= {"own drawing": column} if part == "drawing" else {}
