@@ -97,10 +97,10 @@ def tab(searches: Searches) -> gr.Blocks:
             with gr.Column(variant="panel", elem_id=f"{NAME}_settings"):
                 with gr.Row(elem_classes=["steadydiff-row"]):
                     reference = gr.Image(
-                        label="Reference", type="pil", height=130, elem_id=f"{NAME}_reference"
+                        label="Reference", type="pil", height=120, elem_id=f"{NAME}_reference"
                     )
                     more = gr.File(
-                        label="More references", file_count="multiple", file_types=["image"], height=130,
+                        label="More references", file_count="multiple", file_types=["image"], height=120,
                         min_width=100, elem_id=f"{NAME}_more",
                     )  # fmt: skip
                 widgets = dict[tuple[str, str], Any]()
