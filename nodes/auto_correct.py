@@ -10,19 +10,17 @@ import torch
 from comfy_api.latest import io
 
 from ..steadydiff.drift import kept_fit
-from ..steadydiff.drift.fit import FitSettings
+from ..steadydiff.drift.fit_plan import QUALITIES, Plan, problem_of
 from ..steadydiff.drift.kept_fit import KeptFit, Unfinished, digest
 from ..steadydiff.drift.measurement import own_samples
 from ..steadydiff.errors import SettingsError
 from ..steadydiff.files.atomic import check_writable
 from ..steadydiff.hosts.comfy.fit import (
-    Plan,
     check_fit,
     corrected,
     fit_model,
     key_of,
     own_references,
-    problem_of,
 )
 from ..steadydiff.plots import fit_figure
 from .shared import schema
@@ -32,11 +30,6 @@ from .shared.plot import image
 from .shared.schedule_folder import auto_file
 from .shared.set_up import make_setup
 
-QUALITIES = {
-    "quick": (16, FitSettings()),
-    "normal": (32, FitSettings()),
-    "thorough": (64, FitSettings(thorough=True)),
-}
 MEASURE = ("when needed", "again", "never")
 NEVER = (
     "Not measured: measure is never, and no measurement of this model with this sampler, steps, cfg and "

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import folder_paths
 
+from ...steadydiff.drift.kept_fit import FOUND, file_name
 from ...steadydiff.errors import SettingsError
 from ...steadydiff.files.checkpoints import is_file_name
 from ...steadydiff.schedules import MadeFor
 
-NAME, FOUND = "steadydiff_schedules", "auto"
+NAME = "steadydiff_schedules"
 
 
 def folder() -> Path:
@@ -17,8 +18,7 @@ def folder() -> Path:
 
 def auto_file(made_for: MadeFor, key: str) -> Path:
     """Where what was found for a model and run is kept."""
-    facts = (made_for.model, made_for.sampler, made_for.steps, f"cfg{made_for.cfg:g}", key[:8])
-    return folder() / FOUND / ("_".join(map(str, facts)) + ".json")
+    return folder() / FOUND / file_name(made_for, key)
 
 
 def options() -> list[str]:

@@ -33,6 +33,7 @@ logger = logging.getLogger("steadydiff")
 
 FORMAT, VERSION = "steadydiff_auto", 1
 UNFINISHED = "fit_in_progress"
+FOUND = "auto"  # the folder of kept fits, among the schedules
 LOOKED_AT = 64  # numbers of a tensor that are looked at
 DEEPEST = 8
 
@@ -308,6 +309,12 @@ class Unfinished:
     def end(self) -> None:
         """Remove the file."""
         self.path.unlink(missing_ok=True)
+
+
+def file_name(made_for: MadeFor, key: str) -> str:
+    """Return the name of the file in the folder FOUND that keeps what was found for a model and run."""
+    facts = (made_for.model, made_for.sampler, made_for.steps, f"cfg{made_for.cfg:g}", key[:8])
+    return "_".join(map(str, facts)) + ".json"
 
 
 def load(path: Path, key: str) -> KeptFit | None:

@@ -5,28 +5,18 @@ Duck-typed like `drift.py`, and built on its runs.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...denoiser import Denoise
-from ...drift.fit import (
-    LEAST_PICTURES,
-    Correction,
-    Fit,
-    FitSettings,
-    Problem,
-    Progress,
-    first_tries,
-    fit,
-)
+from ...drift.fit import LEAST_PICTURES, Correction, Fit, Problem, Progress, fit
+from ...drift.fit_plan import Plan, in_batches, without_outliers
 from ...drift.kept_fit import VERSION, described, digest, lambda_schedule
 from ...drift.measurement import check_reference, unit_noise
-from ...drift.signs import RATIOS
 from ...drift.stepping import fixed_rng
 from ...errors import SettingsError, ShapeError
 from ...methods.epsilon_scaling import EpsilonScaling
@@ -35,52 +25,6 @@ from .attach import attach, patches_of, without_ours
 from .drift import InnerRun, Setup, inside_run, sample_finely, steps_of
 
 TENSORS = 16  # of a model's weights that are looked at
-MOST_SORTED = 2**20
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much is measured.
-
-    pictures: samples, with seeds from `seed` on; the model's own references, if needed, have the next ones
-    batch:    how many are called at a time, which bounds memory
-    refine:   into how many each step of the model's own references is divided
-    settings: of the rule
-    """
-
-    pictures: int
-    batch: int = 4
-    refine: int = 4
-    seed: int = 0
-    settings: FitSettings = field(default_factory=FitSettings)
-
-    @property
-    def runs(self) -> int:
-        """Sampling runs at most."""
-        tries = len(first_tries(low=True, diffier=self.settings.diffier, s_noise=False))
-        return self.settings.runs if self.settings.thorough else min(self.settings.runs, 1 + tries)
-
-    def batches(self, count: int) -> int:
-        return math.ceil(count / self.batch)
-
-    def calls(self, per_run: int, references: int | None) -> tuple[int, int]:
-        """Return how many model calls are made at least and at most.
-
-        per_run:    of them in a sampling run
-        references: how many real pictures there are; None: the model's own samples serve
-        """
-        real = self.batches(self.pictures if references is None else references)
-        before = real * (len(RATIOS) + (per_run * self.refine if references is None else 0))
-        one = self.batches(self.pictures) * (per_run + len(RATIOS))
-        return before + one, before + self.runs * one
-
-    def calls_made(self, per_run: int, references: int | None, own: Tensor | None, done: Progress) -> int:
-        """Return how many of these were made for what is known."""
-        made = 0 if own is None else self.batches(len(own)) * per_run * self.refine
-        for name, kept in done.items():
-            count = references if name == "references" else None
-            made += int(kept["calls"]) * self.batches(self.pictures if count is None else count)
-        return made
 
 
 def check_fit(setup: Setup, shape: Sequence[int], references: int | None) -> int:
@@ -129,14 +73,6 @@ def own_references(
     return without_outliers(known)
 
 
-def without_outliers(pictures: Tensor) -> Tensor:
-    """Clip latents to what all but 1 in 100 numbers lie in: nothing else bounds a model's own samples, and a
-    few exploded ones would rule every figure."""
-    flat = pictures.flatten().float()
-    ends = flat[:: -(-len(flat) // MOST_SORTED)].quantile(torch.tensor([0.005, 0.995]))
-    return pictures.clamp(*ends.tolist())
-
-
 def fit_model(
     setup: Setup,
     shape: Sequence[int],
@@ -169,17 +105,10 @@ def fit_model(
             restore()
             return inner.sample(denoise, x, sigmas)
 
-        def in_batches(evaluate: Denoise) -> Denoise:
-            def evaluated(x: Tensor, sigma: Tensor) -> Tensor:
-                parts = zip(x.split(plan.batch), sigma.split(plan.batch), strict=True)
-                return torch.cat([evaluate(*part) for part in parts])
-
-            return evaluated
-
-        judge = in_batches(inner.evaluate_unguided)
+        judge = in_batches(inner.evaluate_unguided, plan.batch)
         problem = Problem(
             sampler,
-            in_batches(inner.evaluate),
+            in_batches(inner.evaluate, plan.batch),
             start,
             setup.run,
             judge,
@@ -223,11 +152,6 @@ def key_of(setup: Setup, plan: Plan, pictures: str | None) -> str:
         float(setup.cfg),
         [plan.pictures, asdict(plan.settings), plan.refine if pictures is None else pictures],
     )
-
-
-def problem_of(key: str, prompt: str, shape: Sequence[int], plan: Plan) -> str:
-    """Return a digest of all that what was tried so far depends on."""
-    return digest(key, prompt, list(shape), plan.seed)
 
 
 def fingerprint(model: Any) -> Any:

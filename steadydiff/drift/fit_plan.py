@@ -1,0 +1,92 @@
+"""How much of a fit is measured, and in which batches: what every host's measuring shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Denoise
+from .fit import FitSettings, Progress, first_tries
+from .kept_fit import digest
+from .signs import RATIOS
+
+QUALITIES = {
+    "quick": (16, FitSettings()),
+    "normal": (32, FitSettings()),
+    "thorough": (64, FitSettings(thorough=True)),
+}
+"""By name, how many pictures are measured on, and the rule's settings."""
+
+MOST_SORTED = 2**20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    pictures: samples, with seeds from `seed` on; the model's own references, if needed, have the next ones
+    batch:    how many are called at a time, which bounds memory
+    refine:   into how many each step of the model's own references is divided
+    settings: of the rule
+    """
+
+    pictures: int
+    batch: int = 4
+    refine: int = 4
+    seed: int = 0
+    settings: FitSettings = field(default_factory=FitSettings)
+
+    @property
+    def runs(self) -> int:
+        """Sampling runs at most."""
+        tries = len(first_tries(low=True, diffier=self.settings.diffier, s_noise=False))
+        return self.settings.runs if self.settings.thorough else min(self.settings.runs, 1 + tries)
+
+    def batches(self, count: int) -> int:
+        return math.ceil(count / self.batch)
+
+    def calls(self, per_run: int, references: int | None) -> tuple[int, int]:
+        """Return how many model calls are made at least and at most.
+
+        per_run:    of them in a sampling run
+        references: how many real pictures there are; None: the model's own samples serve
+        """
+        real = self.batches(self.pictures if references is None else references)
+        before = real * (len(RATIOS) + (per_run * self.refine if references is None else 0))
+        one = self.batches(self.pictures) * (per_run + len(RATIOS))
+        return before + one, before + self.runs * one
+
+    def calls_made(self, per_run: int, references: int | None, own: Tensor | None, done: Progress) -> int:
+        """Return how many of these were made for what is known."""
+        made = 0 if own is None else self.batches(len(own)) * per_run * self.refine
+        for name, kept in done.items():
+            count = references if name == "references" else None
+            made += int(kept["calls"]) * self.batches(self.pictures if count is None else count)
+        return made
+
+
+def without_outliers(pictures: Tensor) -> Tensor:
+    """Clip latents to what all but 1 in 100 numbers lie in: nothing else bounds a model's own samples, and a
+    few exploded ones would rule every figure."""
+    flat = pictures.flatten().float()
+    ends = flat[:: -(-len(flat) // MOST_SORTED)].quantile(torch.tensor([0.005, 0.995]))
+    return pictures.clamp(*ends.tolist())
+
+
+def problem_of(key: str, prompt: str, shape: Sequence[int], plan: Plan) -> str:
+    """Return a digest of all that what was tried so far depends on."""
+    return digest(key, prompt, list(shape), plan.seed)
+
+
+def in_batches(evaluate: Denoise, batch: int) -> Denoise:
+    """Return a denoiser that calls another for at most `batch` states at a time."""
+
+    def evaluated(x: Tensor, sigma: Tensor) -> Tensor:
+        parts = zip(x.split(batch), sigma.split(batch), strict=True)
+        return torch.cat([evaluate(*part) for part in parts])
+
+    return evaluated
