@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -24,6 +25,8 @@ from ..denoiser import Run
 from ..errors import CheckpointError, SettingsError
 from ..files.atomic import write_whole
 from ..files.checkpoints import load_checkpoint, save_checkpoint
+from ..methods.epsilon_scaling import EpsilonScaling
+from ..methods.method import Method
 from ..methods.window import later_half
 from ..schedules import MadeFor, Schedule, parsed
 from .fit import PLAIN, Correction, Fit, FitSettings, Progress, Signs
@@ -253,6 +256,17 @@ def lambda_schedule(correction: Correction, made_for: MadeFor) -> Schedule | Non
     return Schedule("table", scales, made_for)
 
 
+def methods_of(correction: Correction, made_for: MadeFor, run: Run) -> tuple[Method, ...]:
+    """Return the methods that do in a run what a fit chose, innermost first; none where that is nothing.
+
+    Its lambda becomes a schedule, which other runs read off by level, and are told that they differ.
+    """
+    methods = replace(correction, scale=1.0).methods(run)
+    if schedule := lambda_schedule(correction, made_for):
+        methods = (*methods, EpsilonScaling(schedule=schedule))
+    return methods
+
+
 def schedule_in(text: str) -> Schedule:
     """Return the schedule that a file of schedules or a kept fit holds.
 
@@ -313,8 +327,8 @@ class Unfinished:
 
 def file_name(made_for: MadeFor, key: str) -> str:
     """Return the name of the file in the folder FOUND that keeps what was found for a model and run."""
-    facts = (made_for.model, made_for.sampler, made_for.steps, f"cfg{made_for.cfg:g}", key[:8])
-    return "_".join(map(str, facts)) + ".json"
+    model = re.sub(r"[^\w.-]+", "_", str(made_for.model))
+    return f"{model}_{made_for.sampler}_{made_for.steps}_cfg{made_for.cfg:g}_{key[:8]}.json"
 
 
 def load(path: Path, key: str) -> KeptFit | None:

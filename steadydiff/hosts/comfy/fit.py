@@ -6,7 +6,7 @@ Duck-typed like `drift.py`, and built on its runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -15,11 +15,10 @@ from torch import Tensor
 from ...denoiser import Denoise
 from ...drift.fit import LEAST_PICTURES, Correction, Fit, Problem, Progress, fit
 from ...drift.fit_plan import Plan, in_batches, without_outliers
-from ...drift.kept_fit import VERSION, described, digest, lambda_schedule
+from ...drift.kept_fit import VERSION, described, digest, methods_of
 from ...drift.measurement import check_reference, unit_noise
 from ...drift.stepping import fixed_rng
 from ...errors import SettingsError, ShapeError
-from ...methods.epsilon_scaling import EpsilonScaling
 from ..patch import Patch
 from .attach import attach, patches_of, without_ours
 from .drift import InnerRun, Setup, inside_run, sample_finely, steps_of
@@ -125,15 +124,9 @@ def fit_model(
 
 
 def corrected(setup: Setup, correction: Correction) -> Any:
-    """Return the set-up's model with what a fit chose, itself where that is nothing.
-
-    Its lambda becomes a schedule over the run, which other runs read off by level, and are told that they
-    differ.
-    """
-    model, methods = setup.model, replace(correction, scale=1.0).methods(setup.run)
-    if schedule := lambda_schedule(correction, setup.made_for):
-        methods = (*methods, EpsilonScaling(schedule=schedule))
-    for method in methods:
+    """Return the set-up's model with what a fit chose, itself where that is nothing."""
+    model = setup.model
+    for method in methods_of(correction, setup.made_for, setup.run):
         model = attach(model, Patch(method), setup.host)
     return model
 
