@@ -27,7 +27,16 @@ from .session import WebuiSession, told
 ORIGINAL = "_steadydiff_original"
 """Under this name our function keeps the sampler's own."""
 
-Plan = Callable[[RunSetup], Patch]
+
+@dataclass(frozen=True)
+class Planned:
+    """Any number of methods, and words for the run's line, which are said also where there are none."""
+
+    patches: tuple[Patch, ...]
+    said: str
+
+
+Plan = Callable[[RunSetup], Patch | Planned]
 """What one panel asks for, once the run is known; raises SteadyDiffError if that cannot work."""
 
 logger = logging.getLogger("steadydiff")
@@ -134,11 +143,18 @@ def _open(original, model, x, kwargs, plans, host, report) -> WebuiSession | Non
     session = WebuiSession(setup, host.check_interrupted)
     for plan in plans:
         try:
-            session.add(plan(setup).resolve(setup.route.levels))
+            planned = plan(setup)
+            patches = planned.patches if isinstance(planned, Planned) else (planned,)
+            for patch in patches:
+                session.add(patch.resolve(setup.route.levels))
+            if isinstance(planned, Planned):
+                session.said.append(planned.said)
         except Exception as error:
             report.failed(told(error))
     for difference in session.differences():
         report.warned(difference)
+    if session.said and not session.methods:
+        report.done("; ".join(session.said))
     return session if session.methods else None
 
 

@@ -50,11 +50,14 @@ class WebuiSession:
 
     Methods of kind "prediction" correct the host's guided predictions, before a mask is blended in; those of
     kind "state" the sampler's state, outside them.
+
+    said: what the run's line begins with
     """
 
     def __init__(self, setup: RunSetup, check_interrupted: Callable[[], None]) -> None:
         self.setup, self.methods, self.calls = setup, [], 0
         self.ended = False
+        self.said: list[str] = []
         self._failure = ""
         self._corrected, self._missed = 0, 0
         self._acted: dict[str, Any] = {}
@@ -258,7 +261,7 @@ class WebuiSession:
                 acted = int(self._acted.get(method.title, 0))
                 done.append(f"{method.title} acted at {acted} of {self.calls} model calls")
         cut = [] if self.ended else ["interrupted"]
-        return "; ".join((*done, count_calls(self.calls, self._model.extra), *cut))
+        return "; ".join((*self.said, *done, count_calls(self.calls, self._model.extra), *cut))
 
     def failures(self) -> list[str]:
         """Say what went wrong while the run went on."""

@@ -1,0 +1,169 @@
+"""WebUI: chooses a correction by the rule of `drift/fit.py` inside one of the host's own runs, keeps it, and
+finds the one that matches a run.
+
+Built on `drift.py`: the sampler's next run becomes ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...drift import kept_fit
+from ...drift.fit import LEAST_PICTURES, PLAIN, Fit, Problem, fit
+from ...drift.fit_plan import Plan, problem_of, without_outliers
+from ...drift.kept_fit import VERSION, KeptFit, Unfinished, digest, file_name, methods_of
+from ...drift.measurement import check_reference, own_samples, refine
+from ...drift.meter import Meter
+from ...drift.stepping import fixed_rng
+from ...errors import SettingsError
+from ...files.atomic import check_writable
+from ...schedules import MadeFor
+from ..patch import Patch
+from .attach import Planned, WebuiHost
+from .drift import InnerModel, check_levels, first_states, work_in_run
+from .run import RunSetup
+
+
+@dataclass(frozen=True)
+class FitKey:
+    """What a fit is kept under beside the run itself.
+
+    folder:    where fits are kept
+    weights:   what tells the checkpoint with its LoRAs from others, in JSON's terms
+    model:     the checkpoint's name, and
+    scheduler: the noise levels' way down, for people
+    """
+
+    folder: Path
+    weights: Any
+    model: str | None = None
+    scheduler: str | None = None
+
+    def of(self, setup: RunSetup, plan: Plan) -> tuple[str, MadeFor, Path]:
+        """Return the key of a run's fit, what it is made for, and its file."""
+        run, cfg = setup.run, float(setup.cfg or 0)
+        made_for = MadeFor(setup.sampler, self.scheduler, run.steps, cfg, self.model, run.sigmas)
+        key = digest(
+            VERSION,
+            self.weights,
+            [run.space, run.noise, setup.sampler],
+            [f"{sigma:.6g}" for sigma in run.sigmas],
+            cfg,
+            [plan.pictures, asdict(plan.settings)],
+        )
+        return key, made_for, self.folder / file_name(made_for, key)
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """What is to be measured.
+
+    plan:       how much; the run's batch is taken
+    prompt:     digest of the prompts
+    again:      measure though a fit is kept
+    say:        told how far it is
+    references: real pictures' clean latents [M, C, *S] in the model's own units, None: its own samples serve
+    source:     where these come from, in words
+    """
+
+    key: FitKey
+    plan: Plan
+    prompt: str
+    again: bool = False
+    say: Callable[[str], None] = lambda text: None
+    references: Tensor | None = None
+    source: str = ""
+
+
+def fit_next(
+    sampler: Any, host: WebuiHost, request: FitRequest, found: Callable[[KeptFit, Path, bool], None]
+) -> None:
+    """Let the sampler's next run measure; `found` is told the fit, its file, and whether it was kept before.
+
+    SteadyDiffError comes out of that run.
+    """
+
+    def work(setup: RunSetup) -> Tensor:
+        check_levels(setup)
+        key, made_for, file = request.key.of(setup, request.plan)
+        source = request.source or own_samples(setup.run.steps * request.plan.refine)
+        kept = None if request.again else kept_fit.load(file, key)
+        before = kept is not None and kept.references == source
+        if kept is None or not before:
+            kept = KeptFit(
+                key, _measured(setup, request, key, file), made_for, request.plan.pictures, source,
+                request.prompt, tuple(setup.x.shape[1:]),
+            )  # fmt: skip
+            kept_fit.save(file, kept)
+            file.with_suffix(".safetensors").unlink(missing_ok=True)
+        found(kept, file, before)
+        return setup.x
+
+    work_in_run(sampler, host, work)
+
+
+def _measured(setup: RunSetup, request: FitRequest, key: str, file: Path) -> Fit:
+    """Measure; what was measured when it is cancelled is gone on from next time."""
+    shape, plan, real = setup.x.shape[1:], replace(request.plan, batch=len(setup.x)), request.references
+    count = None if real is None else len(real)
+    if real is not None:
+        if len(real) < LEAST_PICTURES:
+            raise SettingsError(f"at least {LEAST_PICTURES} images are needed, 32 are good; got {len(real)}")
+        check_reference(real, shape)
+    per_run = setup.step_calls()[-1] + 1
+    check_writable(file)
+    pictures = None if real is None else digest(*real)
+    problem = digest(problem_of(key, request.prompt, shape, plan), plan.batch, pictures)
+    unfinished = Unfinished(file.with_suffix(".safetensors"), problem)
+    least, most = plan.calls(per_run, count)
+    done = plan.calls_made(per_run, count, unfinished.own, unfinished.done)
+    inner = InnerModel(setup, Meter(least, most, done, per_run / plan.batch, request.say))
+    begin = inner.remember()
+
+    def sampler(denoise: Any, x: Tensor, sigmas: tuple[float, ...]) -> Tensor:
+        begin()
+        return setup.sample(denoise, x, sigmas)
+
+    if real is None:
+        real = _own_references(setup, sampler, inner, plan, unfinished)
+    seeds = range(plan.seed, plan.seed + plan.pictures)
+    start = first_states(setup, seeds)
+    problem = Problem(
+        sampler, inner, start, setup.run, inner.unguided, real.to(start), judge_references=inner.unguided
+    )
+    return fit(problem, plan.settings, unfinished.done, lambda name: unfinished.save())
+
+
+def _own_references(setup: RunSetup, sampler: Any, inner: InnerModel, plan: Plan, kept: Unfinished) -> Tensor:
+    """Return the model's own finely stepped samples [N, C, *S]; those that were made before are kept."""
+    begin = plan.seed + plan.pictures
+    while kept.own is None or len(kept.own) < plan.pictures:
+        made = 0 if kept.own is None else len(kept.own)
+        seeds = range(begin + made, begin + min(made + plan.batch, plan.pictures))
+        first = first_states(setup, seeds)
+        with torch.no_grad(), fixed_rng(first, seeds[0]):
+            drawn = sampler(inner, first, refine(setup.run.sigmas, plan.refine)).cpu()
+        kept.own = drawn if kept.own is None else torch.cat([kept.own, drawn])
+        kept.save()
+    return without_outliers(kept.own)
+
+
+def use_matching(setup: RunSetup, key: FitKey, plan: Plan) -> Planned:
+    """Return what the fit that is kept for this run applies, and what is said of it; nothing if none is.
+
+    Raises:  SettingsError for a file that cannot be read.
+    """
+    name, made_for, file = key.of(setup, plan)
+    kept = kept_fit.load(file, name)
+    if kept is None:
+        return Planned((), f"no fit for {made_for.sampler}, {made_for.steps} steps, cfg {made_for.cfg:g}")
+    if kept.fit.correction == PLAIN:
+        return Planned((), "the fit leaves this model as it is")
+    methods = methods_of(kept.fit.correction, kept.made_for, setup.run)
+    return Planned(tuple(map(Patch, methods)), f"fit {kept.fit.correction}")
