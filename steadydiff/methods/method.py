@@ -22,6 +22,8 @@ class Method(Protocol):
     single:         whether two of it on one model are refused
     scales_branch:  whether CFG++ samplers, which step along one branch of guidance, must see that branch
                     wrapped as well
+    shifts_level:   whether it calls the denoiser at another level than it was called at, so that a host that
+                    calls first must do so at that level
     wants_branches: whether it looks at the branches of guidance, see `denoiser.Guided`
     wants_steps:    whether it must know which model calls start a step, see `Run.step_calls`
     is_off:         whether it changes nothing: `wrap` then returns the denoiser itself
@@ -33,6 +35,7 @@ class Method(Protocol):
     order: ClassVar[int]
     single: ClassVar[bool]
     scales_branch: ClassVar[bool]
+    shifts_level: ClassVar[bool]
 
     @property
     def wants_branches(self) -> bool: ...
@@ -99,6 +102,7 @@ class Defaults:
     acts_on: ClassVar[Literal["prediction", "state"]] = "prediction"
     single: ClassVar[bool] = False
     scales_branch: ClassVar[bool] = False
+    shifts_level: ClassVar[bool] = False
 
     @property
     def wants_branches(self) -> bool:

@@ -98,6 +98,7 @@ class TimeShift(Windowed, Defaults):
 
     title: ClassVar[str] = "Time Shift"
     order: ClassVar[int] = 0  # nearest the model: whatever else calls it is shifted as well
+    shifts_level: ClassVar[bool] = True
 
     factor: float = 0.98
     sigma_high: float = math.inf

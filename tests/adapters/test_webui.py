@@ -15,13 +15,14 @@ import torch
 from steadydiff.denoiser import Guided, Run
 from steadydiff.errors import HostError, SettingsError
 from steadydiff.files.mdss import Head
-from steadydiff.hosts.patch import POST_CFG, Patch, states_of
+from steadydiff.hosts.patch import POST_CFG, Patch, nest, states_of
 from steadydiff.hosts.webui.attach import WebuiHost, attach, detach
-from steadydiff.hosts.webui.run import UnitConversion, run_sigmas, timestep_sigma
+from steadydiff.hosts.webui.run import UnitConversion, run_sigmas, sigma_timestep, timestep_sigma
 from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel
 from steadydiff.methods.diffier import DiffIER
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.methods.mdss import MDSS, XiModel
+from steadydiff.methods.time_shift import TimeShift
 from steadydiff.samplers import gaussian_denoiser, sample_euler
 
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
@@ -135,6 +136,9 @@ class Patcher:
     def set_model_sampler_post_cfg_function(self, function):
         self.model_options[POST_CFG] = [*self.model_options.get(POST_CFG, ()), function]
 
+    def set_model_unet_function_wrapper(self, function):
+        self.model_options["model_function_wrapper"] = function
+
     def add_conditioning_modifier(self, function):
         self.model_options["conditioning_modifiers"] = [function]
 
@@ -143,10 +147,10 @@ def sampling_function(model, x, timestep, uncond, cond, cond_scale, model_option
     """Forge's: prompts in one pass, the last first, then guidance and the post-CFG functions."""
     kinds = [1, 0] if cond_scale != 1 else [0]
     means = torch.tensor([MEANS["uncond"], MEANS["cond"]][-len(kinds) :]).to(x).repeat_interleave(len(x))
-    options = {"cond_or_uncond": kinds}
-    out = model.diffusion_model(
-        x.repeat(len(kinds), 1, 1, 1), timestep.repeat(len(kinds)), means, transformer_options=options
-    ).chunk(len(kinds))
+    c = {"mean": means, "transformer_options": {"cond_or_uncond": kinds}}
+    asked = {"input": x.repeat(len(kinds), 1, 1, 1), "timestep": timestep.repeat(len(kinds)), "c": c}
+    around = model_options.get("model_function_wrapper", plainly)
+    out = around(model.diffusion_model, asked).chunk(len(kinds))
     negative = out[0] if len(kinds) == 2 else torch.zeros_like(x)
     denoised = negative + (out[-1] - negative) * cond_scale
     for function in model_options.get(POST_CFG, ()):
@@ -156,6 +160,10 @@ def sampling_function(model, x, timestep, uncond, cond, cond_scale, model_option
         }  # fmt: skip
         denoised = function(args)
     return denoised
+
+
+def plainly(apply_model, asked):
+    return apply_model(asked["input"], asked["timestep"], **asked["c"])
 
 
 class Forge(torch.nn.Module):
@@ -251,6 +259,7 @@ PLANS = {
     "diffier norm": lambda start: Patch(DiffIER("norm"), 0.0, 1.0),
     "antibias": antibias,
     "mdss": mdss,
+    "time shift": lambda start: Patch(TimeShift(0.9)),
     "guided mdss": functools.partial(mdss, branches="guided"),
 }
 HOSTS = {"a1111": A1111, "forge": Forge}
@@ -281,6 +290,7 @@ def by_the_core(name, cfg=CFG):
         "diffier": DiffIER(sigma_high=float("inf")),
         "diffier norm": DiffIER("norm", sigma_high=float("inf")),
         "antibias": antibias().settings,
+        "time shift": TimeShift(0.9),
     }.get(name) or MDSS(XiModel(lambda x, sigma: xi.expand_as(x), "ve"), 0.5)
     return sample_euler(settings.wrap(guided, run), X.clone(), run.sigmas)
 
@@ -309,6 +319,8 @@ def test_neutral_settings_and_failures_change_no_bit(host, function):
         lambda start: Patch(EpsilonScaling(1.0)),
         lambda start: Patch(DiffIER(strength=0)),
         lambda start: Patch(AntiBiasPrompt(PromptModel(network, "phi", "ve"), 0.0)),
+        lambda start: Patch(TimeShift(1.0)),
+        lambda start: Patch(TimeShift(0.9), 0.5, 0.5),
         lambda start: Patch(EpsilonScaling(space="velocity")),
         lambda start: Patch(AntiBiasPrompt(PromptModel(network, "phi", "flow"))),
     ]
@@ -730,3 +742,89 @@ def test_a_method_nobody_has_heard_of_corrects_states_is_told_and_switched_off(h
     off, report = sample(HOSTS[host](), [lambda start: Patch(seventh(0.2), 0.5, 0.5)])
     assert torch.equal(off, sample(HOSTS[host](), None)[0])
     assert report.summary == "Nudged off; 4 model calls"
+
+
+BOTH = pytest.mark.parametrize("host", HOSTS.values(), ids=HOSTS)
+RUN = Run("ve", tuple(SIGMAS.tolist()))
+SPREAD = (SIGMAS**2 + 1).sqrt()
+SHIFT = TimeShift(0.9)
+
+
+def shifted_by_the_core(*methods, start=X):
+    guided = Guided(*(gaussian_denoiser(mean, 0.7) for mean in MEANS.values()), CFG)
+    return sample_euler(nest(guided, methods, RUN), start.clone(), RUN.sigmas)
+
+
+@BOTH
+@pytest.mark.parametrize("sampler", [euler, ddim])
+def test_it_stands_innermost_whatever_else_is_on(host, sampler):
+    methods = SHIFT, DiffIER(strength=0.3, sigma_high=math.inf), EpsilonScaling(1.02)
+    start = X if sampler is euler else X / SPREAD[0]
+    plans = [lambda setup, one=one: Patch(one) for one in reversed(methods)]
+    result, report = sample(host(vp=sampler is ddim), plans, sampler, start)
+    assert report.errors == [] and "Time Shift noise level times 0.9 at 4 of 4 steps" in report.summary
+    result = result if sampler is euler else result * SPREAD[-1]
+    torch.testing.assert_close(result, shifted_by_the_core(*methods), rtol=1e-4, atol=1e-4)
+
+
+@BOTH
+def test_it_shifts_in_its_part_of_the_run_only(host):
+    levels, model, within = [], host(), TimeShift(0.9, sigma_high=2.0, sigma_low=0.5)
+    model.network.register_forward_pre_hook(lambda network, args: levels.append(args[1].tolist()))
+
+    class Part(Patch):
+        def resolve(self, levels):
+            return within
+
+    result, report = sample(model, [lambda setup: Part(within)])
+    expected = [0.9 * sigma if 0.5 <= sigma <= 2.0 else sigma for sigma in RUN.sigmas[:-1]]
+    assert sorted({sigma for one in levels for sigma in one}, reverse=True) == pytest.approx(expected)
+    torch.testing.assert_close(result, shifted_by_the_core(within), rtol=1e-6, atol=1e-6)
+    assert expected != [*RUN.sigmas[:-1]] and report.errors == []
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_model_of_velocities_is_asked_at_whole_timesteps(whole):
+    asked, model = [], A1111(vp=True)
+    inner = model.inner_model
+    if whole:
+        object.__setattr__(inner, "predict_eps_from_z_and_v", None)
+    inner.inner_model.model.diffusion_model.register_forward_pre_hook(
+        lambda network, args: asked.append(sigma_timestep(args[1], ABAR)[0])
+    )
+    sample(model, [lambda setup: Patch(SHIFT)], ddim, X / SPREAD[0])
+    assert len(asked) > 4 and all((abs(one - one.round()) < 2e-3) == whole for one in asked)
+
+
+def test_timesteps_and_sigmas_are_the_same_levels():
+    at = torch.tensor([0.0, 0.3, 1.0, 17.6, 500.0, 998.9, 999.0])
+    torch.testing.assert_close(sigma_timestep(timestep_sigma(at, ABAR), ABAR), at, rtol=1e-4, atol=2e-3)
+    assert sigma_timestep(torch.tensor([1e-6, 1e6]), ABAR).tolist() == [0.0, 999.0]
+
+
+def test_another_extensions_wrapper_of_the_network_works_on():
+    model, theirs = Forge(), []
+
+    def wrapper(apply_model, args):
+        theirs.append(float(args["timestep"][0]))
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    unet = model.inner_model.inner_model.forge_objects.unet
+    unet.set_model_unet_function_wrapper(wrapper)
+    result, _ = sample(model, [lambda setup: Patch(SHIFT)])
+    torch.testing.assert_close(result, shifted_by_the_core(SHIFT), rtol=1e-6, atol=1e-6)
+    assert theirs == pytest.approx([0.9 * sigma for sigma in RUN.sigmas[:-1]])
+    assert model.inner_model.inner_model.forge_objects.unet is unet
+    assert unet.model_options == {"model_function_wrapper": wrapper}
+
+
+def test_a_network_that_is_called_past_us_is_told():
+    model = Forge()
+
+    @functools.wraps(euler)
+    def past_us(own, *args, **kwargs):
+        model.inner_model.inner_model.forge_objects.unet.model_options.clear()
+        return euler(own, *args, **kwargs)
+
+    _, report = sample(model, [lambda setup: Patch(SHIFT)], past_us)
+    assert "4 of 4 answers of the model did not pass through SteadyDiff" in report.errors[0]

@@ -38,7 +38,7 @@ class A1111Route:
         family, latents = known[0] if known else (None, None)
         self.facts: dict[str, Any] = {"family": family, "latent_format": latents, "sigma_data": 1.0}
         self._calls: list[tuple[tuple, dict]] = []  # what the network was called with in this call
-        self._hooks, self._handle = ExitStack(), None
+        self._hooks, self._shift, self._handle = ExitStack(), ExitStack(), None
         self._layer: nn.Module | None = None
         self._head: Head | None = None
         self._captured: Sequence[Tensor] = ()
@@ -85,11 +85,11 @@ class A1111Route:
             replaced(model, combine_denoised=new_combine, combine_denoised_for_edit_model=new_edit)
         )
         self._hooks.callback(self._unhook)
-        self._hook()
+        self._hook(session)
 
     def follow(self, session: WebuiSession) -> None:
         self._unhook()
-        self._hook()
+        self._hook(session)
         self._layer = self._head = None  # nothing was trained for the refiner
 
     def remove(self) -> None:
@@ -97,12 +97,26 @@ class A1111Route:
         self._calls.clear()
         self._captured, self._second = (), {}
 
-    def _hook(self) -> None:
-        self._handle = self.model.inner_model.register_forward_pre_hook(
+    def _hook(self, session: WebuiSession) -> None:
+        inner = self.model.inner_model
+        self._handle = inner.register_forward_pre_hook(
             lambda module, args, kwargs: self._calls.append((args, kwargs)), with_kwargs=True
         )
+        if not session.shifts_level:
+            return
+        forward = inner.forward
+        whole = hasattr(inner, "predict_eps_from_z_and_v")  # A1111 looks up alphas by whole timesteps there
+
+        def new_forward(x: Tensor, level: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            def call(x: Tensor, level: Tensor) -> Tensor:
+                return forward(x, level, *args, **kwargs)
+
+            return session.shifted(session.setup.units, x, level, call, whole)
+
+        self._shift.enter_context(replaced(inner, forward=new_forward))
 
     def _unhook(self) -> None:
+        self._shift.close()
         if self._handle is not None:
             self._handle.remove()
 

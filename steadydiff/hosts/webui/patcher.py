@@ -18,8 +18,11 @@ from ...errors import HostError
 from ...files.mdss import Head
 from ...networks.xi_head import apply_head, capture
 from ..patch import POST_CFG, fitting_layer, states_of
-from .run import CallModel, full_precision
+from .run import CallModel, UnitConversion, full_precision
 from .session import Prediction, WebuiSession, bypassed, second_of
+
+WRAPPER = "model_function_wrapper"
+"""Under this name these hosts keep the one function that calls to the network go through."""
 
 COND, UNCOND = 0, 1
 """What these hosts call a prompt and a negative prompt in a call to the network."""
@@ -96,7 +99,23 @@ class PatcherRoute:
             first = _predict(cfg, args["denoised"], args)
             return session.correct(args["input"], args["sigma"], first, again)
 
+        def shift(unet: Any) -> None:
+            theirs = unet.model_options.get(WRAPPER)
+
+            def shifted(apply_model: Callable, args: dict) -> Tensor:
+                def call(x: Tensor, sigma: Tensor) -> Tensor:
+                    asked = {**args, "input": x, "timestep": sigma}
+                    return theirs(apply_model, asked) if theirs else apply_model(x, sigma, **args["c"])
+
+                if self._over:  # in somebody's clone
+                    return call(args["input"], args["timestep"])
+                return session.shifted(UnitConversion(), args["input"], args["timestep"], call)
+
+            unet.set_model_unet_function_wrapper(shifted)
+
         def hook(unet: Any) -> None:
+            if session.shifts_level:
+                shift(unet)
             unet.set_model_sampler_post_cfg_function(correct)
             unet.add_conditioning_modifier(note)
 

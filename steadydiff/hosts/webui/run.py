@@ -90,10 +90,21 @@ class UnitConversion:
 
     def state(self, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """Return a state and its sigma; x itself where it is one already."""
+        sigma = self.sigma(level)
         if self._alphas is None:
             return x, level
-        sigma = timestep_sigma(level, self._alphas.to(level.device))
         return x * _spread(sigma, x), sigma
+
+    def sigma(self, level: Tensor) -> Tensor:
+        """Return the sigma of the sampler's noise level."""
+        return level if self._alphas is None else timestep_sigma(level, self._alphas.to(level.device))
+
+    def level(self, sigma: Tensor, whole: bool = False) -> Tensor:
+        """Return the sampler's noise level at a sigma; `whole`: where that is a timestep, the nearest one."""
+        if self._alphas is None:
+            return sigma
+        found = sigma_timestep(sigma, self._alphas.to(sigma.device))
+        return found.round() if whole else found
 
     def back(self, state: Tensor, sigma: Tensor) -> Tensor:
         """Return a state as the sampler has it."""
@@ -126,6 +137,19 @@ def timestep_sigma(timestep: Tensor, alphas_cumprod: Tensor) -> Tensor:
     low, logs = at.floor().long(), alphas_cumprod.float().log()
     high = (low + 1).clamp(max=len(logs) - 1)
     return torch.lerp(logs[low], logs[high], at - low).neg().expm1().sqrt()
+
+
+def sigma_timestep(sigma: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """Return the timestep, which need not be whole, of a sigma: `timestep_sigma` undone; beyond the table its
+    ends.
+
+    Shapes:  sigma [B]; alphas_cumprod [T].
+    Dtype:   float32.
+    """
+    falls, sought = -alphas_cumprod.float().log(), sigma.float().square().log1p()
+    above = torch.searchsorted(falls, sought).clamp(1, len(falls) - 1)
+    share = (sought - falls[above - 1]) / (falls[above] - falls[above - 1])
+    return (above - 1 + share).clamp(0, len(falls) - 1)
 
 
 @dataclass

@@ -15,7 +15,7 @@ from ...errors import HostError, SteadyDiffError
 from ...methods.method import Editor, Method
 from ..kept import Kept, as_kept
 from ..patch import count_calls, in_order, nest
-from .run import RunSetup
+from .run import RunSetup, UnitConversion
 
 logger = logging.getLogger("steadydiff")
 
@@ -39,6 +39,7 @@ class Prediction:
 
 
 Evaluate = Callable[[Tensor, Tensor], Prediction]
+CallNetwork = Callable[[Tensor, Tensor], Tensor]
 
 
 class _Left(Exception):  # noqa: N818  # no error
@@ -49,7 +50,8 @@ class WebuiSession:
     """The nested denoisers of one run.
 
     Methods of kind "prediction" correct the host's guided predictions, before a mask is blended in; those of
-    kind "state" the sampler's state, outside them.
+    kind "state" the sampler's state, outside them; those that shift the level work around each call of the
+    network, see `shifted`.
 
     said: what the run's line begins with
     """
@@ -62,6 +64,8 @@ class WebuiSession:
         self._corrected, self._missed = 0, 0
         self._acted: dict[str, Any] = {}
         self._guided: list[Method] = []
+        self._shifts: list[Method] = []
+        self._shifted = 0
         self._model = _HostModel(check_interrupted)
         self._correct: Denoise = self._model
         self._branch: Any = None
@@ -75,6 +79,8 @@ class WebuiSession:
         run = self.setup.run
         if method.acts_on == "state":
             self._add_editor(method)
+        elif method.shifts_level:
+            self._shifts += [] if method.is_off else [method]
         else:
             guided = in_order([*self._guided, method])
             correct: Denoise = self._model
@@ -127,6 +133,30 @@ class WebuiSession:
         )
 
     @property
+    def shifts_level(self) -> bool:
+        """Whether the network's calls must go through `shifted`."""
+        return bool(self._shifts)
+
+    def shifted(
+        self, units: UnitConversion, x: Tensor, level: Tensor, call: CallNetwork, whole: bool = False
+    ) -> Tensor:
+        """Return what the host's network would answer at x, called at the level that methods choose.
+
+        x, level: of any number of branches; they, what `call` takes and what it answers are in `units`
+        whole:    whether the network knows whole timesteps only
+        """
+        state, sigma = units.state(x, level)
+
+        def denoise(moved: Tensor, at: Tensor) -> Tensor:
+            chosen = units.level(at, whole)
+            at = units.sigma(chosen)
+            return units.clean(moved, call(units.back(moved, at), chosen), at)
+
+        self._shifted += 1
+        denoised = nest(denoise, in_order(self._shifts), self.setup.run)(state, sigma)
+        return units.prediction(state, denoised, sigma)
+
+    @property
     def edits_state(self) -> bool:
         """Whether the sampler's state is written to."""
         return bool(self._editors)
@@ -145,12 +175,15 @@ class WebuiSession:
 
     def evaluate(self, x: Tensor, level: Tensor, evaluate: Callable[[Tensor], Tensor]) -> Tensor:
         """Call the host's model with the sampler's own state x, which the methods may correct in place."""
-        corrected = self._corrected
+        corrected, shifted = self._corrected, self._shifted
         if self._calls_aside:
             self.guarded(self._remember, lambda: None)
         result = self._evaluated_or_edited(x, level, evaluate)
         self.calls += 1
-        self._missed += bool(self._guided) and self._corrected == corrected and not self._failure
+        passed = (not self._guided or self._corrected > corrected) and (
+            not self._shifts or self._shifted > shifted
+        )
+        self._missed += not passed and not self._failure
         return result
 
     def _remember(self) -> None:
@@ -257,6 +290,8 @@ class WebuiSession:
                 done.append(f"{method.title} {'off' if method.is_off else next(editors)}")
             elif as_planned:
                 done.append(f"{method.title} {method.summary(run)}")
+            elif method.shifts_level:
+                done.append(f"{method.title} {method}")
             else:
                 acted = int(self._acted.get(method.title, 0))
                 done.append(f"{method.title} acted at {acted} of {self.calls} model calls")
