@@ -3,8 +3,7 @@
 from comfy_api.latest import io
 
 from ..steadydiff.hosts.comfy.attach import attach
-from ..steadydiff.hosts.comfy.finetune import training_sigmas
-from ..steadydiff.hosts.patch import Patch
+from ..steadydiff.hosts.patch import Patch, training_sigmas
 from ..steadydiff.inputs import kinds as inputs
 from ..steadydiff.methods.time_shift import TimeShift
 from .shared import schema

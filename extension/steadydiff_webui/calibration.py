@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from contextlib import closing
 from typing import Any
 
 import gradio as gr
-from modules import call_queue, processing, scripts, shared
+from modules import call_queue
 
 from steadydiff.drift.measurement import Measurement
 from steadydiff.errors import SettingsError, SteadyDiffError
@@ -20,26 +19,9 @@ from steadydiff.plots import drift_figure, picture, schedule_figure
 from steadydiff.schedules import Schedule
 
 from .folders import MEASUREMENTS, SCHEDULES
-from .host import find_host, on_main_thread
+from .host import checkpoint_name, find_host
+from .measuring import SETTINGS, generate
 from .widgets import widget
-
-WIDGETS = {
-    "prompt": "txt2img_prompt",
-    "negative_prompt": "txt2img_neg_prompt",
-    "sampler_name": "txt2img_sampling",
-    "scheduler": "txt2img_scheduler",  # Forge Classic's samplers bring their own
-    "steps": "txt2img_steps",
-    "cfg_scale": "txt2img_cfg_scale",
-    "distilled_cfg_scale": "txt2img_distilled_cfg_scale",  # Forge's and Neo's
-    "width": "txt2img_width",
-    "height": "txt2img_height",
-}
-SETTINGS = {
-    name: elem_id
-    for name, elem_id in WIDGETS.items()
-    if name in processing.StableDiffusionProcessingTxt2Img.__dataclass_fields__
-}
-"""A run's settings, as far as this host has them, and its names for their widgets."""
 
 CHOICES = (*inputs.CALIBRATE, *(one for one in inputs.MEASURE if one.name == "refine"))
 """What is asked beside them."""
@@ -48,64 +30,29 @@ LABELS = {"method": "Shape", "count": "Samples", "refine": "Fine steps"}
 
 
 class Found:
-    """What one calibration has found; `error` if nothing."""
+    """What one calibration has found."""
 
     schedule: Schedule | None = None
     measurement: Measurement | None = None
     said: Sequence[str] = ()
-    error: Exception | None = None
-
-
-class _Calibrating(scripts.Script):
-    """The one script of a calibration's generation."""
-
-    args_from = args_to = 0
-
-    def __init__(self, method: str, refine: int, found: Found) -> None:
-        self._method, self._refine, self._found = method, refine, found
-
-    def title(self):
-        return "SteadyDiff calibration"
-
-    def process_before_every_sampling(self, p, *args, **kwargs):
-        try:
-            checkpoint = shared.sd_model.sd_checkpoint_info.model_name  # only now it is the chosen one
-            request = DriftRequest(
-                self._method, self._refine, int(p.seed), getattr(p, "scheduler", None), checkpoint
-            )
-            calibrate_next(p.sampler, find_host(), request, self._keep)
-        except Exception as error:  # the host would go on without us
-            self._found.error = error
-
-    def _keep(self, schedule: Schedule, measurement: Measurement, said: list[str]) -> None:
-        self._found.schedule, self._found.measurement, self._found.said = schedule, measurement, said
 
 
 def calibrate(settings: dict[str, Any], method: str, count: int, refine: int, seed: int = 0) -> Found:
     """Find a schedule for the loaded checkpoint; `settings` as in SETTINGS."""
     found = Found()
-    on_main_thread(lambda: _calibrate(found, settings, method, int(count), int(refine), seed))
-    if found.error is not None:
-        raise found.error
+
+    def keep(schedule: Schedule, measurement: Measurement, said: list[str]) -> None:
+        found.schedule, found.measurement, found.said = schedule, measurement, said
+
+    def begin(p: Any) -> None:
+        checkpoint = checkpoint_name()  # only now it is the chosen one
+        request = DriftRequest(method, int(refine), int(p.seed), getattr(p, "scheduler", None), checkpoint)
+        calibrate_next(p.sampler, find_host(), request, keep)
+
+    generate(settings, int(count), seed, begin)
     if found.schedule is None:
         raise SettingsError("calibration was cancelled; nothing was found")
     return found
-
-
-def _calibrate(found: Found, settings: dict, method: str, count: int, refine: int, seed: int) -> None:
-    p = processing.StableDiffusionProcessingTxt2Img(
-        sd_model=shared.sd_model, seed=seed, batch_size=count,
-        do_not_save_samples=True, do_not_save_grid=True, **settings,
-    )  # fmt: skip
-    runner = scripts.ScriptRunner()
-    runner.scripts = runner.alwayson_scripts = [_Calibrating(method, refine, found)]
-    p.is_api = True
-    p.scripts, p.script_args = runner, []
-    try:
-        with closing(p):
-            processing.process_images(p)
-    except Exception as error:  # for the thread that waits; Forge's own would only print it
-        found.error = error
 
 
 def keep(found: Found, name: str) -> str:

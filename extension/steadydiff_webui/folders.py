@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from modules import paths, shared
 
+from steadydiff.drift.kept_fit import FOUND
 from steadydiff.errors import SettingsError
 from steadydiff.files.text import read_text
 
@@ -87,6 +88,8 @@ ANTIBIAS = WebuiFolder("steadydiff_antibias", origin=TRAINED, page="antibias_pro
 MDSS = WebuiFolder("steadydiff_mdss", origin=TRAINED, page="mdss.md")
 SCHEDULES = WebuiFolder("steadydiff_schedules", ".json", MEASURED, "webui.md")
 MEASUREMENTS = WebuiFolder("steadydiff_measurements", ".json", MEASURED, "webui.md")
+FITS = WebuiFolder(f"{SCHEDULES.name}/{FOUND}", ".json")
+"""What Auto Correct found."""
 FOLDERS = (ANTIBIAS, MDSS, SCHEDULES, MEASUREMENTS)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module, util
+from typing import Any
 
 from steadydiff.hosts.webui.attach import WebuiHost
 
@@ -24,6 +25,29 @@ def sampling_function() -> Callable | None:
         if util.find_spec(module.partition(".")[0]) and util.find_spec(module):
             return getattr(import_module(module), name)
     return None
+
+
+def checkpoint_name() -> str:
+    """Return the loaded checkpoint's name, for people."""
+    from modules import shared
+
+    return shared.sd_model.sd_checkpoint_info.model_name
+
+
+def weights(p: Any) -> list[Any]:
+    """Return what tells the loaded checkpoint from others, with the LoRAs of a generation's prompt and what
+    else the host says of its weights."""
+    from modules import shared
+
+    info = shared.sd_model.sd_checkpoint_info
+    known = getattr(info, "calculate_shorthash", lambda: None)()  # kept by the host; none with --no-hashing
+    networks = getattr(p, "extra_network_data", None) or {}
+    added = {kind: [list(one.items) for one in networks[kind]] for kind in networks if networks[kind]}
+    facts = ("refiner_checkpoint", "refiner_switch_at", "distilled_cfg_scale")
+    more = {name: str(value) for name in facts if (value := getattr(p, name, None)) not in (None, "None", "")}
+    if "refiner_checkpoint" not in more:
+        more.pop("refiner_switch_at", None)
+    return [known or info.model_name, added, more]
 
 
 def native_scaling() -> str:

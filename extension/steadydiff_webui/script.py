@@ -9,13 +9,15 @@ from modules import scripts
 
 from steadydiff.hosts.webui import attach as webui
 
-from . import calibration, docs, layout, presets, settings, xyz
+from . import auto_correct, calibration, docs, layout, presets, settings, xyz
 from .arguments import enabled, is_strict, read
 from .arpo import routes as arpo_routes
 from .arpo import tab as arpo_tab
 from .folders import File
 from .host import find_host, native_scaling
+from .measuring import SETTINGS
 from .panels import PANELS, ROWS, epsilon_scaling
+from .panels import auto_correct as auto_panel
 from .report import Refused, Report, begin
 
 
@@ -30,7 +32,7 @@ class SteadyDiffScript(scripts.Script):
 
     def __init__(self):
         super().__init__()
-        self._calibration, self._settings = None, {}
+        self._measuring, self._settings = [], {}
 
     def ui(self, is_img2img):
         label, elem_id = layout.header({panel.name: panel.defaults() for panel in PANELS}), self.elem_id
@@ -48,7 +50,7 @@ class SteadyDiffScript(scripts.Script):
         layout.connect_header(outer, drawn)
         self._paste(drawn)
         if not self.is_img2img:
-            self._calibrate(found[epsilon_scaling.PANEL.name])
+            self._measure(found)
         return components
 
     def _paste(self, drawn):
@@ -61,24 +63,30 @@ class SteadyDiffScript(scripts.Script):
                 self.infotext_fields.append((component, partial(one.panel.pasted, given)))
                 self.paste_field_names.append(one.panel.key(given))
 
-    def _calibrate(self, drawn):
-        targets = [drawn.by_name[name] for name in ("enabled", *epsilon_scaling.CHOSEN_BY_CALIBRATION)]
-        with drawn.below:
-            self._calibration = calibration.Row(targets, self.elem_id("epsilon_scaling_calibration"))
+    def _measure(self, found):
+        scaling, auto = found[epsilon_scaling.PANEL.name], found[auto_panel.PANEL.name]
+        targets = [scaling.by_name[name] for name in ("enabled", *epsilon_scaling.CHOSEN_BY_CALIBRATION)]
+        with scaling.below:
+            calibrate = calibration.Row(targets, self.elem_id("epsilon_scaling_calibration"))
+        with auto.below:
+            targets = [auto.by_name[name] for name in ("enabled", "quality")]
+            measure = auto_correct.Row(*targets, self.elem_id("auto_correct"))
+        self._measuring = [calibrate, measure]
         self._connect()
 
     def after_component(self, component, **kwargs):
-        """Note the host's own widgets, from which a calibration takes its settings."""
-        for name, elem_id in calibration.SETTINGS.items():
+        """Note the host's own widgets, from which a measurement takes its settings."""
+        for name, elem_id in SETTINGS.items():
             if kwargs.get("elem_id") == elem_id:
                 self._settings[name] = component
                 self._connect()
 
     def _connect(self):
-        """Let the calibration work once all its widgets are there, in whatever order the host makes them."""
-        if self._calibration and self._settings.keys() == calibration.SETTINGS.keys():
-            self._calibration.connect({name: self._settings[name] for name in calibration.SETTINGS})
-            self._calibration, self._settings = None, {}
+        """Let the buttons work once all their widgets are there, in whatever order the host makes them."""
+        if self._measuring and self._settings.keys() == SETTINGS.keys():
+            for row in self._measuring:
+                row.connect({name: self._settings[name] for name in SETTINGS})
+            self._measuring, self._settings = [], {}
 
     def process(self, p, *args):
         """Write what is set into the infotext; wrong values come to light here."""

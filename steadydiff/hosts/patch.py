@@ -21,6 +21,9 @@ from ..networks.xi_head import KNOWN, last_layer
 POST_CFG = "sampler_post_cfg_function"
 """Under this name ComfyUI and the Forge family keep the functions that are shown each guided prediction."""
 
+MOST_LEVELS = 1000
+"""Of a schedule: k counts its steps, and the models we know were trained on so many, or on all between."""
+
 Settings = TypeVar("Settings", bound=Method)
 
 
@@ -63,6 +66,15 @@ def window_sigmas(model_sampling: Any, start: float, end: float) -> tuple[float,
     # Some samplers call above the model's largest sigma, so the whole run has no upper bound.
     high = math.inf if start <= 0 else float(model_sampling.percent_to_sigma(start))
     return high, 0.0 if end >= 1 else float(model_sampling.percent_to_sigma(end))
+
+
+def training_sigmas(model_sampling: Any) -> Tensor:
+    """The noise levels of the model's training schedule, from the least to the most."""
+    sigmas = getattr(model_sampling, "sigmas", None)
+    if sigmas is None:
+        raise HostError(f"a {type(model_sampling).__mro__[1].__name__} has no table of noise levels")
+    every = max(1, len(sigmas) // MOST_LEVELS)
+    return sigmas[every - 1 :: every].cpu().double()
 
 
 class States(NamedTuple):

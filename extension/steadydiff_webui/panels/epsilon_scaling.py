@@ -1,5 +1,6 @@
 """Epsilon Scaling's panel: one scale, a line, or a schedule of a step each."""
 
+from steadydiff.drift.kept_fit import schedule_in
 from steadydiff.errors import SettingsError
 from steadydiff.hosts.patch import Patch
 from steadydiff.hosts.webui.attach import Plan
@@ -64,8 +65,8 @@ def schedule(values: dict, setup: RunSetup) -> Schedule | None:
 
 
 def from_file(values: dict) -> Schedule:
-    """Return the chosen file's schedule."""
-    return Schedule.from_json(SCHEDULES.read_text(values["schedule_file"]))
+    """Return the chosen file's schedule, of Auto Correct's too."""
+    return schedule_in(SCHEDULES.read_text(values["schedule_file"]))
 
 
 def holds(values: dict) -> dict[str, str]:

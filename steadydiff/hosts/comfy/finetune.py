@@ -20,12 +20,9 @@ from ...methods.mdss import Prediction
 from ...model_names import name_of
 from ...networks.xi_head import TwoHeads
 from ...training.mdss import MdssBase
-from ..patch import known_layer, states_of
+from ..patch import known_layer, states_of, training_sigmas
 from .attach import ComfyHost
 from .train import Samples, check_input
-
-MOST_LEVELS = 1000
-"""Of a schedule: k counts its steps, and the models we know were trained on so many, or on all between."""
 
 BLOCKS = ("input_blocks", "middle_block", "output_blocks", "joint_blocks", "double_blocks", "single_blocks")
 """Where the networks we know keep their repeated parts."""
@@ -82,15 +79,6 @@ def prediction_of(model_sampling: Any, space: Space) -> Prediction:
         f"MDSS trains models that predict noise, v or a flow's velocity; this one is of the kind "
         f"{own.__name__}"
     )
-
-
-def training_sigmas(model_sampling: Any) -> Tensor:
-    """The noise levels of the model's training schedule, from the least to the most."""
-    sigmas = getattr(model_sampling, "sigmas", None)
-    if sigmas is None:
-        raise HostError(f"a {type(model_sampling).__mro__[1].__name__} has no table of noise levels")
-    every = max(1, len(sigmas) // MOST_LEVELS)
-    return sigmas[every - 1 :: every].cpu().double()
 
 
 def rebuilt(model: Any, dtype: torch.dtype, device: torch.device) -> Any:

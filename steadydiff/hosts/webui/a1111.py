@@ -54,6 +54,14 @@ class A1111Route:
     def network(self) -> nn.Module:
         return self._sd_model.model.diffusion_model
 
+    @property
+    def sigmas(self) -> Tensor | None:
+        """The training levels' sigmas, None where there is no table of them."""
+        if self.space == "flow":
+            return None
+        share = self.alphas_cumprod().double()
+        return ((1 - share) / share).sqrt()
+
     def percent_to_sigma(self, percent: float) -> float:
         """Return the noise level at a share of the run, as ComfyUI and Forge count."""
         if self.space == "flow":

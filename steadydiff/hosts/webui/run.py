@@ -32,7 +32,8 @@ class HostRoute(Protocol):
 
     space:  how the model builds its states, and
     noise:  the standard deviation of the noise in them
-    levels: has `percent_to_sigma`: a share of the run, 0 its beginning -> the noise level there
+    levels: has `percent_to_sigma`: a share of the run, 0 its beginning -> the noise level there, and `sigmas`
+            of the training's levels
     facts:  what `check_card` compares, None where the host does not know
     shows_noise: whether the denoiser keeps the negative prompt's noise, for DDIM CFG++ to step along
     """

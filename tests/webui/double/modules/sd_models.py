@@ -21,7 +21,7 @@ class SdModel:
 
 
 class Predictor:
-    sigma_data, prediction_type = 1.0, "epsilon"
+    sigma_data, prediction_type, sigmas = 1.0, "epsilon", sd_samplers.SIGMAS
 
     def calculate_input(self, sigma, x):
         return x / (sd_samplers.spread(sigma, x) ** 2 + 1).sqrt()

@@ -156,7 +156,13 @@ def sampling_function(model, x, timestep, uncond, cond, cond_scale, model_option
     kinds = [1] * len(negative or ()) + [0] * len(cond)
     more = {"transformer_options": {**options.get("transformer_options", {}), "cond_or_uncond": kinds}}
     text = torch.cat([one["text"] for one in asked])
-    answers = model.apply_model(x.repeat(len(asked), 1, 1, 1), timestep.repeat(len(asked)), text, **more)
+    x_in, level = x.repeat(len(asked), 1, 1, 1), timestep.repeat(len(asked))
+    if around := options.get("model_function_wrapper"):
+        c = {"c_crossattn": text, **more}
+        told = {"input": x_in, "timestep": level, "c": c, "cond_or_uncond": kinds}
+        answers = around(model.apply_model, told)
+    else:
+        answers = model.apply_model(x_in, level, text, **more)
     answers = list(answers.chunk(len(asked)))
     uncond_denoised = answers.pop(0) if negative else torch.zeros_like(x)
     weights = [one.get("strength", 1.0) for one in cond]
@@ -184,6 +190,9 @@ class UnetPatcher:
 
     def set_model_sampler_post_cfg_function(self, function, disable_cfg1_optimization=False):
         self.model_options.setdefault("sampler_post_cfg_function", []).append(function)
+
+    def set_model_unet_function_wrapper(self, function):
+        self.model_options["model_function_wrapper"] = function
 
     def add_conditioning_modifier(self, modifier, ensure_uniqueness=False):
         self.model_options.setdefault("conditioning_modifiers", []).append(modifier)
@@ -213,7 +222,7 @@ class Sampler:
             noise, latent = levels["sigmas"][0], torch.ones(())
         init = getattr(p, "init_latent", None)
         x = x * noise + (0 if init is None else init * latent)
-        model.init_latent = init
+        model.init_latent, self.last_latent = init, x
         self.sampler_extra_args = {
             "cond": conditioning, "image_cond": None, "uncond": unconditional_conditioning,
             "cond_scale": p.cfg_scale, "s_min_uncond": 0.0,

@@ -32,7 +32,22 @@ class Options:
 
 folder = tempfile.TemporaryDirectory()
 opts = Options()
-state = SimpleNamespace(interrupted=False, skipped=False, stopping_generation=False, sampling_step=0)
+
+
+class State(SimpleNamespace):
+    """What the host is at; `interrupted` is looked at before each model call."""
+
+    def begin(self, job="(unknown)"):
+        self.job, self.interrupted = job, False
+
+    def end(self):
+        self.job = ""
+
+    def interrupt(self):
+        self.interrupted = True
+
+
+state = State(interrupted=False, skipped=False, stopping_generation=False, sampling_step=0, job="")
 cmd_opts = SimpleNamespace(no_gradio_queue=False, api=False, nowebui=False, api_auth=None)
 latent_upscale_modes = {"Latent": {"mode": "nearest"}}
 sd_model = None

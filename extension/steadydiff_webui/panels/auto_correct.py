@@ -1,0 +1,45 @@
+"""Auto Correct's panel: uses what was measured for the checkpoint and run, if anything was."""
+
+from steadydiff.drift.fit_plan import QUALITIES, Plan
+from steadydiff.hosts.webui import attach as webui
+from steadydiff.hosts.webui.fit import FitKey, use_matching
+from steadydiff.inputs import kinds as inputs
+
+from ..folders import FITS
+from ..host import checkpoint_name, weights
+from .panel import Panel
+
+INPUTS = (
+    inputs.Choice(
+        "quality", "normal", tuple(QUALITIES),
+        "How many pictures are measured on: 16, 32 or 64; each has a fit of its own. Takes, at 20 steps, at "
+        "most the time of 61, 122 or 474 pictures, without a folder of pictures 125, 250 or 730; mostly it "
+        "knows earlier. More is surer.",
+    ),
+)  # fmt: skip
+
+
+def key_of(p) -> FitKey:
+    """Return what a generation's fit is kept under."""
+    return FitKey(FITS.home, weights(p), checkpoint_name(), getattr(p, "scheduler", None))
+
+
+def measuring(quality: str) -> Plan:
+    """Return how much is measured."""
+    pictures, settings = QUALITIES[quality]
+    return Plan(pictures, settings=settings)
+
+
+def plan(values: dict) -> webui.Plan:
+    """Return what a run needs."""
+    return lambda setup: use_matching(setup, key_of(setup.model.p), measuring(values["quality"]))
+
+
+PANEL = Panel(
+    "Auto Correct", "auto_correct", INPUTS, plan,
+    hint="Uses the fit that matches; without one, nothing.",
+    page="webui.md",
+    rows=({"quality": "Quality"},),
+    more=(),
+    head=("quality",),
+)  # fmt: skip
