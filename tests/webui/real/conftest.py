@@ -105,12 +105,14 @@ ON = {
     "diffier": {"strength": 0.3, "start_percent": 0.0},
     "antibias_prompt": {"file": "bump.safetensors"},
     "mdss": {"file": "head.safetensors"},
+    "time_shift": {"factor": 0.95},
 }
 OFF = {
     "epsilon_scaling": {"scale": 1.0},
     "diffier": {"strength": 0.0},
     "antibias_prompt": {"file": "bump.safetensors", "strength": 0.0},
     "mdss": {"file": "head.safetensors", "strength": 0.0},
+    "time_shift": {"factor": 1.0},
 }
 
 

@@ -115,7 +115,7 @@ def script(*args):
     return {"alwayson_scripts": {"SteadyDiff": {"args": list(args)}}}
 
 
-@pytest.mark.parametrize("panel", ["epsilon_scaling", "diffier", "antibias_prompt", "mdss"])
+@pytest.mark.parametrize("panel", ["epsilon_scaling", "diffier", "antibias_prompt", "mdss", "time_shift"])
 def test_an_infotext_pasted_back_draws_the_same(packed, drawn, txt2img, on, panel):
     named = {panel: on[panel]}
     images, infotexts = txt2img(**script(named))

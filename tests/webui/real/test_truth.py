@@ -20,6 +20,7 @@ NODES = {
     "diffier": "SteadyDiffDiffIER",
     "antibias_prompt": "SteadyDiffAntiBiasPrompt",
     "mdss": "SteadyDiffMDSS",
+    "time_shift": "SteadyDiffTimeShift",
 }
 CFG, PROMPTS = 3.0, ("a cat", "a dog")
 CLOSE = 1e-4
