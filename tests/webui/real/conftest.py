@@ -105,7 +105,7 @@ ON = {
     "diffier": {"strength": 0.3, "start_percent": 0.0},
     "antibias_prompt": {"file": "bump.safetensors"},
     "mdss": {"file": "head.safetensors"},
-    "time_shift": {"factor": 0.95},
+    "time_shift": {"levels": 21.0},  # whole timesteps, as hosts round others in ways of their own
 }
 OFF = {
     "epsilon_scaling": {"scale": 1.0},
