@@ -116,7 +116,8 @@ def test_one_correction_is_that_call_answered_from_the_cleaned_state(
                 return model(at, sigma, **more)
             return model(x, sigma, **moved(more, lambda: error)) - error
 
-        return function(modules["hosts.comfy.drift"].Shown(model, answer), x - error, sigmas, *args, **kwargs)
+        stand_in = modules["hosts.comfy.drift"].StandIn(model, answer)
+        return function(stand_in, x - error, sigmas, *args, **kwargs)
 
     method = mdss.MDSS(mdss.XiModel(xi, space))
     own.sampler_function = state.rectify_states(function, method, run, ask)
@@ -141,7 +142,7 @@ def displaced(host, modules, head_of, patched, sample):
         head = head_of(model)
         head = type(head)(type(head.head)(last.weight.detach(), last.bias.detach()), head.card, "its own")
         expected, found, asked = {}, [], []
-        euler, shown = host.samplers.sampler_object("euler"), modules["hosts.comfy.drift"].Shown
+        euler, shown = host.samplers.sampler_object("euler"), modules["hosts.comfy.drift"].StandIn
 
         def see(args):
             x, sigma = args["input"], args["sigma"].view(-1, 1, 1, 1)
