@@ -97,10 +97,10 @@ def tab(searches: Searches) -> gr.Blocks:
             with gr.Column(variant="panel", elem_id=f"{NAME}_settings"):
                 with gr.Row(elem_classes=["steadydiff-row"]):
                     reference = gr.Image(
-                        label="Reference", type="pil", height=120, elem_id=f"{NAME}_reference"
+                        label="Reference", type="pil", height=140, elem_id=f"{NAME}_reference"
                     )
                     more = gr.File(
-                        label="More references", file_count="multiple", file_types=["image"], height=120,
+                        label="More references", file_count="multiple", file_types=["image"], height=140,
                         min_width=100, elem_id=f"{NAME}_more",
                     )  # fmt: skip
                 widgets = dict[tuple[str, str], Any]()
@@ -208,8 +208,9 @@ def settings_widgets(widgets: Widgets, known: Known, takes: bool) -> Any:
     parted: dict[str, Any] = {}
     for part, heading in HEADINGS.items():
         with gr.Accordion(
-            heading, open=False, elem_id=f"{NAME}_{part}", elem_classes=["steadydiff-more"]
-        ) as parted[part]:
+            heading, open=False, elem_id=f"{NAME}_{part}", elem_classes=["steadydiff-more"],
+            visible=part != "server",
+        ) as parted[part]:  # fmt: skip
             if part == "drawing":
                 with gr.Row(elem_classes=["steadydiff-row"]):
                     take = gr.Checkbox(
