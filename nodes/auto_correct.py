@@ -1,13 +1,14 @@
 """SteadyDiffAuto: measures a model once, chooses a correction and applies it; what it found is kept."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import comfy.samplers
 import comfy.utils
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..steadydiff.drift import kept_fit
 from ..steadydiff.drift.fit_plan import QUALITIES, Plan, problem_of
@@ -50,6 +51,8 @@ class SteadyDiffAuto(io.ComfyNode):
             "the small networks it was tried on (docs/digits.md), and no large model was measured.",
             search_aliases=["steady", "drift", "exposure bias", "epsilon scaling", "calibrate", "washed out"],
             is_experimental=True,
+            is_input_list=True,  # so that ComfyUI's own node for a folder of pictures fits
+            has_intermediate_output=True,  # the page keeps the plot
             inputs=[
                 io.Model.Input(
                     "model", tooltip="The model as you use it, with its LoRAs and without other corrections "
@@ -90,8 +93,8 @@ class SteadyDiffAuto(io.ComfyNode):
                 io.Image.Input(
                     "images", optional=True,
                     tooltip="8 or more real pictures of what the prompt asks for that the model was not "
-                    "trained on. Without them the model's own finely stepped samples serve, which show the "
-                    "error of few steps only. Cut to the size of latent_image.",
+                    "trained on, a batch or a folder's. Without them the model's own finely stepped samples "
+                    "serve, which show the error of few steps only. Cut to the size of latent_image.",
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="Encodes the images; the model's own VAE."),
                 io.Int.Input(
@@ -116,33 +119,41 @@ class SteadyDiffAuto(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(
-        cls, model, positive, negative, latent_image, steps, cfg, sampler_name, scheduler, quality, measure,
-        images=None, vae=None, seed=0, batch_size=4,
-    ) -> io.NodeOutput:  # fmt: skip
-        sampler = comfy.samplers.sampler_object(sampler_name)
-        own = comfy.samplers.KSampler(model, steps, model.load_device, sampler_name, scheduler, 1.0)
-        setup = make_setup(model, positive, negative, sampler, own.sigmas.cpu(), cfg, calls=0)
-        setup = replace(setup, scheduler=scheduler)
-        shape = fitted_shape(model, latent_image)
-        pictures, settings = QUALITIES[quality]
-        plan = Plan(pictures, batch_size, seed=seed, settings=settings)
-        if images is not None and vae is None:
-            raise SettingsError("images need the vae that encodes them; connect it")
-        images = None if images is None else images[:pictures]
-        key = key_of(setup, plan, None if images is None else digest_of(images, vae))
-        file, prompt = auto_file(setup.made_for, key), digest(positive, negative)
-        kept = None if measure == "again" else kept_fit.load(file, key)
-        if kept is None and measure == "never":
-            say(NEVER)
-            return io.NodeOutput(model, NEVER, image(fit_figure, None))
-        if kept is None:
-            kept = measured(setup, shape, plan, images, vae, key, prompt, file)
-        info = "\n".join([kept.report(), *kept.remarks(prompt, shape), f"Kept in {file.name}."])
-        say(kept.headline)
-        return io.NodeOutput(
-            corrected(replace(setup, model=model), kept.fit.correction), info, image(fit_figure, kept)
-        )
+    def execute(cls, images=None, **others) -> io.NodeOutput:
+        pictures = [picture for batch in images for picture in batch] if images else None
+        model, info, plot = correct(pictures, **{name: values[0] for name, values in others.items()})
+        return io.NodeOutput(model, info, plot, ui=ui.PreviewImage(plot, cls=cls))
+
+
+def correct(
+    images, model, positive, negative, latent_image, steps, cfg, sampler_name, scheduler, quality, measure,
+    vae=None, seed=0, batch_size=4,
+) -> tuple:  # fmt: skip
+    """Return the model, corrected or as it is, what is said of it, and its plot.
+
+    images: real pictures [H, W, 3] in 0..1, of any sizes, or None
+    """
+    sampler = comfy.samplers.sampler_object(sampler_name)
+    own = comfy.samplers.KSampler(model, steps, model.load_device, sampler_name, scheduler, 1.0)
+    setup = make_setup(model, positive, negative, sampler, own.sigmas.cpu(), cfg, calls=0)
+    setup = replace(setup, scheduler=scheduler)
+    shape = fitted_shape(model, latent_image)
+    pictures, settings = QUALITIES[quality]
+    plan = Plan(pictures, batch_size, seed=seed, settings=settings)
+    if images is not None and vae is None:
+        raise SettingsError("images need the vae that encodes them; connect it")
+    images = None if images is None else images[:pictures]
+    key = key_of(setup, plan, None if images is None else digest_of(images, vae))
+    file, prompt = auto_file(setup.made_for, key), digest(positive, negative)
+    kept = None if measure == "again" else kept_fit.load(file, key)
+    if kept is None and measure == "never":
+        say(NEVER)
+        return model, NEVER, image(fit_figure, None)
+    if kept is None:
+        kept = measured(setup, shape, plan, images, vae, key, prompt, file)
+    info = "\n".join([kept.report(), *kept.remarks(prompt, shape), f"Kept in {file.name}."])
+    say(kept.headline)
+    return corrected(replace(setup, model=model), kept.fit.correction), info, image(fit_figure, kept)
 
 
 def measured(setup, shape, plan: Plan, images, vae, key: str, prompt: str, file: Path) -> KeptFit:
@@ -171,18 +182,23 @@ def measured(setup, shape, plan: Plan, images, vae, key: str, prompt: str, file:
     return kept
 
 
-def digest_of(images: torch.Tensor, vae) -> str:
+def digest_of(images: Sequence[torch.Tensor], vae) -> str:
     """Tell images from others by every pixel, without encoding them."""
-    found = hashlib.sha256(f"{list(images.shape)} {type(vae.first_stage_model).__name__}".encode())
+    found = hashlib.sha256(
+        f"{[list(picture.shape) for picture in images]} {type(vae.first_stage_model).__name__}".encode()
+    )
     for picture in images:
         found.update((picture.cpu().float().clamp(0, 1) * 65535).round().int().numpy().tobytes())
     return found.hexdigest()
 
 
-def encoded(images: torch.Tensor, vae, shape: tuple[int, ...]) -> torch.Tensor:
+def encoded(images: Sequence[torch.Tensor], vae, shape: tuple[int, ...]) -> torch.Tensor:
     """The images as latents [N, C, *S] of the size that is sampled; cut where their shape differs."""
     height, width = (side * vae.spacial_compression_encode() for side in shape[-2:])
-    pictures = images[..., :3].movedim(-1, 1)
-    pictures = comfy.utils.common_upscale(pictures, width, height, "area", "center").movedim(1, -1)
+
+    def fitted(picture: torch.Tensor) -> torch.Tensor:
+        whole = picture[None, ..., :3].movedim(-1, 1)
+        return comfy.utils.common_upscale(whole, width, height, "area", "center").movedim(1, -1)
+
     # One by one: VAEs of videos take several for one video.
-    return torch.cat([vae.encode(picture[None]).cpu() for picture in pictures])
+    return torch.cat([vae.encode(fitted(picture)).cpu() for picture in images])

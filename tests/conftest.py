@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tools.launch.drawings import draw_into
 from tools.launch.find_comfyui import Host
 from tools.launch.server import running
+from tools.launch.templates import FOLDER
 
 AWKWARD_SHAPES = ((3, 8, 11), (2, 4, 5, 7), (1, 16, 3, 8, 6))
 
@@ -26,8 +28,9 @@ def comfyui():
 
 @pytest.fixture(scope="module")
 def server(comfyui):
-    """That ComfyUI, running."""
+    """That ComfyUI, running, with pictures in the folder that a template asks for."""
     with running(comfyui) as server:
+        draw_into(server.base / "input" / FOLDER)
         yield server
 
 

@@ -25,7 +25,7 @@ class Meter(meter.Meter):
     """Called after every model call, moves the node's bar as well, and obeys Cancel."""
 
     def __init__(self, model, least: int, most: int, done: int, per_picture: float):
-        self._bar = progress(model, most - done)
+        self._bar = progress(model, most - done, previews=False)
         super().__init__(least, most, done, per_picture, say, SECONDS)
 
     def __call__(self, denoised) -> None:

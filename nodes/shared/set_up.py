@@ -53,10 +53,13 @@ def scheduler_name(model, sigmas) -> str | None:
     return None
 
 
-def progress(model, calls: int):
-    """Return what is called after every model call: it moves the bar, shows a preview, obeys Cancel."""
+def progress(model, calls: int, previews: bool = True):
+    """Return what is called after every model call: it moves the bar, shows a preview, obeys Cancel.
+
+    previews: off for a node that shows a picture of its own at the end, over which the page would leave them
+    """
     bar, done = comfy.utils.ProgressBar(max(calls, 1)), 0
-    previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+    previewer = previews and latent_preview.get_previewer(model.load_device, model.model.latent_format)
 
     def on_call(denoised):
         nonlocal done

@@ -18,6 +18,7 @@ VAE = SimpleNamespace(first_stage_model=None)
 def kept(host, monkeypatch, tmp_path):
     """Where measurements are kept."""
     monkeypatch.setattr(load("folder_paths"), "models_dir", str(tmp_path))
+    monkeypatch.setattr(load("folder_paths"), "temp_directory", str(tmp_path / "temp"))
     return tmp_path / "steadydiff_schedules" / "auto"
 
 
@@ -29,14 +30,17 @@ def adapter(pack):
 
 @pytest.fixture
 def auto(pack, conds):
-    """Run the node; returns model, info and plot."""
+    """Run the node, which is handed lists; returns model, info and plot."""
     node = pack["SteadyDiffAuto"]
     ends = {name: conds[name] for name in ("positive", "negative")}
     run = {"steps": STEPS, "cfg": 2.0, "quality": "quick", "batch_size": 8, "scheduler": "simple"}
     latent = {"latent_image": {"samples": torch.zeros(1, 4, 8, 8)}}
 
     def auto(model, **inputs):
-        return node.execute(**(defaults_of(node) | ends | run | latent | {"model": model} | inputs)).args
+        given = defaults_of(node) | ends | run | latent | {"model": model} | inputs
+        pictures = given.pop("images", [])  # a batch, or some one by one
+        lists = {name: [one] for name, one in given.items()}
+        return node.execute(**lists, images=pictures if isinstance(pictures, list) else [pictures]).args
 
     return auto
 
@@ -285,18 +289,44 @@ def test_measuring_leaves_no_trace(auto, models, sample, sampler_name):
     assert torch.equal(sample(model), before) and str(model.model_options) == options
 
 
-def test_photos_are_measured_against_images(pack, auto):
+@pytest.fixture
+def world(pack):
+    """The photos' model with a prompt."""
     model, clip, vae = pack["SteadyDiffTinyWorld"].execute("photos").args
     positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(t)) for t in ("a horse", ""))
-    pictures = torch.rand(9, 40, 48, 4)
     latent = {"samples": torch.zeros(1, 3, 16, 16)}
-    own = {"positive": positive, "negative": negative, "vae": vae, "latent_image": latent, "images": pictures}
-    info = auto(model, **own, cfg=1.0)[1]
+    ends = {"positive": positive, "negative": negative}
+    return {"model": model, "vae": vae, **ends, "latent_image": latent, "cfg": 1.0}
+
+
+def test_photos_are_measured_against_images(auto, world):
+    pictures, vae, model = torch.rand(9, 40, 48, 4), world["vae"], world.pop("model")
+    own = {**world, "images": pictures}
+    info = auto(model, **own)[1]
     assert "against 9 connected images" in info and "few-step error" not in info
     encode, vae.encode = vae.encode, None
-    assert auto(model, **own, cfg=1.0)[1] == info
+    assert auto(model, **own)[1] == info
     vae.encode = encode
-    assert not known(auto, model, **{**own, "images": pictures.flip(1)}, cfg=1.0)
+    assert not known(auto, model, **{**own, "images": pictures.flip(1)})
+
+
+def test_pictures_of_a_folder_come_one_by_one_in_sizes_of_their_own(pack, auto, world):
+    pictures = [torch.rand(1, 24 + i, 40, 3) for i in range(9)]
+    info = auto(images=pictures, **world)[1]
+    assert "against 9 connected images" in info
+    assert auto(images=[*pictures[:4], torch.cat([one[:, :24] for one in pictures[4:]])], **world)[1] != info
+
+
+def test_the_plot_stays_on_the_node(pack, conds, counted, kept, auto, monkeypatch):
+    """The page leaves the last preview of a run over what a node shows by itself: there is none."""
+    previews = []
+    monkeypatch.setattr(
+        load("comfy.utils").ProgressBar, "update_absolute", lambda *values: previews.append(values[3:])
+    )
+    auto(counted[0])
+    assert len(previews) > 10 and set(previews) <= {(), (None,)}
+    plots = [*(kept.parent.parent / "temp").iterdir()]
+    assert len(plots) == 1 and pack["SteadyDiffAuto"].GET_SCHEMA().has_intermediate_output
 
 
 def test_the_cost_and_the_time_left_are_said_on_the_node(auto, counted, monkeypatch):

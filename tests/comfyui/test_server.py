@@ -8,7 +8,7 @@ import pytest
 
 from tools.launch.comfy_client import ComfyError
 from tools.launch.demo import columns
-from tools.launch.templates import COLUMNS, TEMPLATES, offline, placed
+from tools.launch.templates import COLUMNS, FOLDER, TEMPLATES, offline, placed
 
 ROOT = Path(__file__).resolve().parents[2]
 NODES = sorted(page.stem for page in (ROOT / "web" / "docs").glob("*.md"))
@@ -231,6 +231,20 @@ def test_auto_correct_measures_once_on_a_server(graph, info, client):
     inputs |= {"seed": 1, "measure": "never"}
     [second] = client.run(nodes)["told"]["text"]
     assert first == second and first.startswith("No pictures connected: few-step error only")
+
+
+def test_auto_correct_takes_the_pictures_of_a_folder(graph, info, client):
+    nodes = graph("schedule", steps=2)
+    ends = {name: nodes["sampler"]["inputs"][name] for name in ("positive", "negative", "latent_image")}
+    run = {"steps": 2, "cfg": 1.0, "quality": "quick", "batch_size": 16}
+    wires = {"model": ["world", 0], "vae": ["world", 2], "images": ["folder", 0]}
+    inputs = {**widgets_of(info["SteadyDiffAuto"]), **run, **ends, **wires}
+    folder = {"class_type": "LoadImageDataSetFromFolder", "inputs": {"folder": FOLDER}}
+    nodes = {**nodes, "folder": folder, "auto": {"class_type": "SteadyDiffAuto", "inputs": inputs}}
+    nodes["told"] = {"class_type": "PreviewAny", "inputs": {"source": ["auto", 1]}}
+    outputs = client.run(nodes)
+    assert "against 16 connected images" in outputs["told"]["text"][0]
+    assert client.image(outputs["auto"]["images"][0]).startswith(b"\x89PNG")
 
 
 GRAPHS = sorted((ROOT / "workflows" / "api").glob("*.json"))

@@ -29,6 +29,9 @@ URL = f"{REPOSITORY}/{CHECKPOINT}?download=true"
 DOWNLOAD = {"name": CHECKPOINT, "url": URL, "directory": "checkpoints"}
 """What core's own first template offers to download."""
 
+FOLDER = "good_pictures"
+"""In the host's input folder: pictures that template 4 takes as references."""
+
 
 def node(
     column: str, height: int, kind: str, title: str, /, *, bypassed=False, collapsed=False, **inputs
