@@ -68,7 +68,7 @@ class SteadyDiffAuto(io.ComfyNode):
                     "steps", default=20, min=1, max=10000, tooltip="The same as in your KSampler.",
                 ),
                 io.Float.Input(
-                    "cfg", default=7.0, min=schema.Least(0.0), max=100.0, step=0.1, round=0.01,
+                    "cfg", default=8.0, min=schema.Least(0.0), max=100.0, step=0.1, round=0.01,
                     tooltip="As in your KSampler. With guidance the answer is mostly: leave it as it is.",
                 ),
                 io.Combo.Input(

@@ -51,7 +51,7 @@ class SteadyDiffCompare(io.ComfyNode):
                     "steps", default=20, min=1, max=10000, tooltip="Steps of each picture, as in KSampler.",
                 ),
                 io.Float.Input(
-                    "cfg", default=7.0, min=schema.Least(0.0), max=100.0, step=0.1, round=0.01,
+                    "cfg", default=8.0, min=schema.Least(0.0), max=100.0, step=0.1, round=0.01,
                     tooltip="CFG scale of each picture, as in KSampler.",
                 ),
                 io.Combo.Input(

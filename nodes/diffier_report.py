@@ -35,7 +35,7 @@ class SteadyDiffDiffIERReport(io.ComfyNode):
                 io.Sigmas.Input("sigmas", tooltip="Noise levels of a whole run, from BasicScheduler."),
                 io.Latent.Input("latent_image", tooltip="An empty latent of the size you sample at."),
                 io.Float.Input(
-                    "cfg", default=7.0, min=schema.Least(0.0), max=100.0, step=0.1, round=0.01,
+                    "cfg", default=8.0, min=schema.Least(0.0), max=100.0, step=0.1, round=0.01,
                     tooltip="As in the sampler. At 1 there is no guidance, and no weight is measured.",
                 ),
                 io.Int.Input(

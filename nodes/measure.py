@@ -41,7 +41,7 @@ class SteadyDiffMeasure(io.ComfyNode):
                     "latent_image", tooltip="An empty latent of the size you sample at."
                 ),
                 io.Float.Input(
-                    "cfg", default=7.0, min=schema.Least(0.0), max=100.0, step=0.1, round=0.01,
+                    "cfg", default=8.0, min=schema.Least(0.0), max=100.0, step=0.1, round=0.01,
                     tooltip="As in the sampler; the drift depends on it, usually growing with it.",
                 ),
                 io.Int.Input(

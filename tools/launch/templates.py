@@ -136,6 +136,28 @@ TEMPLATES: dict[str, tuple[str, Graph]] = {
             ),
         },
     ),
+    "4 Fit to your checkpoint - with your pictures": (
+        "Put 16 or more pictures of what you want to draw, which the checkpoint was not trained on, into "
+        "*input/good_pictures*, then press R.\n\n"
+        "The first run measures: at most 61 pictures' time, what is left is shown on the node, Cancel is "
+        "safe. What it finds is kept; other prompts and seeds do not measure again.\n\n"
+        "**Nothing to correct** is the usual answer at a high CFG: both pictures are then the same.\n\n"
+        "**In your own workflow:** set *steps*, *cfg*, sampler and scheduler as in your KSampler.",
+        {
+            **start(checkpoint()),
+            "folder": node(
+                "B", 80, "LoadImageDataSetFromFolder", "Your pictures, in the input folder", folder=FOLDER
+            ),
+            "correct": node(
+                "B", 490, "SteadyDiffAuto", "Auto Correct", model=["model", 0], positive=["positive", 0],
+                negative=["negative", 0], latent_image=["latent", 0], images=["folder", 0], vae=["model", 2],
+                steps=20, cfg=7.0, sampler_name="euler", scheduler="normal", quality="quick",
+                measure="when needed", seed=0, batch_size=4,
+            ),
+            "told": node("B", 150, "PreviewAny", "What it found", source=["correct", 1]),
+            "compare": compare(),
+        },
+    ),
     "5 Prompt of a picture (ARPO)": (
         "The demo model draws a picture from a hidden prompt. *ARPO* starts with a wrong prompt, draws it, "
         "sees what is missing, and ends with words for what is there.\n\n"
@@ -161,7 +183,7 @@ TEMPLATES: dict[str, tuple[str, Graph]] = {
             ),
             "bank": node(
                 "B", 260, "SteadyDiffPhraseBank", "Says what a drawing lacks", scorer=["scorer", 0],
-                bank="tinyworld", most=16, against=0.5, content="", style="",
+                bank="tinyworld", most=16, against=0.5, content="", style="", more="",
             ),
             "found": node("B", 200, "PreviewAny", "The prompt it found", source=["arpo", 0]),
             "arpo": node(
@@ -170,7 +192,7 @@ TEMPLATES: dict[str, tuple[str, Graph]] = {
                 negative=["negative", 0], latent_image=["latent", 0], proposer=["bank", 0],
                 scorer=["scorer", 0], seed=11, steps=20, cfg=4.0, sampler_name="euler", scheduler="normal",
                 iterations=3, prompt="a small blue star", exclude="", best_by="image", drop=True,
-                min_gain=0.0, target=1.0, keep_as="",
+                min_gain=0.0, target=1.0, keep_as="", seeds=1, max_tokens=75, combine="first",
             ),
         },
     ),

@@ -13,9 +13,10 @@ import sys
 from PIL import Image, ImageDraw, ImageFont
 
 from tools.launch.draw_workflow import WORKFLOWS
+from tools.launch.drawings import draw_into
 from tools.launch.find_comfyui import ensure_host
 from tools.launch.server import running
-from tools.launch.templates import TEMPLATES, Graph, offline, placed
+from tools.launch.templates import FOLDER, TEMPLATES, Graph, offline, placed
 
 SIDE = 512
 NOISY = {"sampler_name": "euler_ancestral", "steps": 12, "cfg": 4.0}
@@ -41,6 +42,10 @@ SHOWN: dict[str, tuple[dict[str, dict], Tiles | str]] = {
         [("0.9", "compare", 0, 0), ("1", "second", 0, 0)]
         + [("1.1", "compare", 1, 0), ("1.2", "second", 1, 0)],
     ),
+    "4": (
+        {"positive": {"text": ""}, "correct": {"steps": 10, "cfg": 1.0, "quality": "normal"}},
+        "correct",  # drawings of all kinds, as the pictures in the folder are
+    ),
     "5": (
         {},
         [("picture", "picture", 0, 0), ("first prompt", "arpo", 2, 0)]
@@ -58,6 +63,7 @@ SHOWN: dict[str, tuple[dict[str, dict], Tiles | str]] = {
 
 def main(wanted: list[str]) -> None:
     with running(ensure_host(sys.executable)) as server:
+        draw_into(server.base / "input" / FOLDER)
         for name in TEMPLATES:
             if wanted and name[0] not in wanted:
                 continue
