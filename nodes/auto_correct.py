@@ -99,7 +99,7 @@ class SteadyDiffAuto(io.ComfyNode):
                 io.Vae.Input("vae", optional=True, tooltip="Encodes the images; the model's own VAE."),
                 io.Int.Input(
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, optional=True,
-                    extra_dict={"advanced": True},
+                    control_after_generate=False, extra_dict={"advanced": True},
                     tooltip="Of the first picture it measures on. A new one alone does not measure again.",
                 ),
                 io.Int.Input(

@@ -38,6 +38,14 @@ BROKEN = """() => window.app.graph.nodes.flatMap(node => [
 # Nodes that the page had to make larger than they are drawn, so that they may lie over others.
 TOO_SMALL = """() => window.app.graph.nodes.filter(node => !node.flags.collapsed
     && node.computeSize()[1] > node.size[1] + 1).map(node => [node.title, node.computeSize(), node.size])"""
+# Nodes that lie over others, as one does that grew when it ran.
+OVER = """() => {
+    const boxes = window.app.graph.nodes.map(node => [node.title, ...node.pos,
+        node.pos[0] + node.size[0], node.flags.collapsed ? node.pos[1] : node.pos[1] + node.size[1]])
+    return boxes.flatMap(([title, left, top, right, bottom], i) => boxes.slice(0, i).filter(
+        other => left < other[3] && other[1] < right && top - 30 < other[4] && other[2] - 30 < bottom)
+        .map(other => [title, other[0]]))
+}"""
 # Pictures that the nodes show, in pixels; 0 for one that did not load, or is still a preview of the run
 # (ARPO's last preview is its sheet).
 SHOWN = """() => window.app.graph.nodes
@@ -116,14 +124,173 @@ def test_a_template_is_found_opened_read_run_and_seen(page, server, name):
     assert page.evaluate(TOO_SMALL) == []
     fit_for(page, server, name)
     assert page.evaluate(BROKEN) == []
-    page.evaluate("window.titles.length = 0")
-    page.get_by_test_id("queue-button").click()
-    wait_for_the_end(page, server)
+    run_by_the_button(page, server)
     page.wait_for_function(
         f"() => (shown => shown.length && shown.every(([_, ...widths]) => widths.length"
         f" && widths.every(w => w)))(({SHOWN})())"
     )
     shot(page, name)
+    assert page.evaluate(OVER) == []
+
+
+# Core's own text-to-image template with the model that ships in the place of the checkpoint.
+STOCK = """async seed => {
+    await window.app.loadGraphData(await (await fetch('/templates/default.json')).json())
+    const graph = window.app.graph, [old] = graph.findNodesByType('CheckpointLoaderSimple')
+    const model = LiteGraph.createNode('SteadyDiffTinyWorld')
+    graph.add(model)
+    model.pos = old.pos
+    for (const [slot, output] of old.outputs.entries())
+        for (const id of [...output.links]) {
+            const link = graph.links.get(id)
+            model.connect(slot, graph.getNodeById(link.target_id), link.target_slot)
+        }
+    graph.remove(old)
+    const [size] = graph.findNodesByType('EmptyLatentImage')
+    for (const widget of size.widgets) widget.value = widget.name == 'batch_size' ? 1 : 64
+    const [sampler] = graph.findNodesByType('KSampler')
+    sampler.widgets.find(widget => widget.name == 'control_after_generate').value = 'fixed'
+    sampler.widgets.find(widget => widget.name == 'seed').value = seed
+    const canvas = window.app.canvas
+    canvas.deselectAll()
+    canvas.ds.scale = 0.6
+    canvas.ds.offset = [150, 100]
+    canvas.setDirty(true, true)
+}"""
+# Where a slot is on the page: [type or title of a node, is it an input, its name].
+SLOT = """([type, isInput, name]) => {
+    const node = window.app.graph.nodes.find(node => node.type == type || node.title == type)
+    const slots = isInput ? node.inputs : node.outputs
+    const place = node.getConnectionPos(isInput, slots.findIndex(slot => slot.name == name))
+    const canvas = window.app.canvas, {left, top} = canvas.canvas.getBoundingClientRect()
+    const [x, y] = canvas.ds.convertOffsetToCanvas(place)
+    return [x + left, y + top]
+}"""
+WIRES = "() => window.app.graph.links.size"
+EMPTY = (170, 550)
+"""A place of the page where that graph has nothing."""
+
+
+def drag(page, source, target):
+    """Draw a link from an output to an input by hand: [type or title, name] of each."""
+    page.mouse.move(*page.evaluate(SLOT, [source[0], False, source[1]]))
+    page.mouse.down()
+    page.mouse.move(*page.evaluate(SLOT, [target[0], True, target[1]]), steps=8)
+    page.mouse.up()
+
+
+def run_by_the_button(page, server):
+    page.evaluate("window.titles.length = 0")
+    page.get_by_test_id("queue-button").click()
+    wait_for_the_end(page, server)
+
+
+def picture_of(page):
+    """Where the picture is that the graph's only SaveImage shows."""
+    find = "window.app.graph.findNodesByType('SaveImage')[0]"
+    page.wait_for_function(f"() => {find}.imgs?.[0]?.naturalWidth && !{find}.imgs[0].src.startsWith('blob:')")
+    return page.evaluate(f"{find}.imgs[0].src")
+
+
+@pytest.mark.parametrize(
+    ("search", "node", "more"),
+    [
+        ("steady epsilon", "SteadyDiffEpsilonScaling", []),
+        ("auto correct", "SteadyDiffAuto", ["positive", "negative", "latent_image"]),
+    ],
+)
+def test_one_node_in_the_stock_template_corrects_it(page, server, search, node, more):
+    """Two links, the further ones of what Auto Correct draws with, and no number typed."""
+    page.evaluate(STOCK, len(search))  # a picture that was not drawn before
+    run_by_the_button(page, server)
+    before = picture_of(page)
+    links = page.evaluate(WIRES)
+    page.mouse.dblclick(*EMPTY)
+    page.keyboard.type(search, delay=30)
+    page.wait_for_timeout(700)  # the list follows what is typed
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"() => window.app.graph.findNodesByType('{node}').length == 1")
+    page.wait_for_timeout(700)
+    page.mouse.click(*EMPTY, delay=50)  # it hangs on the pointer until then
+    drag(page, ["SteadyDiffTinyWorld", "MODEL"], [node, "model"])
+    sampler = ["KSampler", "model"]
+    drag(page, [node, "MODEL"], sampler)
+    for name in more:
+        source = "EmptyLatentImage" if name == "latent_image" else "CLIPTextEncode"
+        drag(page, [source, "LATENT" if name == "latent_image" else "CONDITIONING"], [node, name])
+    assert page.evaluate(WIRES) == links + 1 + len(more)
+    page.evaluate(  # at half the time, for the test alone
+        "graph => window.app.graph.findNodesByType('SteadyDiffAuto').forEach(node => node.widgets.find("
+        "widget => widget.name == 'quality').value = 'quick')"
+    )
+    assert page.evaluate(BROKEN) == []
+    run_by_the_button(page, server)
+    page.wait_for_function(
+        "src => window.app.graph.findNodesByType('SaveImage')[0].imgs[0].src != src", arg=before
+    )
+    picture_of(page)
+    shot(page, f"stock {node}")
+
+
+# Shows a node's output as text, in a node that ends the graph: [type, output].
+TELL = """([type, name]) => {
+    const graph = window.app.graph, [source] = graph.findNodesByType(type)
+    const told = LiteGraph.createNode('PreviewAny')
+    graph.add(told)
+    told.pos = [0, 500]
+    source.connect(source.outputs.findIndex(output => output.name == name), told, 0)
+}"""
+TOLD = "() => window.app.graph.findNodesByType('PreviewAny')[0].widgets.map(widget => widget.value).join(' ')"
+
+
+def template(number):
+    return next(name for name in TEMPLATES if name.startswith(number))
+
+
+def test_compare_says_that_a_model_without_our_nodes_is_identical(page, server):
+    open_template(page, template("1"))
+    fit_for(page, server, template("1"))
+    page.evaluate(TELL, ["SteadyDiffCompare", "info"])
+    run_by_the_button(page, server)
+    page.wait_for_function(f"() => ({TOLD})().includes('mean difference')")
+    page.evaluate(
+        """() => {
+            const find = type => window.app.graph.findNodesByType(type)[0]
+            find('SteadyDiffTinyWorld').connect(0, find('SteadyDiffCompare'), 0)
+        }"""
+    )
+    run_by_the_button(page, server)
+    page.wait_for_function(f"() => ({TOLD})().includes('identical: nothing acted')")
+    shot(page, "identical")
+
+
+SET = """([type, name, value]) => {
+    const [node] = window.app.graph.findNodesByType(type)
+    node.widgets.find(widget => widget.name == name).value = value
+}"""
+
+
+def test_auto_correct_measures_once_and_refuses_what_it_cannot_measure(page, server):
+    open_template(page, template("4"))
+    fit_for(page, server, template("4"))
+    page.evaluate(SET, ["SteadyDiffAuto", "steps", 6])
+    kept = server.base / "models" / "steadydiff_schedules" / "auto"
+    before = set(kept.glob("*"))
+    run_by_the_button(page, server)
+    [made] = set(kept.glob("*")) - before
+    page.wait_for_function(f"name => ({TOLD})().includes(name)", arg=made.name)
+    first, written = page.evaluate(TOLD), made.stat().st_mtime_ns
+    page.evaluate(SET, ["CLIPTextEncode", "text", "a large red star"])
+    run_by_the_button(page, server)
+    page.wait_for_function(f"() => ({TOLD})().includes('Measured with another prompt.')")
+    assert page.evaluate(TOLD).replace("Measured with another prompt.\n", "") == first
+    assert made.stat().st_mtime_ns == written and set(kept.glob("*")) - before == {made}
+    shot(page, "measured once")
+    page.evaluate(SET, ["SteadyDiffAuto", "sampler_name", "euler_cfg_pp"])
+    page.get_by_test_id("queue-button").click()
+    page.get_by_role("button", name="View details").click()
+    page.get_by_text("not of the CFG++ kind").first.wait_for()
+    shot(page, "refused by Auto Correct")
 
 
 @pytest.mark.parametrize("name", HELP)
@@ -148,7 +315,7 @@ def test_a_help_page_opens(page, name):
 
 
 def test_a_wrong_file_shows_its_sentence(page):
-    open_template(page, next(name for name in TEMPLATES if name.startswith("7")))
+    open_template(page, template("7"))
     page.evaluate(
         """() => window.app.graph.nodes.find(node => node.type == 'SteadyDiffLoadAntiBias')
             .widgets.find(widget => widget.name == 'file').value = 'tinyworld/antibias_flow.safetensors'"""

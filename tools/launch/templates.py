@@ -149,13 +149,13 @@ TEMPLATES: dict[str, tuple[str, Graph]] = {
                 "B", 80, "LoadImageDataSetFromFolder", "Your pictures, in the input folder", folder=FOLDER
             ),
             "correct": node(
-                "B", 490, "SteadyDiffAuto", "Auto Correct", model=["model", 0], positive=["positive", 0],
+                "B", 690, "SteadyDiffAuto", "Auto Correct", model=["model", 0], positive=["positive", 0],
                 negative=["negative", 0], latent_image=["latent", 0], images=["folder", 0], vae=["model", 2],
                 steps=20, cfg=7.0, sampler_name="euler", scheduler="normal", quality="quick",
                 measure="when needed", seed=0, batch_size=4,
             ),
-            "told": node("B", 150, "PreviewAny", "What it found", source=["correct", 1]),
-            "compare": compare(),
+            "compare": compare(height=620),
+            "told": node("C", 150, "PreviewAny", "What Auto Correct found", source=["correct", 1]),
         },
     ),
     "5 Prompt of a picture (ARPO)": (
