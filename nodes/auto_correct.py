@@ -25,8 +25,8 @@ from ..steadydiff.hosts.comfy.fit import (
 )
 from ..steadydiff.plots import fit_figure
 from .shared import schema
-from .shared.host import fitted_shape
-from .shared.meter import Meter, say
+from .shared.host import fitted_shape, say
+from .shared.meter import Meter
 from .shared.plot import image
 from .shared.schedule_folder import auto_file
 from .shared.set_up import make_setup

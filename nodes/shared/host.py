@@ -1,5 +1,6 @@
 """What ComfyUI calls things, for the adapter, which imports no host, and how its versions differ."""
 
+import sys
 from inspect import signature
 
 import comfy.sample
@@ -10,6 +11,20 @@ from ...steadydiff.errors import HostError
 from ...steadydiff.hosts.comfy.host import ComfyHost
 from ...steadydiff.model_names import name_of
 
+
+def say(text: str) -> None:
+    """Show a text on the node that is executing, where the host can; it stays until the next one."""
+    try:
+        from comfy_execution.utils import get_executing_context
+    except ImportError:  # old hosts
+        return
+    context = get_executing_context()
+    server = getattr(sys.modules.get("server"), "PromptServer", None)
+    send = getattr(getattr(server, "instance", None), "send_progress_text", None)
+    if send is not None and context is not None:
+        send(text, context.node_id)
+
+
 HOST = ComfyHost(
     outer_sample=WrappersMP.OUTER_SAMPLE,
     predict_noise=WrappersMP.PREDICT_NOISE,
@@ -18,6 +33,7 @@ HOST = ComfyHost(
     sampler_sample=WrappersMP.SAMPLER_SAMPLE,
     apply_model=WrappersMP.APPLY_MODEL,
     area_and_mult=samplers.get_area_and_mult,
+    say=say,
 )
 
 

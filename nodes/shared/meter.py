@@ -1,24 +1,10 @@
-"""How far a long measurement is, in pictures' time, said on the node; and saying anything there."""
-
-import sys
+"""How far a long measurement is, in pictures' time, said on the node."""
 
 from ...steadydiff.drift import meter
+from .host import say
 from .set_up import progress
 
 SECONDS = 1.0  # between two texts
-
-
-def say(text: str) -> None:
-    """Show a text on the node that is executing, where the host can; it stays until the next one."""
-    try:
-        from comfy_execution.utils import get_executing_context
-    except ImportError:  # old hosts
-        return
-    context = get_executing_context()
-    server = getattr(sys.modules.get("server"), "PromptServer", None)
-    send = getattr(getattr(server, "instance", None), "send_progress_text", None)
-    if send is not None and context is not None:
-        send(text, context.node_id)
 
 
 class Meter(meter.Meter):

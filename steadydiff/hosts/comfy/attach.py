@@ -147,17 +147,23 @@ class Attachment:
             run = replace(run, parts=tuple(tuple(shape[1:]) for shape in shapes))
         chosen = [patch for patch in self.patches if patch.settings.acts_on == "prediction"]
         session = ComfySession([patch.resolve(model_sampling) for patch in chosen], run, self.host)
-        for settings in session.methods:
-            _warn_of_differences(settings, guider, sampler, run)
+        if said := [one for settings in session.methods for one in _fit_of(settings, guider, sampler, run)]:
+            self.host.say("\n".join(said))
         return session
 
 
-def _warn_of_differences(settings: Method, guider: Any, sampler: Any, run: Run) -> None:
-    """Say once per run if a schedule was made for something else than what now runs."""
+def _fit_of(settings: Method, guider: Any, sampler: Any, run: Run) -> list[str]:
+    """Say whether what was made for some run fits the one that begins, nothing of what was made for none.
+
+    Also that it fits: on the host's node a warning of the run before would stay.
+    """
     # Guiders with two scales keep the base class's cfg, which they do not use.
     cfg = None if hasattr(guider, "cfg1") else getattr(guider, "cfg", None)
     model = type(guider.model_patcher.model).__name__
     facts = {"sampler": sampler_name(sampler), "cfg": cfg, "sigmas": run.sigmas, "model": model}
     names = {"model": name_of(guider.model_patcher.model)}
-    for difference in settings.differences(**facts, names=names):
-        logger.warning("SteadyDiff: %s: %s", settings.title, difference)
+    found = [f"{settings.title}: {one}" for one in settings.differences(**facts, names=names)]
+    for difference in found:
+        logger.warning("SteadyDiff: %s", difference)
+    was_made_for_some = settings.differences(sampler="", cfg=-1.0, model="")
+    return found or [f"{settings.title}: made for a run like this"] * bool(was_made_for_some)

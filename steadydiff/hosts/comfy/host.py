@@ -34,6 +34,7 @@ class ComfyHost:
     sampler_sample: its name for wrappers around a sampler
     apply_model:    its name for wrappers around one call of the network
     area_and_mult:  its function of a prompt, x and sigma that says where in x the prompt counts, how much
+    say:            shows a text on the node that is executing
     """
 
     outer_sample: str
@@ -43,6 +44,7 @@ class ComfyHost:
     sampler_sample: str = "sampler_sample"
     apply_model: str = "apply_model"
     area_and_mult: Callable[[dict, Tensor, Tensor], Any] = lambda prompt, x, sigma: None
+    say: Callable[[str], None] = lambda text: None
 
 
 def run_of(model_sampling: Any, sigmas: Tensor, seed: int | None = None) -> Run:
