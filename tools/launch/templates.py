@@ -265,10 +265,10 @@ TEMPLATES: dict[str, tuple[str, Graph]] = {
             ),
             "correct": antibias_prompt("mdss", collapsed=True),
             "loss": node(
-                "C", 220, "LossGraphNode", "Loss", loss=["antibias", 1], filename_prefix="SteadyDiff_loss"
+                "C", 270, "LossGraphNode", "Loss", loss=["antibias", 1], filename_prefix="SteadyDiff_loss"
             ),
             "compare": compare(
-                height=550, negative=["positive", 0], steps=10, cfg=1.0, show_difference=True
+                height=500, negative=["positive", 0], steps=10, cfg=1.0, show_difference=True
             ),
         },
     ),
