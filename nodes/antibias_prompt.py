@@ -42,8 +42,9 @@ class SteadyDiffLoadAntiBias(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file", options=FILES.options(),
-                    tooltip="A .safetensors file of models/steadydiff_antibias, trained for the base model "
-                    "you use; it is refused on another kind.",
+                    tooltip="A .safetensors file of models/steadydiff_antibias. It must be trained for your "
+                    "checkpoint, by Train Anti-Bias Model (docs/antibias_prompt.md); those of tinyworld/ are "
+                    "for the demo model.",
                 )
             ],
             outputs=[

@@ -69,7 +69,8 @@ class SteadyDiffLoadMDSS(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file", options=FILES.options(),
-                    tooltip="A .safetensors file of models/steadydiff_mdss.",
+                    tooltip="A .safetensors file of models/steadydiff_mdss. It must be trained for your "
+                    "checkpoint, by Train MDSS (docs/mdss.md); those of tinyworld/ are for the demo model.",
                 ),
                 io.Model.Input(
                     "model", optional=True,

@@ -1,6 +1,7 @@
 """SteadyDiffTrainAntiBias: trains a small network that knows what one base model leaves wrong."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
+from ..steadydiff.drift.meter import spelled
 from ..steadydiff.errors import SettingsError
 from ..steadydiff.files.antibias import save_prompt
 from ..steadydiff.hosts.comfy.train import Samples, card_for, train_on_model
@@ -20,10 +22,13 @@ from ..steadydiff.training.loop import Plan, losses
 from ..steadydiff.training.losses import LOSSES, WEIGHTS
 from .antibias_prompt import FILES, from_file
 from .shared import schema
+from .shared.host import say
+from .shared.meter import SECONDS
 from .shared.set_up import make_setup
 
 # What people mostly sample with, and hosts of all versions have.
 SCHEDULERS = {"ve": ("normal", "karras"), "flow": ("simple", "normal")}
+WRITTEN = "Trained. {} is written; press R to find it in the loader."
 
 
 class SteadyDiffTrainAntiBias(io.ComfyNode):
@@ -137,6 +142,7 @@ class SteadyDiffTrainAntiBias(io.ComfyNode):
         about = {"made_by": "node SteadyDiffTrainAntiBias", "sample_steps": f"{fewest}-{most}"}
         numbers = range(fewest, most + 1)
         train(model[0], chosen, config, recipe, plan, numbers, file, state, about)
+        say(WRITTEN.format(file.name))
         return io.NodeOutput(from_file(file), {"loss": losses(state)})
 
 
@@ -267,12 +273,20 @@ def levels(model, scheduler: str, steps: int) -> torch.Tensor:
     return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps)
 
 
-def progress(steps: int):
-    """Return what is called after every step."""
-    bar = comfy.utils.ProgressBar(steps)
+def progress(steps: int, clock: Callable[[], float] = time.monotonic):
+    """Return what is called after every step: it moves the bar, obeys Cancel, says how long it takes."""
+    bar, began, said = comfy.utils.ProgressBar(steps), 0.0, 0.0
 
     def on_step(done: int, loss: float) -> None:
+        nonlocal began, said
         comfy.model_management.throw_exception_if_processing_interrupted()
         bar.update(1)
+        now = clock()
+        if done == 1:
+            began = said = now
+        elif now - said >= SECONDS:
+            said = now
+            left = spelled((now - began) / (done - 1) * (steps - done))
+            say(f"Training: {done} steps, loss {loss:.3g}, at most {left} left. Cancel keeps what is learnt.")
 
     return on_step

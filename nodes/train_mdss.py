@@ -25,9 +25,9 @@ from ..steadydiff.training.mdss import PLAN, MdssRecipe, save_trained, train_mds
 from . import tinyworld
 from .mdss import FILES, from_file
 from .shared import schema
-from .shared.host import HOST
+from .shared.host import HOST, say
 from .shared.set_up import prepare
-from .train_antibias import loss_map, picture_inputs, plan_inputs, plan_of, progress, samples_of
+from .train_antibias import WRITTEN, loss_map, picture_inputs, plan_inputs, plan_of, progress, samples_of
 
 
 class SteadyDiffTrainMDSS(io.ComfyNode):
@@ -64,8 +64,9 @@ class SteadyDiffTrainMDSS(io.ComfyNode):
                     "the thesis advises to begin with 4.",
                 ),
                 io.Int.Input(
-                    "lora_rank", default=0, min=0, max=256,
-                    tooltip="0 trains all weights and writes a checkpoint; above, a LoRA of this rank.",
+                    "lora_rank", default=16, min=0, max=256,
+                    tooltip="Rank of the LoRA that is trained; 16 is usual. 0 trains all weights, which "
+                    "takes several times the memory, and writes a checkpoint.",
                 ),
                 io.Boolean.Input(
                     "second_head", default=True,
@@ -82,8 +83,9 @@ class SteadyDiffTrainMDSS(io.ComfyNode):
                     tooltip="Optimiser steps in all. The share of a batch with errors grows over them.",
                 ),
                 io.Int.Input(
-                    "batch_size", default=MdssRecipe.batch, min=1, max=65536,
-                    tooltip="Samples in a batch; memory grows with it.",
+                    "batch_size", default=4, min=1, max=65536,
+                    tooltip="Samples in a batch; memory grows with it. 4 fits at home; the thesis has 128, "
+                    "for which accumulate can be 32.",
                 ),
                 io.Float.Input(
                     "learning_rate", default=PLAN.lr, min=schema.Least(1e-7), max=0.1, step=1e-5, round=1e-7,
@@ -131,6 +133,7 @@ class SteadyDiffTrainMDSS(io.ComfyNode):
         about = {"made_by": "node SteadyDiffTrainMDSS"}
         if not model:
             train_tinyworld(base[0], wanted, plan, file, state, about)
+            say(WRITTEN.format(file.name))
             lora = lora_rank[0] and tinyworld.build_model(BASES[base[0]], files.tensors(BASES[base[0]]))
             return io.NodeOutput(*from_file(file, lora or None), {"loss": losses(state)})
         if not positive:
@@ -140,6 +143,7 @@ class SteadyDiffTrainMDSS(io.ComfyNode):
             return samples_of(positive, samples, images, vae, empty, flip)
 
         train(model[0], chosen, type(model[0].model).__name__, wanted, plan, file, state, about)
+        say(WRITTEN.format(file.name))
         loaded = from_file(file, model[0] if lora_rank[0] else None)
         return io.NodeOutput(*loaded, {"loss": losses(state)})
 

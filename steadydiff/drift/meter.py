@@ -35,8 +35,9 @@ class Meter:
         self._said = now
         left = (now - self._began) / (self._done - self._before) * max(self._most - self._done, 0)
         pictures = f"{self._done / self._per_picture:.0f} of at most {self._most / self._per_picture:.0f}"
-        self._say(f"Measuring: {pictures} pictures' time, at most {_time(left)} left. Cancel is safe.")
+        self._say(f"Measuring: {pictures} pictures' time, at most {spelled(left)} left. Cancel is safe.")
 
 
-def _time(seconds: float) -> str:
+def spelled(seconds: float) -> str:
+    """Return a time as people say it."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

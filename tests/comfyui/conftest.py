@@ -3,7 +3,9 @@
 The tests drive ComfyUI's own guiders and samplers. `python3 run.py test` sets STEADYDIFF_COMFYUI to the host.
 """
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -36,6 +38,16 @@ class Log(nn.Module):
 
     def __iter__(self):
         return iter(self.noted)
+
+
+@pytest.fixture
+def said(host, monkeypatch):
+    """What is shown on node 7, which is executing."""
+    texts = []
+    server = SimpleNamespace(send_progress_text=lambda text, node_id: texts.append((node_id, text)))
+    monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=server)))
+    with load("comfy_execution.utils").CurrentNodeContext("prompt", "7"):
+        yield texts
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def world(pack):
 def train(pack, folders):
     """Run the node on a few cached latents, its widgets at their defaults unless given."""
     node = pack["SteadyDiffTrainMDSS"]
-    widgets = defaults_of(node)
+    widgets = defaults_of(node) | {"lora_rank": 0}
     latents, tokens = torch.randn(16, 4, 8, 8).half(), torch.ones(16, 4, 24, dtype=torch.uint8)
     (folders / "output" / "steadydiff_mdss").mkdir(parents=True)
     save_file(

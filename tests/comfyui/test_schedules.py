@@ -1,13 +1,9 @@
 """SteadyDiffSchedule in real runs: its curves are what they are named after, and misfits are told."""
 
 import json
-import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
-
-from tools.launch.inprocess import load
 
 
 def test_snr_equals_the_hosts_tsr(model, host, patched, schedule, sample, sigmas_of, distance):
@@ -96,16 +92,12 @@ def test_a_schedule_for_something_else_warns_once(model, patched, schedule, samp
     assert "made for 9 to 0 in 3 steps" in warning
 
 
-def test_the_node_that_samples_says_whether_a_schedule_fits(model, patched, schedule, sample, monkeypatch):
-    said = []
-    server = SimpleNamespace(send_progress_text=lambda text, node_id: said.append((node_id, text)))
-    monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=server)))
+def test_the_node_that_samples_says_whether_a_schedule_fits(model, patched, schedule, sample, said):
     made = json.loads(schedule(mode="uniform", steps=3))
-    with load("comfy_execution.utils").CurrentNodeContext("prompt", "7"):
-        for cfg in (7.0, 3.0):
-            made["made_for"] |= {"cfg": cfg}
-            sample(patched(model, schedule=made), "euler", cfg=3.0)
-        sample(patched(model, scale=1.01), "euler")
+    for cfg in (7.0, 3.0):
+        made["made_for"] |= {"cfg": cfg}
+        sample(patched(model, schedule=made), "euler", cfg=3.0)
+    sample(patched(model, scale=1.01), "euler")
     wrong = "Epsilon Scaling: the schedule does not fit this run: cfg 3.0, made for 7.0"
     assert said == [("7", wrong), ("7", "Epsilon Scaling: made for a run like this")]
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from steadydiff.files.mdss import load_head
 from steadydiff.networks.xi_head import TwoHeads, apply_head, capture, last_layer, patch_of, to_latent
-from tools.launch.inprocess import PACK, load
+from tools.launch.inprocess import PACK, defaults_of, load
 from tools.train.mdss import main
 
 LINEAR = {"in_features": 16, "out_features": 64}
@@ -310,3 +310,19 @@ def test_a_lora_is_what_the_stock_loader_makes_of_it(train, small_sd1, tmp_path,
     stored = {k: v for k, v in load_file(out).items() if not k.startswith("steadydiff.")}
     patched, _ = load("comfy.sd").load_lora_for_models(model, None, stored, 1.0, 0.0)
     assert len(patched.patches) == len(stored) / 3
+
+
+def test_it_begins_with_what_a_computer_at_home_can_train(pack):
+    begins = defaults_of(pack["SteadyDiffTrainMDSS"])
+    assert (begins["lora_rank"], begins["batch_size"]) == (16, 4)
+
+
+def test_a_training_says_how_long_it_takes(pack, said):
+    progress = sys.modules[f"{PACK}.nodes.train_antibias"].progress
+    on_step = progress(101, iter([0.0, 6.0, 6.1, 20.0]).__next__)
+    for done in (1, 2, 3, 11):
+        on_step(done, 0.25)
+    assert said == [
+        ("7", "Training: 2 steps, loss 0.25, at most 10 min left. Cancel keeps what is learnt."),
+        ("7", "Training: 11 steps, loss 0.25, at most 3 min left. Cancel keeps what is learnt."),
+    ]
