@@ -89,7 +89,7 @@ def drift_figure(measured: Measurement, other: Measurement | None = None) -> Fig
     norms.legend(frameon=False, fontsize=9, labelcolor=INK)
     titles = (
         "Norm of the predicted noise",
-        "ΔN - 1 in %: above 0 too much noise is predicted",
+        "Predicted noise against training, % (0 = no drift)",
         "Variance of the states, % too large; last: the result",
         "Variance error against own clean samples: δ whole run; dashed Δ one step; dotted eq. 18",
         "e: error of the clean estimate, root mean square",

@@ -51,7 +51,7 @@ def calibrate(settings: dict[str, Any], method: str, count: int, refine: int, se
 
     generate(settings, int(count), seed, begin)
     if found.schedule is None:
-        raise SettingsError("calibration was cancelled; nothing was found")
+        raise SettingsError("Fit stopped before it finished. Nothing was saved.")
     return found
 
 

@@ -356,11 +356,9 @@ PAPER_CURVES = Switch(
 CALIBRATE = (
     Choice(
         "method", "norm", TARGETS,
-        "norm: a scale of its own for every step, which follows the model closest. "
-        "linear, uniform: the straight line, or the one number, nearest to that in the first "
-        "three quarters of the steps; smoother. variance: a scale for every step that keeps the "
-        "variance of noised clean pictures, coarse and fine; for flow models, and to be compared "
-        "with norm. Take 64 samples or more.",
+        "uniform: one number for all steps. linear: a straight line. norm: one number per step, which "
+        "follows the model closest. variance: one per step that keeps the variance of noised clean "
+        "pictures, coarse and fine; for flow models. norm and variance need 64 samples or more.",
     ),
     Whole(
         "count", 8, 1, 256,

@@ -19,7 +19,7 @@ from .panel import Panel
 INPUTS = (
     File(
         "file", MDSS,
-        "Whose second output is taken: a .safetensors file of models/steadydiff_mdss. Load the same file as "
+        "The file from models/steadydiff_mdss whose second output is used. Load the same file as "
         "the checkpoint, or as the LoRA. none: the loaded checkpoint's own.",
     ),
     *inputs.MDSS,

@@ -231,8 +231,8 @@ def _check(setup: Setup, shape: Sequence[int]) -> None:
     most = float(setup.model.get_model_object("model_sampling").sigma_max)
     if setup.run.steps and setup.run.sigmas[0] < most / 2:
         raise SettingsError(
-            f"these sigmas begin at {setup.run.sigmas[0]:.4g}, far below the model's {most:.4g}; connect "
-            f"those of a whole run, with denoise 1"
+            f"the run starts at sigma {setup.run.sigmas[0]:.4g}, the model at {most:.4g}; set denoise to 1 "
+            f"to measure"
         )
 
 
