@@ -35,7 +35,7 @@ class SteadyDiffARPO(io.ComfyNode):
     def define_schema(cls):
         return schema.schema(
             node_id="SteadyDiffARPO",
-            display_name="ARPO: Image to Prompt (SteadyDiff)",
+            display_name="Image to Prompt: ARPO (SteadyDiff)",
             category=schema.PROMPTS,
             description="Finds the prompt with which this model draws a given image: draws a first prompt, "
             "asks the proposer what the drawing lacks beside the image, keeps of the proposed phrases those "

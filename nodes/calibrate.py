@@ -44,7 +44,7 @@ class SteadyDiffCalibrate(io.ComfyNode):
                 *schema.widgets(inputs.CALIBRATE),
             ],
             outputs=[
-                schema.Schedule.Output(display_name="schedule", tooltip="For Epsilon Scaling (SteadyDiff)."),
+                schema.Schedule.Output(display_name="schedule", tooltip="For Epsilon Scaling with Schedule."),
                 io.Image.Output(display_name="plot", tooltip="The scale over the steps."),
                 io.String.Output(
                     display_name="json", tooltip="The schedule as text: keep, share, paste into Schedule."

@@ -16,7 +16,7 @@ class SteadyDiffDiffIER(io.ComfyNode):
     def define_schema(cls):
         return schema.schema(
             node_id="SteadyDiffDiffIER",
-            display_name="DiffIER (SteadyDiff)",
+            display_name="DiffIER: Second Look (SteadyDiff)",
             category=schema.CATEGORY,
             description="Lets a model correct itself while it samples: its clean estimate is noised again, "
             "the model is asked again, and the error it makes there is taken from the estimate. Costs one "

@@ -16,7 +16,7 @@ class SteadyDiffEpsilonScaling(io.ComfyNode):
     def define_schema(cls):
         return schema.schema(
             node_id="SteadyDiffEpsilonScaling",
-            display_name="Epsilon Scaling (SteadyDiff)",
+            display_name="Epsilon Scaling with Schedule (SteadyDiff)",
             category=schema.CATEGORY,
             description="Corrects drift by dividing the predicted noise by a number near 1. Start with 1.005 "
             "(flow models 1.001). Works with every sampler and guider and costs no time. Two of these nodes "

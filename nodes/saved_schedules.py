@@ -62,7 +62,7 @@ class SteadyDiffLoadSchedule(io.ComfyNode):
                 ),
             ],
             outputs=[
-                schema.Schedule.Output(display_name="schedule", tooltip="For Epsilon Scaling (SteadyDiff)."),
+                schema.Schedule.Output(display_name="schedule", tooltip="For Epsilon Scaling with Schedule."),
                 io.String.Output(
                     display_name="json", tooltip="The schedule as text, with what it was made for."
                 ),

@@ -19,7 +19,7 @@ class SteadyDiffSchedule(io.ComfyNode):
     def define_schema(cls):
         return schema.schema(
             node_id="SteadyDiffSchedule",
-            display_name="Schedule (SteadyDiff)",
+            display_name="Make Schedule (SteadyDiff)",
             category=schema.MEASURING,
             description="Makes a schedule for Epsilon Scaling: one scale per sampling step, from a formula "
             "or from your own numbers, with a plot. Above 1 a step takes less noise away (more detail), "
@@ -64,7 +64,7 @@ class SteadyDiffSchedule(io.ComfyNode):
                 ),
             ],
             outputs=[
-                schema.Schedule.Output(display_name="schedule", tooltip="For Epsilon Scaling (SteadyDiff)."),
+                schema.Schedule.Output(display_name="schedule", tooltip="For Epsilon Scaling with Schedule."),
                 io.Image.Output(display_name="plot", tooltip="The scale over the steps."),
                 io.String.Output(
                     display_name="json", tooltip="The schedule as text, to keep, share, or paste into table."

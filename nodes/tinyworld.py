@@ -135,7 +135,7 @@ class SteadyDiffTinyWorld(io.ComfyNode):
     def define_schema(cls):
         return schema.schema(
             node_id="SteadyDiffTinyWorld",
-            display_name="Tiny World (SteadyDiff demo model)",
+            display_name="Tiny World: Demo Model (SteadyDiff)",
             category=schema.DEMO,
             description="A demo and test model that ships with SteadyDiff: it draws shapes of 64x64 pixels "
             "in a second on any computer, so that a workflow can be tried and a claim measured without a "
