@@ -38,3 +38,21 @@ def test_the_webui_page_says_what_adetailer_needs():
 def test_no_graph_looks_like_an_order_to_a_server(file):
     """Tools take a graph with a node called "prompt" for the envelope of another one."""
     assert not {"prompt", "client_id", "extra_data"} & json.loads(file.read_text(encoding="utf-8")).keys()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_page_and_picture_that_is_linked_exists(page):
+    text = re.sub(r"```.*?```|`[^`]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)\s]*)?\)", text)
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_every_paper_that_nodes_and_pages_name_can_be_cited():
+    sources = [*PAGES, *(ROOT / "nodes").glob("*.py")]
+    named = {
+        number
+        for file in sources
+        for number in re.findall(r"arXiv[: ](\d{4}\.\d{5})", file.read_text("utf-8"))
+    }
+    cited = (ROOT / "docs" / "citations.md").read_text(encoding="utf-8")
+    assert len(named) > 4 and {number for number in named if f"arXiv:{number}" not in cited} == set()
