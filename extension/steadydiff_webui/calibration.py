@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 from modules import call_queue
@@ -29,20 +29,20 @@ CHOICES = (*inputs.CALIBRATE, *(one for one in inputs.MEASURE if one.name == "re
 LABELS = {"method": "Shape", "count": "Samples", "refine": "Fine steps"}
 
 
-class Found:
+class Found(NamedTuple):
     """What one calibration has found."""
 
-    schedule: Schedule | None = None
-    measurement: Measurement | None = None
-    said: Sequence[str] = ()
+    schedule: Schedule
+    measurement: Measurement
+    said: Sequence[str]
 
 
 def calibrate(settings: dict[str, Any], method: str, count: int, refine: int, seed: int = 0) -> Found:
     """Find a schedule for the loaded checkpoint; `settings` as in SETTINGS."""
-    found = Found()
+    found: list[Found] = []
 
     def keep(schedule: Schedule, measurement: Measurement, said: list[str]) -> None:
-        found.schedule, found.measurement, found.said = schedule, measurement, said
+        found.append(Found(schedule, measurement, said))
 
     def begin(p: Any) -> None:
         checkpoint = checkpoint_name()  # only now it is the chosen one
@@ -50,9 +50,9 @@ def calibrate(settings: dict[str, Any], method: str, count: int, refine: int, se
         calibrate_next(p.sampler, find_host(), request, keep)
 
     generate(settings, int(count), seed, begin)
-    if found.schedule is None:
+    if not found:
         raise SettingsError("Fit stopped before it finished. Nothing was saved.")
-    return found
+    return found[-1]
 
 
 def keep(found: Found, name: str) -> str:
@@ -115,7 +115,9 @@ def clicked(*values: Any) -> list:
     *choices, name = values[len(SETTINGS) :]
     unchanged = gr.update()
     try:
-        read = {one.name: one.read(value) for one, value in zip(CHOICES, choices, strict=True)}
+        read: dict[str, Any] = {
+            one.name: one.read(value) for one, value in zip(CHOICES, choices, strict=True)
+        }
         found, known = calibrate(settings, **read), SCHEDULES.files()
         file = keep(found, name)
     except SteadyDiffError as error:

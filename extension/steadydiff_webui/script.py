@@ -69,8 +69,9 @@ class SteadyDiffScript(scripts.Script):
         with scaling.below:
             calibrate = calibration.Row(targets, self.elem_id("epsilon_scaling_calibration"))
         with auto.below:
-            targets = [auto.by_name[name] for name in ("enabled", "quality")]
-            measure = auto_correct.Row(*targets, self.elem_id("auto_correct"))
+            measure = auto_correct.Row(
+                auto.by_name["enabled"], auto.by_name["quality"], self.elem_id("auto_correct")
+            )
         self._measuring = [calibrate, measure]
         self._connect()
 

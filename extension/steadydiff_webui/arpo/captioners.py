@@ -27,7 +27,8 @@ Caption = Callable[[Tensor], Phrases]
 def captioners() -> dict[str, Callable[[], Caption]]:
     """By name: what loads it."""
     models = Path(paths.models_path)
-    found = {name: partial(load_tagger, file) for name, file in find_taggers(models / TAGGERS).items()}
+    found: dict[str, Callable[[], Caption]] = {}
+    found |= {name: partial(load_tagger, file) for name, file in find_taggers(models / TAGGERS).items()}
     if any((models / "torch_deepdanbooru").glob("*.pt")):
         found[DEEPBOORU] = lambda: deepbooru_tags
     return found

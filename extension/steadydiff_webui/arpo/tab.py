@@ -170,8 +170,9 @@ def tab(searches: Searches) -> gr.Blocks:
 
         def choose(name: str, event: gr.SelectData):
             search = searches.get(name)
-            step = search.log.steps[event.index // search.log.seeds] if search and search.log else None
-            return shown_step(search, step) if step else [gr.update()] * 4
+            if not (search and search.log):
+                return [gr.update()] * 4
+            return shown_step(search, search.log.steps[event.index // search.log.seeds])
 
         gallery.select(fn=choose, inputs=[search_id], outputs=[best, found, negative, infotext])
     return blocks
@@ -206,6 +207,7 @@ def settings_widgets(widgets: Widgets, known: Known, takes: bool) -> Any:
         for name in SHOWN:
             add(widgets, known, "search", name)
     parted: dict[str, Any] = {}
+    take: Any = None  # made in the part of the drawing
     for part, heading in HEADINGS.items():
         with gr.Accordion(
             heading, open=False, elem_id=f"{NAME}_{part}", elem_classes=["steadydiff-more"],
