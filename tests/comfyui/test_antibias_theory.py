@@ -147,7 +147,7 @@ def test_the_default_recipe_finds_half_of_what_high_noise_hides_and_leaves_the_r
         if hidden:
             x0, _ = draw(1024, rng)
             with torch.no_grad():
-                prompt, bias, _ = loss.answers(x0, None, pairs, rng)
+                prompt, bias, _ = loss.predictions(x0, None, pairs, rng)
             found.append(explained(band.gain * prompt, bias, torch.ones(1024)).item())
             possible.append(known_share(base, exact, pairs, rng))
     assert len(found) == 5 and 0.018 < sum(possible) / 5 < 0.022

@@ -280,7 +280,7 @@ def test_use_elsewhere_warns_and_names_the_difference(
         ({"reference": {"samples": torch.zeros(2, 4, 4, 8)}}, "encode the pictures with this model's VAE"),
         ({"latent_image": {"samples": torch.ones(1, 16, 8, 8)}}, "latents have 4 channels, got 16"),
         ({"sigmas": torch.tensor([])}, "sigmas holds no step"),
-        ({"sigmas": torch.tensor([0.3, 0.2, 0.0])}, "denoise 1|far below"),
+        ({"sigmas": torch.tensor([0.3, 0.2, 0.0])}, "set denoise to 1"),
         ({"sampler": "dpm_adaptive"}, "choose one that does, e.g. euler"),
         ({"measurement": "{}"}, "a measurement is JSON of format"),
         ({"sampler": object()}, "a object does not show its steps"),

@@ -65,5 +65,6 @@ def test_an_empty_video_has_the_frames_that_core_would_draw(host, pack, models):
     model = models["epsilon"].clone()
     model.add_object_patch("latent_format", Video())
     empty = {"samples": torch.zeros(1, 4, 6, 4, 4), "downscale_ratio_temporal": 4}
-    fitted = sys.modules[pack["SteadyDiffMeasure"].__module__].fitted_latent(model, empty)
+    nodes = pack["SteadyDiffMeasure"].__module__.rpartition(".")[0]
+    fitted = sys.modules[f"{nodes}.shared.host"].fitted_latent(model, empty)
     assert fitted.shape == fix(model, empty["samples"], None, 4).shape == (1, 4, 3, 4, 4)
