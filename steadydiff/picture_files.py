@@ -16,6 +16,19 @@ if TYPE_CHECKING:  # it comes with every host, but the core can do without
     from PIL.Image import Image
 
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+"""Of the files that are taken for pictures where a folder is given."""
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """Return a folder's pictures by name, but for hidden ones; none if there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    )
+
+
 def read_picture(source: Path | bytes, name: str) -> Image:
     """Return a file's picture, or its first one, as people see it: upright, 8-bit RGB.
 

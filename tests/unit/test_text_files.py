@@ -11,7 +11,7 @@ from steadydiff.errors import SettingsError
 from steadydiff.files.text import read_text
 from tools.launch import arpo
 from tools.train.captions import captions_of
-from tools.train.comfyui_base import pictures_in
+from tools.train.comfyui_base import given_pictures
 
 BOM = b"\xef\xbb\xbf"
 
@@ -60,7 +60,7 @@ def test_what_systems_and_tools_leave_behind_is_not_read(tmp_path):
     assert ".ipynb_checkpoints" not in find_banks(tmp_path)
     (tmp_path / "a.png").touch()
     (tmp_path / "._a.png").touch()
-    assert pictures_in(tmp_path) == [tmp_path / "a.png"]
+    assert given_pictures(tmp_path) == [tmp_path / "a.png"]
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,8 @@ from steadydiff.arpo.phrases import Phrases
 from steadydiff.arpo.search import ARPO, Proposer, Scorer
 from steadydiff.errors import SteadyDiffError
 from steadydiff.files.atomic import write_whole
-from steadydiff.files.text import is_hidden
 from steadydiff.inputs.arpo import CHAT_SERVER, TINY
-from steadydiff.picture_files import pixels, read_picture
+from steadydiff.picture_files import SUFFIXES, pictures_in, pixels, read_picture
 from steadydiff.tinyworld import sampling
 from steadydiff.tinyworld.scenes import (
     BACKGROUNDS,
@@ -55,7 +54,6 @@ CONDITION = world.Condition("epsilon", "euler", 20, 4.0)
 SCENES_SEED, SCENES = HELD_OUT + 60, 1000
 SIDE = 64  # of the tiny world's pictures
 OUTPUT = ROOT / "output" / "arpo"
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 DRAWS = (
     f"It draws one or two of {len(SHAPES)} shapes ({', '.join(SHAPES[:3])} ...) in {len(COLOURS)} colours on "
     f"{len(BACKGROUNDS)} backgrounds in {len(STYLES)} styles, {SIDE} x {SIDE} pixels, and nothing else."
@@ -87,9 +85,8 @@ def references(name: str) -> dict[str, Path | None]:
     path = Path(name)
     if not path.is_dir():
         return {name: None if scene_of(name) is not None else path}
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES and not is_hidden(p, path))
-    if not found:
-        raise Stop(f"{name} has no pictures: a folder with {', '.join(PICTURES)} files is needed.")
+    if not (found := pictures_in(path)):
+        raise Stop(f"{name} has no pictures: a folder with {', '.join(SUFFIXES)} files is needed.")
     return {str(file): file for file in found}
 
 

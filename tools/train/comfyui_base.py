@@ -21,12 +21,11 @@ from torch import Tensor
 
 from steadydiff.errors import SettingsError
 from steadydiff.files.atomic import atomic_write
-from steadydiff.picture_files import pixels, read_picture
+from steadydiff.picture_files import SUFFIXES, pictures_in, pixels, read_picture
 from steadydiff.training.distributed import team
 from tools.launch.inprocess import PACK, host_path, load, load_pack, pack_errors, prepare_host
 from tools.train.captions import all_captions, captions_of
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 ENCODE_BATCH = 4
 
 
@@ -109,7 +108,7 @@ def train_on(options: argparse.Namespace, module: str, whole: bool, train: Calla
     train:  (module, base, a function that encodes the samples)
     """
     team()  # before the host chooses a device
-    pictures = pictures_in(options.images)
+    pictures = given_pictures(options.images)
     where = options.captions
     texts = all_captions(pictures, where) if whole else [text or "" for text in captions_of(pictures, where)]
     base = load_base(Path(options.base))
@@ -125,14 +124,11 @@ def train_on(options: argparse.Namespace, module: str, whole: bool, train: Calla
         train(node, base, samples)
 
 
-def pictures_in(folder: Path) -> list[Path]:
+def given_pictures(folder: Path) -> list[Path]:
     """The folder's pictures by name; SettingsError if there are none."""
     if not folder.is_dir():
         raise SettingsError(f"--images is a folder; there is none at {folder}")
-    found = sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != "."
-    )
-    if not found:
+    if not (found := pictures_in(folder)):
         raise SettingsError(f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))})")
     return found
 
