@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import comfy.samplers
@@ -11,7 +12,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..steadydiff.drift import kept_fit
-from ..steadydiff.drift.fit_plan import QUALITIES, Plan, problem_of
+from ..steadydiff.drift.fit_plan import QUALITIES, Plan, own_references, problem_of
 from ..steadydiff.drift.kept_fit import KeptFit, Unfinished, digest
 from ..steadydiff.drift.measurement import own_samples
 from ..steadydiff.errors import SettingsError
@@ -19,9 +20,9 @@ from ..steadydiff.files.atomic import check_writable
 from ..steadydiff.hosts.comfy.fit import (
     check_fit,
     corrected,
+    draw_reference,
     fit_model,
     key_of,
-    own_references,
 )
 from ..steadydiff.plots import fit_figure
 from .shared import schema
@@ -138,11 +139,10 @@ def correct(
     setup = make_setup(model, positive, negative, sampler, own.sigmas.cpu(), cfg, calls=0)
     setup = replace(setup, scheduler=scheduler)
     shape = fitted_shape(model, latent_image)
-    pictures, settings = QUALITIES[quality]
-    plan = Plan(pictures, batch_size, seed=seed, settings=settings)
+    plan = Plan.of(quality, batch=batch_size, seed=seed)
     if images is not None and vae is None:
         raise SettingsError("images need the vae that encodes them; connect it")
-    images = None if images is None else images[:pictures]
+    images = None if images is None else images[: plan.pictures]
     key = key_of(setup, plan, None if images is None else digest_of(images, vae))
     file, prompt = auto_file(setup.made_for, key), digest(positive, negative)
     kept = None if measure == "again" else kept_fit.load(file, key)
@@ -166,12 +166,8 @@ def measured(setup, shape, plan: Plan, images, vae, key: str, prompt: str, file:
     done = plan.calls_made(per_run, count, unfinished.own, unfinished.done)
     setup = replace(setup, on_call=Meter(setup.model, least, most, done, per_run / plan.batch))
 
-    def on_batch(made) -> None:
-        unfinished.own = made
-        unfinished.save()
-
     if images is None:
-        real = own_references(setup, shape, plan, unfinished.own, on_batch)
+        real = own_references(plan, unfinished, partial(draw_reference, setup, shape, plan.refine))
         references = own_samples(setup.run.steps * plan.refine)
     else:
         real, references = encoded(images, vae, shape), f"{count} connected images"

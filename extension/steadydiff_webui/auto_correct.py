@@ -16,23 +16,23 @@ import torch
 from modules import call_queue, sd_samplers_common, shared
 from PIL import Image, ImageOps
 
+from steadydiff.drift.fit_plan import Plan
 from steadydiff.drift.kept_fit import KeptFit, digest
 from steadydiff.errors import SettingsError, SteadyDiffError
 from steadydiff.hosts.webui.fit import FitRequest, fit_next
 from steadydiff.inputs.arpo import Line
 from steadydiff.inputs.kinds import Switch, Whole
-from steadydiff.picture_files import read_picture
+from steadydiff.picture_files import pictures_in, read_picture
 from steadydiff.plots import fit_figure, picture
 
 from .host import find_host
 from .measuring import SETTINGS, generate
-from .panels.auto_correct import key_of, measuring
+from .panels.auto_correct import key_of
 from .widgets import widget
 
 logger = logging.getLogger("steadydiff")
 
 POLL_SECONDS = 0.25
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 CHOICES = (
     Line(
         "pictures", "",
@@ -98,7 +98,7 @@ class Measuring:
             raise SettingsError("Cancelled. What was measured is kept; press again to go on.")
 
     def _begin(self, p: Any) -> None:
-        plan, folder = measuring(self._quality), self._choices["pictures"].strip()
+        plan, folder = Plan.of(self._quality), self._choices["pictures"].strip()
         files = picture_files(folder, plan.pictures) if folder else []
         request = FitRequest(
             key_of(p), plan, digest(p.prompt, p.negative_prompt), self._choices["again"], self._say,
@@ -116,11 +116,7 @@ class Measuring:
 
 def picture_files(folder: str, count: int) -> list[Path]:
     """Return the first pictures of a folder; SettingsError if it has none."""
-    root = Path(folder).expanduser()
-    files = (
-        [file for file in sorted(root.glob("*")) if file.suffix.lower() in SUFFIXES] if root.is_dir() else []
-    )
-    if not files:
+    if not (files := pictures_in(Path(folder).expanduser())):
         raise SettingsError(
             f"the folder of real pictures, {folder!r}, has no PNG, JPEG or WebP file; name another or none"
         )

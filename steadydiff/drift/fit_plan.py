@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ..denoiser import Denoise
-from .fit import FitSettings, Progress, first_tries
-from .kept_fit import digest
+from ..errors import SettingsError
+from .fit import LEAST_PICTURES, FitSettings, Progress, first_tries
+from .kept_fit import Unfinished, digest
 from .signs import RATIOS
 
 QUALITIES = {
@@ -40,6 +41,12 @@ class Plan:
     seed: int = 0
     settings: FitSettings = field(default_factory=FitSettings)
 
+    @classmethod
+    def of(cls, quality: str, **more: int) -> Plan:
+        """Return the plan of one of QUALITIES."""
+        pictures, settings = QUALITIES[quality]
+        return cls(pictures, settings=settings, **more)
+
     @property
     def runs(self) -> int:
         """Sampling runs at most."""
@@ -67,6 +74,26 @@ class Plan:
             count = references if name == "references" else None
             made += int(kept["calls"]) * self.batches(self.pictures if count is None else count)
         return made
+
+
+def check_count(references: int) -> None:
+    """Raise SettingsError for too few real pictures."""
+    if references < LEAST_PICTURES:
+        raise SettingsError(f"at least {LEAST_PICTURES} images are needed, 32 are good; got {references}")
+
+
+def own_references(plan: Plan, kept: Unfinished, draw: Callable[[Sequence[int]], Tensor]) -> Tensor:
+    """Return the model's own finely stepped samples [N, C, *S]; those that were made before are kept.
+
+    draw: seeds -> their samples; each batch is kept as soon as it is drawn
+    """
+    first = plan.seed + plan.pictures
+    while kept.own is None or len(kept.own) < plan.pictures:
+        made = 0 if kept.own is None else len(kept.own)
+        drawn = draw(range(first + made, first + min(made + plan.batch, plan.pictures)))
+        kept.own = drawn if kept.own is None else torch.cat([kept.own, drawn])
+        kept.save()
+    return without_outliers(kept.own)
 
 
 def without_outliers(pictures: Tensor) -> Tensor:

@@ -24,15 +24,9 @@ def key_of(p) -> FitKey:
     return FitKey(FITS.home, weights(p), checkpoint_name(), getattr(p, "scheduler", None))
 
 
-def measuring(quality: str) -> Plan:
-    """Return how much is measured."""
-    pictures, settings = QUALITIES[quality]
-    return Plan(pictures, settings=settings)
-
-
 def plan(values: dict) -> webui.Plan:
     """Return what a run needs."""
-    return lambda setup: use_matching(setup, key_of(setup.model.p), measuring(values["quality"]))
+    return lambda setup: use_matching(setup, key_of(setup.model.p), Plan.of(values["quality"]))
 
 
 PANEL = Panel(

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ...denoiser import Denoise
-from ...drift.fit import LEAST_PICTURES, Correction, Fit, Problem, Progress, fit
-from ...drift.fit_plan import Plan, in_batches, without_outliers
+from ...drift.fit import Correction, Fit, Problem, Progress, fit
+from ...drift.fit_plan import Plan, check_count, in_batches
 from ...drift.kept_fit import VERSION, described, digest, methods_of
 from ...drift.measurement import check_reference, unit_noise
 from ...drift.stepping import fixed_rng
@@ -40,8 +40,8 @@ def check_fit(setup: Setup, shape: Sequence[int], references: int | None) -> int
             f"the model carries {names} already, and corrections add up; connect the model without them "
             f"here, and put other nodes of SteadyDiff behind this one"
         )
-    if references is not None and references < LEAST_PICTURES:
-        raise SettingsError(f"at least {LEAST_PICTURES} images are needed, 32 are good; got {references}")
+    if references is not None:
+        check_count(references)
     if len(shape) < 3:
         raise ShapeError(f"pictures or videos are needed; this model's latents are {list(shape)}")
     steps = steps_of(setup, shape)
@@ -53,23 +53,10 @@ def check_fit(setup: Setup, shape: Sequence[int], references: int | None) -> int
     return steps.starts[-1] + 1
 
 
-def own_references(
-    setup: Setup, shape: Sequence[int], plan: Plan, known: Tensor | None, on_batch: Callable[[Tensor], None]
-) -> Tensor:
-    """Return the model's own finely stepped samples [N, C, *S] in the host's units, as references.
-
-    known:    those that were made before
-    on_batch: told all so far after every batch
-    """
-    first = plan.seed + plan.pictures
-    while known is None or len(known) < plan.pictures:
-        made = 0 if known is None else len(known)
-        seeds = range(first + made, first + min(made + plan.batch, plan.pictures))
-        with fixed_rng(torch.empty(0, device=setup.model.load_device), seeds[0]):
-            drawn = sample_finely(setup, shape, seeds, plan.refine)
-        known = drawn if known is None else torch.cat([known, drawn])
-        on_batch(known)
-    return without_outliers(known)
+def draw_reference(setup: Setup, shape: Sequence[int], refine: int, seeds: Sequence[int]) -> Tensor:
+    """Return the model's own finely stepped samples [N, C, *S], in the host's units."""
+    with fixed_rng(torch.empty(0, device=setup.model.load_device), seeds[0]):
+        return sample_finely(setup, shape, seeds, refine)
 
 
 def fit_model(

@@ -6,7 +6,7 @@ Built on `drift.py`: the sampler's next run becomes ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 
 from ...drift import kept_fit
-from ...drift.fit import LEAST_PICTURES, PLAIN, Fit, Problem, fit
-from ...drift.fit_plan import Plan, problem_of, without_outliers
+from ...drift.fit import PLAIN, Fit, Problem, fit
+from ...drift.fit_plan import Plan, check_count, own_references, problem_of
 from ...drift.kept_fit import VERSION, KeptFit, Unfinished, digest, file_name, methods_of
 from ...drift.measurement import check_reference, own_samples, refine
 from ...drift.meter import Meter
 from ...drift.stepping import fixed_rng
-from ...errors import SettingsError
 from ...files.atomic import check_writable
 from ...schedules import MadeFor
 from ..patch import Patch
@@ -96,25 +95,23 @@ def fit_next(
         kept = None if request.again else kept_fit.load(file, key)
         before = kept is not None and kept.references == source
         if kept is None or not before:
-            kept = KeptFit(
-                key, _measured(setup, request, key, file), made_for, request.plan.pictures, source,
-                request.prompt, tuple(setup.x.shape[1:]),
-            )  # fmt: skip
+            made, unfinished = _measured(setup, request, key, file)
+            shape = tuple(setup.x.shape[1:])
+            kept = KeptFit(key, made, made_for, request.plan.pictures, source, request.prompt, shape)
             kept_fit.save(file, kept)
-            file.with_suffix(".safetensors").unlink(missing_ok=True)
+            unfinished.end()
         found(kept, file, before)
         return setup.x
 
     work_in_run(sampler, host, work)
 
 
-def _measured(setup: RunSetup, request: FitRequest, key: str, file: Path) -> Fit:
+def _measured(setup: RunSetup, request: FitRequest, key: str, file: Path) -> tuple[Fit, Unfinished]:
     """Measure; what was measured when it is cancelled is gone on from next time."""
     shape, plan, real = setup.x.shape[1:], replace(request.plan, batch=len(setup.x)), request.references
     count = None if real is None else len(real)
     if real is not None:
-        if len(real) < LEAST_PICTURES:
-            raise SettingsError(f"at least {LEAST_PICTURES} images are needed, 32 are good; got {len(real)}")
+        check_count(len(real))
         check_reference(real, shape)
     per_run = setup.step_calls()[-1] + 1
     check_writable(file)
@@ -130,28 +127,18 @@ def _measured(setup: RunSetup, request: FitRequest, key: str, file: Path) -> Fit
         begin()
         return setup.sample(denoise, x, sigmas)
 
-    if real is None:
-        real = _own_references(setup, sampler, inner, plan, unfinished)
+    def draw(seeds: Sequence[int]) -> Tensor:
+        first = first_states(setup, seeds)
+        with torch.no_grad(), fixed_rng(first, seeds[0]):
+            return sampler(inner, first, refine(setup.run.sigmas, plan.refine)).cpu()
+
+    real = own_references(plan, unfinished, draw) if real is None else real
     seeds = range(plan.seed, plan.seed + plan.pictures)
     start = first_states(setup, seeds)
     problem = Problem(
         sampler, inner, start, setup.run, inner.unguided, real.to(start), judge_references=inner.unguided
     )
-    return fit(problem, plan.settings, unfinished.done, lambda name: unfinished.save())
-
-
-def _own_references(setup: RunSetup, sampler: Any, inner: InnerModel, plan: Plan, kept: Unfinished) -> Tensor:
-    """Return the model's own finely stepped samples [N, C, *S]; those that were made before are kept."""
-    begin = plan.seed + plan.pictures
-    while kept.own is None or len(kept.own) < plan.pictures:
-        made = 0 if kept.own is None else len(kept.own)
-        seeds = range(begin + made, begin + min(made + plan.batch, plan.pictures))
-        first = first_states(setup, seeds)
-        with torch.no_grad(), fixed_rng(first, seeds[0]):
-            drawn = sampler(inner, first, refine(setup.run.sigmas, plan.refine)).cpu()
-        kept.own = drawn if kept.own is None else torch.cat([kept.own, drawn])
-        kept.save()
-    return without_outliers(kept.own)
+    return fit(problem, plan.settings, unfinished.done, lambda name: unfinished.save()), unfinished
 
 
 def use_matching(setup: RunSetup, key: FitKey, plan: Plan) -> Planned:

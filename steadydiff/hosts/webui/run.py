@@ -113,11 +113,9 @@ class UnitConversion:
 
     def clean(self, state: Tensor, prediction: Tensor, sigma: Tensor) -> Tensor:
         """Return the clean estimate that a prediction means."""
-        return (
-            prediction
-            if self._alphas is None
-            else state - per_sample(sigma.to(state.dtype), state) * prediction
-        )
+        if self._alphas is None:
+            return prediction
+        return state - per_sample(sigma.to(state.dtype), state) * prediction
 
     def prediction(self, state: Tensor, denoised: Tensor, sigma: Tensor) -> Tensor:
         """Return the prediction that means a clean estimate."""
