@@ -66,7 +66,7 @@ def test(options: argparse.Namespace, rest: list[str]) -> int:
         codes.append(chat_suite(python, rest))
     if options.webui:
         own = with_browser(python) if options.browser else python
-        codes.append(webui_suite(own, rest, host or ensure_host(options.python, *needed)))
+        codes.append(webui_suite(python, own, rest, host or ensure_host(options.python, *needed)))
     if options.browser:
         codes.append(browser_suite(python, rest, host or ensure_host(options.python, *needed)))
     if rest and 0 in codes:  # arguments may select tests of one suite only
@@ -88,13 +88,16 @@ def chat_suite(python: Path, rest: list[str]) -> int:
         return pytest(python, ["-m", "chat", *(rest or ["tests/chat"])])
 
 
-def webui_suite(python: Path, rest: list[str], host: Host) -> int:
-    """Run what needs real WebUIs against those whose checkouts the environment names."""
+def webui_suite(python: Path, own: Path, rest: list[str], host: Host) -> int:
+    """Run what needs real WebUIs against those whose checkouts the environment names.
+
+    own: the interpreter of the tests; the hosts' environments borrow from `python`, as loans are not lent on
+    """
     kinds = webui.named()
     say(f"\nWebUI suite against {', '.join(kind.name for kind in kinds) or 'no host: none is named'}")
     for gradio in {kind.gradio for kind in kinds}:
         os.environ[f"STEADYDIFF_GRADIO{gradio}"] = str(webui.ensure_python(python, gradio))
-    return pytest(python, ["-m", "webui", *(rest or ["tests/webui/real"])], host)
+    return pytest(own, ["-m", "webui", *(rest or ["tests/webui/real"])], host)
 
 
 def browser_suite(python: Path, rest: list[str], host: Host) -> int:

@@ -389,3 +389,23 @@ def test_pictures_for_the_tiny_world_are_refused_without_fetching_a_host(monkeyp
     monkeypatch.setattr(run, "python_in_root", lambda *_: 1)
     assert run.main(["train", "mdss", "--base", base, "--images", "folder"]) == 1
     assert len(hosts) == asked
+
+
+@pytest.mark.parametrize("browser", [False, True])
+def test_webuis_borrow_from_the_hosts_python_even_where_a_browser_drives_them(browser, monkeypatch):
+    """An environment that borrows has nothing to lend: packages of a second hand are not found."""
+    base, driving, lent, ran = Path("base"), Path("driving"), [], []
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    gradio = f"STEADYDIFF_GRADIO{run.webui.KINDS[0].gradio}"
+    monkeypatch.setenv(gradio, "")
+    monkeypatch.setattr(run, "ensure_host", lambda *_, **__: host.Host(Path("comfy"), "0", base))
+    monkeypatch.setattr(run, "with_browser", lambda python: driving)
+    monkeypatch.setattr(run, "browser_suite", lambda *_: 0)
+    monkeypatch.setattr(run.webui, "named", lambda: [run.webui.KINDS[0]])
+    monkeypatch.setattr(run.webui, "ensure_python", lambda python, gradio: lent.append(python))
+    monkeypatch.setattr(run, "pytest", lambda python, words, host=None: ran.append((python, words)) or 0)
+    words = ["test", "--webui", *(["--browser"] if browser else [])]
+    options = run.parser().parse_args(words)
+    assert run.test(options, []) == 0
+    assert lent == [base]
+    assert ran[-1][0] == (driving if browser else base) and "webui" in ran[-1][1]
