@@ -4,6 +4,7 @@ Over 400 lines: whatever a server may do is tried against the same loopback.
 """
 
 import base64
+import contextlib
 import io
 import json
 import logging
@@ -55,6 +56,12 @@ class Loopback:
                 return
             threading.Thread(target=self.answer, args=(connection,), daemon=True).start()
 
+    def stop(self):
+        """Nothing listens from here on: after closing alone a pending `accept` takes one more caller."""
+        with contextlib.suppress(OSError):  # macOS refuses to shut down a socket that only listens
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
     def answer(self, connection):
         with connection, connection.makefile("rb") as lines:
             try:
@@ -85,7 +92,7 @@ def loopback():
 
     yield start
     for server in servers:
-        server.listener.close()
+        server.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -308,14 +315,14 @@ def test_a_server_is_reached_without_being_asked(loopback):
     server = loopback(b"")
     running = ChatServer(server.url, "tiny")
     running.reach()
-    server.listener.close()
+    server.stop()
     with pytest.raises(ProposerError, match=r"\(model tiny\) does not run: nothing listens there"):
         running.reach()
 
 
 def test_a_server_that_does_not_run_is_named(loopback):
     server = loopback(b"")
-    server.listener.close()
+    server.stop()
     assert "nothing listens there; start it" in complaint(server)
     server = loopback(b"")
     server.answer = lambda connection: connection.sendall(b"no TLS\r\n") or connection.close()
