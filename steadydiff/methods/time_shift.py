@@ -57,7 +57,7 @@ def levels_factor(sigma: Tensor, levels: float, table: Tensor, space: Space) -> 
     """Return the factor on sigma / alpha that leads `levels` training levels down, or up if negative.
 
     Between two levels of the table log(sigma / alpha) is interpolated; beyond its ends nothing is called, and
-    a state outside it is left alone.
+    a state more than half a level outside it is left alone: hosts and samplers round the ends differently.
 
     Shapes:  sigma, result [B]; table [T], the sigmas of the training's levels, rising.
     Units:   a level is a thousandth of the table, so that k means the same on models of more levels.
@@ -74,7 +74,7 @@ def levels_factor(sigma: Tensor, levels: float, table: Tensor, space: Space) -> 
     moved = (place - levels * len(table) / 1000).clamp(0, len(known) - 1)
     low = moved.floor().long().clamp(max=len(known) - 2)
     found = torch.lerp(known[low], known[low + 1], moved - low)
-    inside = (place >= 0) & (place <= len(known) - 1)
+    inside = (place >= -0.5) & (place <= len(known) - 0.5)
     return torch.where(inside, (found - asked).exp(), 1.0).to(sigma)
 
 

@@ -72,6 +72,8 @@ def test_levels_end_at_the_lowest_and_mean_thousandths():
     torch.testing.assert_close(down, table[[0, 0, 10]])
     low, high = levels_factor(level(1e-4, 1e4), 10, table, "ve")
     assert low == high == 1  # outside of the training
+    ends = table[[0, -1]] * level(1 - 1e-7, 1 + 1e-7)  # what a sampler's exp(log(sigma)) makes of them
+    torch.testing.assert_close(levels_factor(ends, 10, table, "ve") * ends, table[[0, -11]])
     sigma = fine[[5000]]
     torch.testing.assert_close(
         shift_level(sigma, levels_factor(sigma, 7, fine, "flow"), "flow"), fine[[4930]]
