@@ -55,6 +55,9 @@ SPACE_SETTINGS: tuple[SpaceSetting, ...] = get_args(SpaceSetting)
 # of four steps from 80 has 8. Beyond, it fades: docs/epsilon_scaling.md has the figures.
 LONGEST_STRIDE = 16.0
 
+# Levels of a run that are remembered at a time.
+MOST_LEVELS = 1000
+
 # DiffIER leaves states alone whose sigma / alpha exceeds this. Here it bounds 1 / alpha in flow, so that half
 # precision does not overflow.
 MAX_NOISE_RATIO = 4000.0
@@ -93,21 +96,28 @@ def scale_epsilon(
         check_positive("scale", scale)
         if scale == 1:
             return denoised
-    return _lean(x, denoised, 1 - 1 / scale, sigma, space)
+    return _lean(x, denoised, *_coefficients(x, 1 - 1 / scale, sigma, space))
 
 
-def _lean(
-    x: Tensor, denoised: Tensor, weight: Tensor | float, sigma: Tensor | float | None, space: Form
-) -> Tensor:
-    """Let the clean estimate lean towards all of the state, by a weight of 1 - 1/λ."""
-    target = x
+_Coefficients = tuple["Tensor | float", "Tensor | float | None"]
+
+
+def _coefficients(
+    x: Tensor, weight: Tensor | float, sigma: Tensor | float | None, space: Form
+) -> _Coefficients:
+    """Return a weight of 1 - 1/λ as it acts on x, and flow's signal level: numbers, or fit to broadcast."""
+    signal = None
     if space == "flow" and sigma is not None:
         inside = sigma < 1
         weight = weight * (inside.to(x.dtype) if isinstance(inside, Tensor) else inside)
-        target = (x / per_sample(_safe_signal(sigma), x)).to(x.dtype)
-    if isinstance(weight, Tensor):
-        weight = per_sample(weight.to(x), x)
-    # One rounding fewer than the lines above, and exact where the weight is 0.
+        signal = per_sample(_safe_signal(sigma), x)
+    return per_sample(weight.to(x), x) if isinstance(weight, Tensor) else weight, signal
+
+
+def _lean(x: Tensor, denoised: Tensor, weight: Tensor | float, signal: Tensor | float | None) -> Tensor:
+    """Let the clean estimate lean towards all of the state."""
+    target = x if signal is None else (x / signal).to(x.dtype)
+    # One rounding fewer than the lines of `scale_epsilon`, and exact where the weight is 0.
     return torch.lerp(denoised, target, weight)
 
 
@@ -259,12 +269,17 @@ class EpsilonScaling(Windowed, Defaults):
         shares = stride_shares(form, run)
         fades = form == "flow" or bool((shares(torch.tensor(run.sigmas)) < 1).any())
 
-        def scaled(x: Tensor, sigma: Tensor) -> Tensor:
-            denoised = denoise(x, sigma)
+        def coefficients(x: Tensor, sigma: Tensor) -> _Coefficients:
             weight = 1 - 1 / scale_of(sigma)
             if fades:
                 weight = weight * shares(sigma).to(x.dtype)
-            return _lean(x, denoised, weight, sigma, form)
+            return _coefficients(x, weight, sigma, form)
+
+        varies = fades or isinstance(scale_of(torch.tensor(run.sigmas)), Tensor)
+        found = _once_per_level(coefficients) if varies else coefficients
+
+        def scaled(x: Tensor, sigma: Tensor) -> Tensor:
+            return _lean(x, denoise(x, sigma), *found(x, sigma))
 
         return scaled
 
@@ -291,6 +306,27 @@ def _curve(scales: tuple[float, ...], sigmas: tuple[float, ...]) -> _ScaleOf:
         return lambda sigma: scales[0]
     table = _placed(scale_table(scales, sigmas))
     return lambda sigma: scale_at(sigma, table(sigma.device))
+
+
+def _once_per_level(find: Callable[[Tensor, Tensor], _Coefficients]) -> Callable[..., _Coefficients]:
+    """Return a function of x and sigma that remembers what it found, by the values of sigma.
+
+    On a CPU: on another device reading them would make every step wait for all work before it.
+    """
+    known: dict[tuple, _Coefficients] = {}
+
+    def found(x: Tensor, sigma: Tensor) -> _Coefficients:
+        if sigma.device.type != "cpu":
+            return find(x, sigma)
+        key = (x.dtype, x.device, x.ndim, *sigma.tolist())
+        if key not in known:
+            if len(known) >= MOST_LEVELS:  # of a sampler that chooses its own
+                known.clear()
+            with torch.inference_mode(False), torch.no_grad():  # for later calls with gradients as well
+                known[key] = find(x, sigma)
+        return known[key]
+
+    return found
 
 
 def stride_shares(form: Form, run: Run) -> Callable[[Tensor], Tensor]:

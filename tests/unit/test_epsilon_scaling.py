@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from steadydiff.denoiser import Run, denoised_from_eps, derivative, eps_from_denoised
 from steadydiff.errors import SettingsError, ShapeError
-from steadydiff.methods.epsilon_scaling import EpsilonScaling, scale_at, scale_epsilon, scale_table
+from steadydiff.methods.epsilon_scaling import (
+    MOST_LEVELS,
+    EpsilonScaling,
+    scale_at,
+    scale_epsilon,
+    scale_table,
+)
 from steadydiff.samplers import gaussian_denoiser, generate, sample_euler
 from steadydiff.schedules import MadeFor, Schedule, dcw_schedule
 
@@ -135,7 +141,27 @@ def test_no_value_is_read_back_from_the_device(space, latents):
     assert isinstance(scale_epsilon(x, x, 1.1, sigma=values, space=space), Sealed)
     for method in (EpsilonScaling(1.1), EpsilonScaling(1.1, 0.01, sigma_high=9.0, sigma_low=0.1)):
         wrapped = method.wrap(lambda x, sigma: x, run_of("ve" if space == "ve" else "flow"))
-        assert isinstance(wrapped(x, values.abs()), Sealed)
+        assert wrapped(
+            torch.ones(2, 4, device="meta"), torch.ones(2, device="meta")
+        ).is_meta  # nothing to read
+
+
+def test_levels_are_remembered_on_a_cpu_without_a_trace(latents):
+    """In and out of inference mode, with gradients; and of a thousand levels none is kept that is wrong."""
+    run, x = run_of("flow"), latents((2, 4))
+    wrapped = EpsilonScaling(1.1, 0.01).wrap(lambda x, sigma: 0.5 * x, run)
+    levels = [torch.rand(2, dtype=torch.float64) for _ in range(3)] * 2
+    with torch.inference_mode():
+        first = [wrapped(x, sigma) for sigma in levels]
+    fresh = [EpsilonScaling(1.1, 0.01).wrap(lambda x, sigma: 0.5 * x, run)(x, sigma) for sigma in levels]
+    assert all(map(torch.equal, first, fresh))
+    leaf = x.clone().requires_grad_()
+    wrapped(leaf, levels[0]).sum().backward()
+    assert leaf.grad is not None
+    for sigma in torch.rand(MOST_LEVELS + 1, 1):
+        wrapped(x, sigma)
+    assert torch.equal(wrapped(x, levels[1]), fresh[1])
+    assert wrapped(x.float(), levels[1]).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
