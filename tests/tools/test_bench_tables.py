@@ -38,14 +38,20 @@ def test_a_changed_result_is_noticed(tmp_path):
         kept = json.loads(results.read_text())
         for cell in kept["cells"].values():
             numbers = {k: v for k, v in cell["figures"].items() if not isinstance(v, str)}
-            cell["figures"] |= {name: (value or 0) + 1 for name, value in numbers.items()}
+            cell["figures"] |= {name: 1.5 * (value or 0) + 1 for name, value in numbers.items()}
         results.write_text(json.dumps(kept))
     assert all(text != wanted for _, text, wanted in tables(tmp_path, tmp_path / "benchmarks"))
 
 
+def floor(*distances):
+    """The other real drawings of each part, of one distance in both spaces."""
+    figures = [{"frechet_reader": value, "frechet_clip": value} for value in distances]
+    return {f"real drawings {part}": {"figures": one} for part, one in enumerate(figures)}
+
+
 def cells(condition, **schedules):
-    """Three parts of each schedule; the first figure is given, the others are 0.5."""
-    found = {f"{condition} grid": {"figures": {"best": 1.02}}}
+    """Three parts of each schedule over floors of 0, .5 and .25; the first figure is given, the rest 0.5."""
+    found = {f"{condition} grid": {"figures": {"best": 1.02}}, **floor(0, 0.5, 0.25)}
     names = ("frechet_clip", "kid_reader", "kid_clip", "precision_reader", "recall_reader", "found")
     rest = dict.fromkeys((*names, "clip_text", "norm_drift", "variance", "delta", "seconds"), 0.5)
     for name, values in schedules.items():
@@ -55,8 +61,8 @@ def cells(condition, **schedules):
 
 
 def test_a_row_is_mean_and_spread_and_the_difference_of_equal_parts():
-    """Means 2 and 1.9, spread 1 and 0.9; part by part they differ by 0, 0.1 and 0.2."""
-    lines = drift_full(cells("flow euler 20 cfg 1", none=[1, 2, 3], norm=[1, 1.9, 2.8])).splitlines()
+    """Above the floor means 2 and 1.9, spread 1 and 0.9; part by part they differ by 0, 0.1 and 0.2."""
+    lines = drift_full(cells("flow euler 20 cfg 1", none=[1, 2.5, 3.25], norm=[1, 2.4, 3.05])).splitlines()
     assert lines[0] == "### flow euler 20 cfg 1"
     none, norm, uniform = (
         next(line for line in lines if line.startswith(f"| {label} "))
@@ -69,9 +75,9 @@ def test_a_row_is_mean_and_spread_and_the_difference_of_equal_parts():
 
 
 def test_the_summary_says_what_was_not_run():
-    text = drift_summary(cells("epsilon euler 20 cfg 1", none=[1, 2, 3]))
+    text = drift_summary(cells("epsilon euler 20 cfg 1", none=[1, 2.5, 3.25]))
     line = next(line for line in text.splitlines() if line.startswith("| no correction"))
-    assert line == "| no correction | not run | 2.000 | not run | not run | 0.500 | not run | 0.500 | 0.500 |"
+    assert line == "| no correction | not run | 2.000 | not run | not run | 0.250 | not run | 0.500 | 0.500 |"
 
 
 def test_a_table_needs_its_place():
@@ -118,7 +124,7 @@ def test_one_part_is_shown_without_a_spread():
         for name in ("plain", "default", "control")
         for steps, parts in ((10, 3), (35, 1))
         for part in range(parts)
-    }
+    } | floor(0, 0, 0)
     lines = antibias(found).splitlines()
     assert next(line for line in lines if line.startswith("| euler, 10 | default | 2.000 ± 1.000 |"))
     assert next(line for line in lines if line.startswith("| euler, 35 | default | 1.000 | 0.500 |"))
@@ -126,20 +132,21 @@ def test_one_part_is_shown_without_a_spread():
 
 
 def test_a_training_is_shown_by_what_it_changes_of_plain_training():
-    """Part by part +10 % and +30 % of the reader's distance; of a single part without spread."""
-    made = {}
+    """+.1 and +.6 of the reader's mean excess, 1.5; of a single part without spread; CLIP has no excess."""
+    made = floor(4, 3.5)
     for run, parts in (("euler 20", 2), ("euler 50", 1)):
         for part in range(parts):
             for name, factor in (("plain", 1), ("SDSS, head", (1.1, 1.3)[part])):
-                figures = {"frechet_reader": (part + 1) * factor, "frechet_clip": 4}
+                own = (4, 3.5)[part] + (part + 1) * factor
+                figures = {"frechet_reader": own, "frechet_clip": 4}
                 made[f"flow {run} cfg 1 {name} {part}"] = {"figures": figures}
     lines = mdss(made).split("**flow**")[1].splitlines()
     plain, head = (
         next(line for line in lines if line.startswith(f"| {n} ")) for n in ("plain", "SDSS, head")
     )
-    assert plain.split(" | ")[2] == "1.50 ± 0.71 / 4.00 ± 0.00"
-    assert head.split(" | ")[2] == "+20.0 ± 14.1 % / +0.0 ± 0.0 %"
-    assert head.split(" | ")[3] == "+10.0 % / +0.0 %"
+    assert plain.split(" | ")[2] == "1.50 ± 0.71 / 0.25 ± 0.35"
+    assert head.split(" | ")[2] == "+23 ± 24 % / no excess"
+    assert head.split(" | ")[3] == "+10 % / no excess"
     assert head.split(" | ")[1] == "– / –"
 
 
@@ -147,16 +154,16 @@ def test_real_drawings_stand_first_with_the_figures_they_have():
     made = {f"real drawings {part}": {"figures": {"frechet_reader": 1 + part}} for part in range(2)}
     made["flow euler 20 cfg 1 plain 0"] = {"figures": {"frechet_reader": 3, "norm_drift": 0.5}}
     rows = mdss_full(made).split("**flow**")[1].splitlines()[4:]
-    assert rows[0].startswith("| *real drawings* | 1.500 ± 0.707 | – |")
-    assert rows[1].startswith("| plain | 3.000 | – |")
+    assert rows[0].startswith("| *real drawings, the floor* | 1.500 ± 0.707 | – |")
+    assert rows[1].startswith("| plain | 2.000 | – |")
 
 
 def test_methods_are_compared_part_by_part():
-    """FD reader of two parts falls by a tenth and by a fifth; found goes from 0.4 to 0.5."""
+    """Of 9 above the floor the reader's distance falls by 1 and by 2; found goes from 0.4 to 0.5."""
 
     def kept(run, **ways):
         rest = {"frechet_clip": 1.0}
-        return {
+        return floor(1, 1) | {
             f"{variant} {run} {name} {part}": {"figures": {"frechet_reader": fd, "found": found, **rest}}
             for variant in ("epsilon", "flow")
             for name, (distances, found) in ways.items()
@@ -171,5 +178,5 @@ def test_methods_are_compared_part_by_part():
         kept("cfg 4 calls 30", plain=plain, renoise=plain),
     ]
     line = compared(drift, *others).splitlines()[2]
-    assert line.startswith("| Epsilon Scaling, calibrated | no correction | -15.0 ± 7.1 % | +0.0 ± 0.0 % |")
+    assert line.startswith("| Epsilon Scaling, calibrated | no correction | -17 ± 8 % | no excess |")
     assert line.split(" | ")[4] == "0.400 → 0.500"

@@ -20,6 +20,7 @@ from tools.bench.tables.photos import photos
 from tools.launch.environment import ROOT
 
 PARTS = range(3)
+FLOOR = "real drawings"
 STEPS = (10, 20, 50)
 LABELS = {
     "none": "no correction",
@@ -33,8 +34,8 @@ LABELS = {
     "bands": "per band (DCW's port)",
 }
 COLUMNS = {
-    "frechet_reader": "FD reader",
-    "frechet_clip": "FD CLIP",
+    "frechet_reader": "excess FD reader",
+    "frechet_clip": "excess FD CLIP",
     "kid_reader": "KID reader",
     "kid_clip": "KID CLIP",
     "precision_reader": "precision",
@@ -59,12 +60,12 @@ COMPARED = (  # method, what it is compared with, bench, its run, the names of b
 
 
 def compared(*benches: Cells) -> str:
-    """Per method and variant: the change of both Fréchet distances, and found before and after."""
+    """Per method and variant: the change of both excess Fréchet distances, and found before and after."""
     of: dict[str, Cells] = dict(zip(("drift", "antibias", "mdss", "diffier"), benches, strict=True))
     columns = [
         f"{figure}, {variant}"
         for variant in ("epsilon", "flow")
-        for figure in ("FD reader", "FD CLIP", "found")
+        for figure in ("excess FD reader", "excess FD CLIP", "found")
     ]
     lines = [["method", "against", *columns]]
     for method, against, bench, run, name, other in COMPARED:
@@ -84,10 +85,12 @@ def drift_summary(cells: Cells) -> str:
 
 
 def _summary(cells: Cells, variant: str) -> str:
-    head = [f"FD {space}, {steps}" for space in ("reader", "CLIP") for steps in STEPS]
+    head = [f"excess FD {space}, {steps}" for space in ("reader", "CLIP") for steps in STEPS]
     real = [_mean(cells, "real", "drawings", f) for f in ("frechet_reader", "frechet_clip", "found")]
     lines = [["schedule", *head, "found, 20", "norm error, 20"]]
-    lines.append(["*other drawings*", *[real[0]] * len(STEPS), *[real[1]] * len(STEPS), real[2], "–"])
+    lines.append(
+        ["*other drawings, the floor*", *[real[0]] * len(STEPS), *[real[1]] * len(STEPS), real[2], "–"]
+    )
     for name, label in LABELS.items():
         line = [label]
         for figure, steps in [(f"frechet_{space}", s) for space in ("reader", "clip") for s in STEPS]:
@@ -106,7 +109,7 @@ def drift_full(cells: Cells) -> str:
 def _condition(cells: Cells, condition: str) -> str:
     lines = [["schedule", *COLUMNS.values(), "FD reader, difference", "FD CLIP, difference"]]
     real = [_mean(cells, "real", "drawings", figure, spread=True) for figure in COLUMNS]
-    lines.append(["*other drawings*", *real, "–", "–"])
+    lines.append(["*other drawings, the floor*", *real, "–", "–"])
     for name, label in LABELS.items():
         if name == "uniform":
             label = f"uniform {cells[f'{condition} grid']['figures']['best']:g}, best of the grid"
@@ -158,11 +161,11 @@ MDSS_RUNS = (
 
 
 def mdss(cells: Cells) -> str:
-    """Per variant: both Fréchet distances after more plain training, and what the others change of them."""
+    """Per variant: both excess Fréchet distances after more plain training, and what others change of it."""
     blocks = []
     for variant in ("epsilon", "flow"):
         runs = {f"{sampler}, {steps}": f"{variant} {sampler} {steps} cfg 1" for sampler, steps in MDSS_RUNS}
-        lines = [["FD reader / FD CLIP", *runs]]
+        lines = [["excess FD reader / FD CLIP", *runs]]
         lines.append(["plain", *(_pair(cells, run, "plain", _distance) for run in runs.values())])
         names = [name for name in _mdss_ways(cells, variant) if name != "plain"]
         lines += [[name, *(_pair(cells, run, name, _change) for run in runs.values())] for name in names]
@@ -184,14 +187,28 @@ def _distance(cells: Cells, run: str, name: str, figure: str) -> str:
 
 
 def _change(cells: Cells, run: str, name: str, figure: str, other: str = "plain") -> str:
-    """Per cent of another's on the same part."""
+    """Per cent of another's mean excess on the same parts; one within the floor's spread is none."""
     plain, own = (_by_part(cells, run, one, figure) for one in (other, name))
-    return _with_spread([100 * (own[part] / plain[part] - 1) for part in own if part in plain], "+.1f", " %")
+    parts = [part for part in own if part in plain]
+    if not parts:
+        return "–"
+    whole = statistics.mean(plain[part] for part in parts)
+    if whole <= statistics.stdev(_by_part(cells, "real", "drawings", figure).values()):
+        return "no excess"
+    return _with_spread([100 * (own[part] - plain[part]) / whole for part in parts], "+.0f", " %")
 
 
 def _by_part(cells: Cells, run: str, name: str, figure: str) -> dict[int, float]:
-    found = {part: cells.get(f"{run} {name} {part}", {}).get("figures", {}) for part in PARTS}
-    return {part: figures[figure] for part, figures in found.items() if figure in figures}
+    found = {part: _figure(cells, f"{run} {name} {part}", figure) for part in PARTS}
+    return {part: value for part, value in found.items() if value is not None}
+
+
+def _figure(cells: Cells, key: str, figure: str) -> float | None:
+    """A cell's figure; of a Fréchet distance the excess over the floor: what other real drawings have."""
+    value = cells.get(key, {}).get("figures", {}).get(figure)
+    if value is None or not figure.startswith("frechet") or key.startswith(FLOOR):
+        return value
+    return value - cells[f"{FLOOR} {key.split()[-1]}"]["figures"][figure]
 
 
 def _with_spread(values: Iterable[float], form: str, unit: str = "") -> str:
@@ -212,14 +229,14 @@ def mdss_full(cells: Cells) -> str:
         for run, name in [("real", "drawings"), *((euler, name) for name in _mdss_ways(cells, variant))]:
             figures = {figure: _by_part(cells, run, name, figure).values() for figure in COLUMNS}
             shown = [_with_spread(v, f".{DIGITS.get(figure, 3)}f") for figure, v in figures.items()]
-            lines.append(["*real drawings*" if run == "real" else name, *shown])
+            lines.append(["*real drawings, the floor*" if run == "real" else name, *shown])
         blocks.append(f"**{variant}**\n\n{markdown(lines)}")
     return "\n\n".join(blocks)
 
 
 DIFFIER_COLUMNS = {
-    "frechet_reader": "FD reader",
-    "frechet_clip": "FD CLIP",
+    "frechet_reader": "excess FD reader",
+    "frechet_clip": "excess FD CLIP",
     "precision_reader": "precision",
     "recall_reader": "recall",
     "found": "found",
@@ -237,7 +254,7 @@ def diffier_compared(cells: Cells) -> str:
         for cfg in ("2", "4"):
             condition = f"{variant} cfg {cfg} calls 30"
             lines = [["way", *DIFFIER_COLUMNS.values()]]
-            lines.append(["*real drawings*", *_line(cells, "real drawings 0")])
+            lines.append(["*real drawings, the floor*", *_line(cells, "real drawings 0")])
             found = re.compile(rf"{re.escape(condition)} (.+) 0")
             names = [match[1] for key in cells if (match := found.fullmatch(key))]
             lines += [[name, *_line(cells, f"{condition} {name} 0")] for name in names]
@@ -266,12 +283,12 @@ def diffier_grid(cells: Cells) -> str:
                     for key in keys
                 ]
                 lines.append([str(calls), name, *line])
-        blocks.append(f"**{variant}** (FD reader / FD CLIP / found)\n\n{markdown(lines)}")
+        blocks.append(f"**{variant}** (excess FD reader / FD CLIP / found)\n\n{markdown(lines)}")
     return "\n\n".join(blocks)
 
 
 def _one(cells: Cells, key: str, figure: str, digits: int | None = None) -> str:
-    value = cells[key]["figures"].get(figure) if key in cells else None
+    value = _figure(cells, key, figure)
     digits = digits or (2 if figure.startswith("frechet") else 3)
     return "–" if value is None else f"{value:.{digits}f}"
 
