@@ -40,8 +40,8 @@ class SteadyDiffTrainMDSS(io.ComfyNode):
             description="Fine-tunes a model so that it knows its own errors: part of each batch is a state "
             "that the model made one step of and that was carried on over k more; the model learns the noise "
             "of the state without the error, and a second head the error. For models of SD1.5, SD2, SDXL, "
-            "SD3 and Flux, and the tiny world that ships with the pack. Cancel keeps what was learnt: run it "
-            "again to go on. (Ren et al., Multi-Step Denoising Scheduled Sampling, AAAI 2024.)",
+            "SD3, Flux, Chroma, Lumina 2, Z-Image, and the tiny world that ships with the pack. Cancel "
+            "keeps what was learnt: run it again to go on. (Ren et al., Multi-Step Denoising Scheduled Sampling, AAAI 2024.)",
             search_aliases=["scheduled sampling", "SDSS", "fine-tune"],
             is_input_list=True,  # so that ComfyUI's own data set nodes fit
             advanced=[

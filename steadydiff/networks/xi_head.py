@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,19 +22,42 @@ from .lora import Lora
 LAYER = "out.2"
 """The last layer of the UNets of SD1.5, SD2, SDXL and of the tiny world, by its name inside the network."""
 
-TOKENS = {"OpenAISignatureMMDITWrapper": "p q c", "Flux": "c p q"}
-"""Transformers by ComfyUI's names for their classes (SD3's, Flux's), and how the values of a token, a patch
-of p times q latents of c channels, are arranged in their answer."""
+
+class Tokens(NamedTuple):
+    """How a transformer's last layer answers: a token for each patch of p times q latents of c channels.
+
+    order: of the values of a token
+    last:  whether the picture's tokens come after all others, padded to a multiple of the network's
+           `pad_tokens_multiple`, instead of before
+    sign:  the network's output is so many times the picture
+    """
+
+    order: str
+    last: bool = False
+    sign: int = 1
+
+
+TOKENS = {  # by ComfyUI's names for their classes
+    "OpenAISignatureMMDITWrapper": Tokens("p q c"),  # SD3
+    "Flux": Tokens("c p q"),
+    "Chroma": Tokens("c p q"),
+    "NextDiT": Tokens("p q c", last=True, sign=-1),  # Lumina 2 and Z-Image
+}
 
 TOKEN_LAYER = "final_layer.linear"
 """Their last layer; many others have one of this name and arrange its tokens in other ways."""
 
-KNOWN = "UNets as in SD1.5, SD2 and SDXL, and in ComfyUI the transformers of SD3 and Flux"
+KNOWN = (
+    "UNets as in SD1.5, SD2 and SDXL, and in ComfyUI the transformers of "
+    "SD3, Flux, Chroma, Lumina 2 and Z-Image"
+)
 
 
 def last_layer(network: nn.Module) -> nn.Module | None:
     """Return the layer whose output is the network's output; None in a network of a kind we do not know."""
-    tokens = type(network).__name__ in TOKENS
+    tokens = TOKENS.get(type(network).__name__)
+    if tokens and tokens.last and not hasattr(network, "pad_tokens_multiple"):
+        return None  # of an older host, which pads in another way
     try:
         layer = network.get_submodule(TOKEN_LAYER if tokens else LAYER)
     except AttributeError:
@@ -76,17 +99,21 @@ def apply_head(seen: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def to_latent(network: nn.Module, output: Tensor, size: Sequence[int]) -> Tensor:
     """Arrange a head's output as the network arranges its own last layer's; a UNet's stays as it is.
 
-    Tokens that follow those of the latent (a reference picture's) are left out.
+    Tokens of anything but the latent (a prompt, a reference picture) are left out.
 
     Shapes:  output [B, C, H, W], or [B, L, E] with E = C times the patch's area; size (H, W); result
              [B, C, H, W].
     """
     if output.ndim == 4:
         return output
-    p = patch_of(network)
+    p, (order, last, sign) = patch_of(network), TOKENS[type(network).__name__]
     h, w = (math.ceil(side / p) for side in size)
-    order = f"b (h w) ({TOKENS[type(network).__name__]}) -> b c (h p) (w q)"
-    return rearrange(output[:, : h * w], order, h=h, w=w, p=p, q=p)[..., : size[0], : size[1]]
+    multiple = getattr(network, "pad_tokens_multiple", None) or 1
+    first = output.shape[1] - math.ceil(h * w / multiple) * multiple if last else 0
+    picture = sign * output[:, first : first + h * w]
+    return rearrange(picture, f"b (h w) ({order}) -> b c (h p) (w q)", h=h, w=w, p=p, q=p)[
+        ..., : size[0], : size[1]
+    ]
 
 
 class XiHead(nn.Module):

@@ -8,6 +8,7 @@ import torch
 
 from steadydiff.errors import HostError
 from steadydiff.model_names import name_of
+from steadydiff.networks import xi_head
 from tools.launch import tiny_families, tiny_models
 from tools.launch.inprocess import PACK, defaults_of, load
 
@@ -28,7 +29,7 @@ ACTIVE = {
 # MDSS trains a second head on these; all others are refused by name.
 TRAINED = {
     *("SD15", "SD20", "SDXL", "SSD1B", "SDXLRefiner"),
-    *("SD3", "Flux", "FluxSchnell", "Flux2", "LongCatImage"),
+    *("SD3", "Flux", "FluxSchnell", "Flux2", "LongCatImage", "Chroma", "Lumina2", "ZImage"),
 }
 REFUSED = "mixes noise and picture in a way SteadyDiff does not know"
 
@@ -82,7 +83,7 @@ def test_off_is_off_and_on_is_on(family, model, pack, draw, distance):
     assert torch.equal(draw(model), plain)
 
 
-def test_states_are_built_as_the_family_builds_them(family, model):
+def test_states_are_built_as_the_family_builds_them(family, model, pack):
     states_of = sys.modules[f"{PACK}.steadydiff.hosts.patch"].states_of
     if family.space:
         assert states_of(model.get_model_object("model_sampling")).space == family.space
@@ -102,7 +103,7 @@ def test_a_batch_and_a_mask(family, model, pack, draw, distance):
     assert distance(kept, latent[..., family.shape[-1] // 2 :]) < 1e-3
 
 
-def test_mdss_trains_it_or_refuses_it_by_its_name(family, model):
+def test_mdss_trains_it_or_refuses_it_by_its_name(family, model, pack):
     finetune = sys.modules[f"{PACK}.steadydiff.hosts.comfy.finetune"]
     try:
         found = finetune.schedule_of(model)
@@ -112,3 +113,25 @@ def test_mdss_trains_it_or_refuses_it_by_its_name(family, model):
         assert family.name not in TRAINED
     else:
         assert found.space == family.space and family.name in TRAINED
+
+
+def test_a_head_in_the_place_of_the_last_layer_answers_as_it(family, model, draw, monkeypatch):
+    if family.name not in TRAINED:
+        return
+    network = model.model.diffusion_model
+    layer, made = xi_head.last_layer(network), []
+    bias = torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias
+
+    def forward(x, *args, **kwargs):
+        with xi_head.capture(layer) as seen:
+            answer = own(x, *args, **kwargs)
+        head = xi_head.apply_head(seen[0], layer.weight, bias)
+        made.append((xi_head.to_latent(network, head, x.shape[-2:]), answer))
+        return answer
+
+    own = network.forward
+    monkeypatch.setattr(network, "forward", forward)
+    draw(model, rows=2)
+    for found, answer in made:
+        torch.testing.assert_close(found, answer[:, : found.shape[1]])
+    assert made

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from steadydiff.files.mdss import load_head
 from steadydiff.networks.xi_head import TwoHeads, apply_head, capture, last_layer, patch_of, to_latent
+from tools.launch import tiny_families
 from tools.launch.inprocess import PACK, defaults_of, load
 from tools.train.mdss import main
 
@@ -31,7 +32,7 @@ CONFIGS = {  # small models of the host's own classes; SD15's is the suite's
         **{"global_conddim": 64},
     },
 }
-FAMILIES = ("SD15", "SD3", "Flux")
+FAMILIES = ("SD15", "SD3", "Flux", "Chroma", "Lumina2", "ZImage")
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +42,8 @@ def families(host, small_unet):
     class Families(dict):
         def __missing__(self, name):
             config = getattr(load("comfy.supported_models"), name)({})
-            config.unet_config = {**CONFIGS.get(name, small_unet), "dtype": torch.float32}
+            more = next((one.network for one in tiny_families.FAMILIES if one.name == name), small_unet)
+            config.unet_config = {**CONFIGS.get(name, more), "dtype": torch.float32}
             model = config.get_model({}, "")
             generator = torch.Generator().manual_seed(0)
             network = model.diffusion_model

@@ -149,7 +149,7 @@ FAMILIES = [
     Family("Lumina2", NEXT_DIT, (16, 8, 8)),
     Family("ZImage", {**NEXT_DIT, "dim": 256, "n_heads": 8, "n_kv_heads": 8, "axes_dims": [8, 12, 12],
         "z_image_modulation": True, "time_scale": 1000.0, "pad_tokens_multiple": 8},
-           (16, 8, 8)),
+           (16, 8, 6)),
     Family("WAN21_T2V", WAN, (16, 2, 8, 8)),
     Family("WAN21_I2V", {**WAN, "in_dim": 36, "model_type": "i2v"}, (16, 2, 8, 8)),
     Family("WAN21_FunControl2V", {**WAN, "in_dim": 48}, (16, 2, 8, 8)),

@@ -1,5 +1,6 @@
 """Fine-tune a model by MDSS: `python3 run.py train mdss --base tinyworld:epsilon --k 4 --out FILE`, or
-`--base CHECKPOINT --images FOLDER --out FILE` for checkpoints of SD1.5, SD2, SDXL, SD3 and Flux.
+`--base CHECKPOINT --images FOLDER --out FILE` for checkpoints of SD1.5, SD2, SDXL, SD3,
+Flux, Chroma, Lumina 2 and Z-Image.
 
 Ctrl+C keeps the state in --work; the same command goes on from there, to the bit. --work holds the cached
 latents as well. FILE is an ordinary checkpoint, or with --lora a LoRA, with the second head beside it.
