@@ -41,7 +41,8 @@ class SteadyDiffTrainMDSS(io.ComfyNode):
             "that the model made one step of and that was carried on over k more; the model learns the noise "
             "of the state without the error, and a second head the error. For models of SD1.5, SD2, SDXL, "
             "SD3, Flux, Chroma, Lumina 2, Z-Image, and the tiny world that ships with the pack. Cancel "
-            "keeps what was learnt: run it again to go on. (Ren et al., Multi-Step Denoising Scheduled Sampling, AAAI 2024.)",
+            "keeps what was learnt: run it again to go on. (Ren et al., Multi-Step Denoising Scheduled "
+            "Sampling, AAAI 2024.)",
             search_aliases=["scheduled sampling", "SDSS", "fine-tune"],
             is_input_list=True,  # so that ComfyUI's own data set nodes fit
             advanced=[
