@@ -171,23 +171,28 @@ def with_fixed_branches(model):
     return clone
 
 
-def inside_runs(models: list, use: Callable, calls: tuple = (), shape: tuple = SHAPE) -> None:
-    """Start a sampling run on each model, one in the other, and hand `use` a guided model call of each."""
+def inside_runs(
+    models: list, use: Callable, calls: tuple = (), shape: tuple = SHAPE, conds: list | None = None
+) -> None:
+    """Start a sampling run on each model, one in the other, and hand `use` a guided model call of each.
+
+    conds: two prompts, as text encoders return them; made up where none are given
+    """
     if not models:
         return use(*calls)
 
     def sample(model, x, sigmas, extra_args, callback=None, disable=None):
-        sigma = sigmas[1].expand(len(x))
-        inside_runs(models[1:], use, (*calls, lambda: model(x, sigma, **extra_args)), shape)
+        sigma = sigmas[1] * x.new_ones(len(x))  # as samplers make it
+        inside_runs(models[1:], use, (*calls, lambda: model(x, sigma, **extra_args)), shape, conds)
         return x
 
     samplers = load("comfy.samplers")
     guider = samplers.CFGGuider(models[0])
-    width = models[0].model.model_config.unet_config["context_dim"]
-    guider.set_conds(*([[torch.randn(1, 77, width), {}]] for _ in "+-"))
+    width = models[0].model.model_config.unet_config.get("context_dim")
+    guider.set_conds(*conds or ([[torch.randn(1, 77, width), {}]] for _ in "+-"))
     guider.set_cfg(7.0)
-    sigmas = samplers.calculate_sigmas(models[0].get_model_object("model_sampling"), "simple", 20)
-    with torch.inference_mode():
+    with torch.inference_mode():  # as the host executes nodes
+        sigmas = samplers.calculate_sigmas(models[0].get_model_object("model_sampling"), "simple", 20)
         guider.sample(
             torch.randn(shape), torch.zeros(shape), samplers.KSAMPLER(sample), sigmas, disable_pbar=True
         )

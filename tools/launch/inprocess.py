@@ -29,11 +29,17 @@ def host_path() -> str | None:
 
 
 @cache
-def prepare_host(cpu: bool) -> None:
-    """Make ComfyUI's modules importable; once, before anything else of it is imported."""
+def prepare_host(cpu: bool, *switches: str) -> None:
+    """Make ComfyUI's modules importable; once, before anything else of it is imported.
+
+    switches: of its command line, e.g. "novram"
+    """
     # Its root must come before ours: both have a package `nodes`, and the host means its own.
     sys.path.insert(0, str(host_path()))
-    importlib.import_module("comfy.cli_args").args.cpu = cpu
+    arguments = importlib.import_module("comfy.cli_args").args
+    arguments.cpu = cpu
+    for switch in switches:
+        setattr(arguments, switch, True)
     load("comfy.samplers")  # first, as the host's modules import each other in a circle
 
 

@@ -27,6 +27,13 @@ from pathlib import Path
 from tools.launch.environment import ROOT
 
 OWN_OPTIONS: dict[str, dict[str, dict]] = {
+    "cost": {
+        "--memory": {
+            "choices": ("normal", "lowvram", "novram"),
+            "default": "normal",
+            "help": "where the host keeps weights",
+        }
+    },
     "mdss": {"--curves": {"action": "store_true", "help": "only the curves of docs/mdss_curves.png"}},
     "photos": {
         "--data": {"type": Path, "help": "CIFAR-10 as a folder, a tar or torchvision's download"},

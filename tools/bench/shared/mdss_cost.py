@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from steadydiff.denoiser import Space
 from steadydiff.files.mdss import Head, MdssCard
 from steadydiff.hosts.comfy.mdss import LoadedHead, attach_mdss
+from steadydiff.hosts.patch import states_of
 from steadydiff.networks.xi_head import TwoHeads, last_layer
 from steadydiff.tinyworld.finetune import load_base
 from steadydiff.training.mdss import PLAN, MdssLoss, MdssRecipe, train_mdss, variant_for
@@ -57,7 +59,12 @@ def with_head(model: Any) -> Any:
     weight = layer.get_parameter("weight")
     head = Head(torch.full(weight.shape, 1e-6), torch.zeros(len(weight)))
     host = sys.modules[f"{PACK}.nodes.shared.host"].HOST
-    return attach_mdss(model, LoadedHead(head, MdssCard(form="lora", space="ve"), "random"), host)
+    return attach_mdss(model, LoadedHead(head, MdssCard(form="lora", space=space_of(model)), "random"), host)
+
+
+def space_of(model: Any) -> Space:
+    """How the model builds its states."""
+    return states_of(model.get_model_object("model_sampling")).space
 
 
 class Always(MdssLoss):
