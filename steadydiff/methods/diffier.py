@@ -304,12 +304,14 @@ class _Corrected:
         self._always = self._low <= 0 and self._high >= 2 * max(run.sigmas, default=0.0)
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        inside = None if self._always else (sigma >= self._low) & (sigma <= self._high)
+        # Read before the model is called, as samplers read theirs: afterwards it would wait for the model.
+        due = not self.calls_model or inside is None or bool(inside.any())
         denoised = self._denoise(x, sigma)
         self.calls += 1
         if self.draws:
             self._noise.see(x)
-        inside = None if self._always else (sigma >= self._low) & (sigma <= self._high)
-        if self.calls_model and inside is not None and not inside.any():
+        if not due:
             return denoised
         corrected = self.correct(x, _wide(denoised), sigma).to(denoised.dtype)
         return _chosen(inside, corrected, denoised)

@@ -434,10 +434,11 @@ def test_whole_runs_without_a_threshold_read_nothing_back_after_the_first_call(l
         wrapped = method.wrap(lambda x, sigma: x * 0.5, run_of("ve"))
         wrapped(x, sigma)
         assert isinstance(wrapped(x.as_subclass(Sealed), sigma.as_subclass(Sealed)), Sealed)
-    in_part = DiffIER().wrap(lambda x, sigma: x * 0.5, run_of("ve"))
-    in_part(x, sigma)
+    called = []
+    in_part = DiffIER().wrap(lambda x, sigma: called.append(sigma) or x * 0.5, run_of("ve"))
     with pytest.raises(AssertionError, match="__bool__ reads"):  # so the line above could have failed
         in_part(x.as_subclass(Sealed), sigma.as_subclass(Sealed))
+    assert not called  # once the model is at work, reading waits for it
 
 
 # --- the noise

@@ -67,6 +67,7 @@ SIZES = {
     "Flux": Size("Flux", FLUX, (16, 128, 128), (512, 4096), {"pooled_output": 768}, torch.bfloat16),
 }
 ROUNDS = 30
+WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "cudaStreamSynchronize", "cudaDeviceSynchronize")
 
 
 def main() -> int:
@@ -117,7 +118,7 @@ def cost(size: Size, method: str, rounds: int, batch: int = 1, weights: torch.dt
         taken = timing.time_in_turn([plain, ours], rounds, warmup=1)
         plain_ms, ours_ms = (statistics.median(column) for column in zip(*taken, strict=True))
         ratio = statistics.median(own / bare for bare, own in taken)
-        found.update(ours_ms=ours_ms, plain_ms=plain_ms, ratio=ratio)
+        found.update(ours_ms=ours_ms, plain_ms=plain_ms, ratio=ratio, more_waits=waits(ours) - waits(plain))
         if torch.cuda.is_available():
             found["more_mib"] = (peak(ours) - peak(plain)) / 2**20
 
@@ -214,6 +215,13 @@ def network(model, shape: tuple[int, int, int]) -> dict:
     patcher = kind(own.to(model.load_device), load_device=model.load_device, offload_device=model.load_device)
     card = state.AntiBiasCard(target="phi", space=mdss_cost.space_of(model))
     return {"antibias": state.LoadedPrompt(patcher, card, name="random")}
+
+
+def waits(call) -> int:
+    """How often a call reads a value back from the device, for which the host waits; seen on a CPU too."""
+    with torch.profiler.profile(acc_events=True) as profile:
+        call()
+    return sum(event.count for event in profile.key_averages() if event.key in WAITS)
 
 
 def peak(call) -> int:
