@@ -3,13 +3,14 @@
 import pytest
 import torch
 
+from steadydiff.errors import SteadyDiffError
 from steadydiff.samplers import sample_euler
 from steadydiff.tinyworld import files, sampling
 from steadydiff.tinyworld.reader import attributes, found
 from steadydiff.tinyworld.scenes import caption, render, sample_scenes
 from steadydiff.tinyworld.text import tokenize
 from steadydiff.tinyworld.train import HELD_OUT, SCALE_FACTOR
-from tools.launch.inprocess import is_pack_error, load
+from tools.launch.inprocess import load
 
 PROMPT = "a hatched drawing of a small red star left of a large blue circle on a sky background"
 
@@ -117,5 +118,5 @@ def test_emphasis_in_a_prompt_works_as_in_any_clip(world):
 def test_an_unknown_variant_is_refused(pack):
     with pytest.raises(Exception, match="choose one of epsilon, flow") as caught:
         pack["SteadyDiffTinyWorld"].execute("sdxl")
-    assert isinstance(caught.value, ValueError) and is_pack_error(caught.value)
+    assert isinstance(caught.value, ValueError) and isinstance(caught.value, SteadyDiffError)
     assert load("execution").full_type_name(type(caught.value)) == "steadydiff.SettingsError"

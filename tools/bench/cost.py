@@ -19,6 +19,8 @@ from tempfile import TemporaryDirectory
 import torch
 
 from steadydiff.errors import SteadyDiffError
+from steadydiff.files.antibias import AntiBiasCard
+from steadydiff.hosts.comfy.antibias import LoadedPrompt
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork, attention_at
 from steadydiff.networks.xi_head import TwoHeads
 from steadydiff.training.mdss import PLAN, MdssRecipe, train_mdss, variant_for
@@ -26,7 +28,7 @@ from tools.bench import epsilon_scaling as timing
 from tools.bench.shared import mdss_cost
 from tools.bench.shared.frame import Bench, Figures, options_of
 from tools.bench.shared.tries import METHODS
-from tools.launch.inprocess import PACK, defaults_of, load, load_pack, prepare_host
+from tools.launch.inprocess import defaults_of, load, load_pack, prepare_host
 
 
 @dataclass(frozen=True)
@@ -208,13 +210,12 @@ def put(method: str, model, size: Size):
 
 def network(model, shape: tuple[int, int, int]) -> dict:
     """The paper's network for latents of this shape."""
-    state = sys.modules[f"{PACK}.steadydiff.hosts.comfy.antibias"]
     channels, side, _ = shape
     own = PromptNetwork(PromptConfig(channels, 32, attention_levels=attention_at(side, 3)))
     kind = load("comfy.model_patcher").CoreModelPatcher
     patcher = kind(own.to(model.load_device), load_device=model.load_device, offload_device=model.load_device)
-    card = state.AntiBiasCard(target="phi", space=mdss_cost.space_of(model))
-    return {"antibias": state.LoadedPrompt(patcher, card, name="random")}
+    card = AntiBiasCard(target="phi", space=mdss_cost.space_of(model))
+    return {"antibias": LoadedPrompt(patcher, card, name="random")}
 
 
 def waits(call) -> int:

@@ -8,15 +8,14 @@ import asyncio
 import importlib
 import importlib.util
 import os
+import pkgutil
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 from typing import Any
 
-from steadydiff.errors import SteadyDiffError
+import steadydiff
 from tools.launch.environment import ROOT
 
 PACK = "custom_nodes_x_SteadyDiff"
@@ -52,7 +51,9 @@ def load(name: str) -> ModuleType:
 
 @cache
 def load_pack(name: str = PACK) -> dict[str, type]:
-    """Our nodes by id, loaded as the host loads a custom node: from a folder; once a process."""
+    """Our nodes by id, loaded as the host loads a custom node, from a folder, but around the core that this
+    process has already: its classes and errors are there once, whoever imports them. Once a process."""
+    _share_core(name)
     spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -62,22 +63,13 @@ def load_pack(name: str = PACK) -> dict[str, type]:
     return {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
 
 
+def _share_core(name: str) -> None:
+    """Let a package find our core under its own name."""
+    sys.modules[f"{name}.steadydiff"] = steadydiff
+    for module in pkgutil.walk_packages(steadydiff.__path__, "steadydiff."):
+        sys.modules[f"{name}.{module.name}"] = importlib.import_module(module.name)
+
+
 def defaults_of(node: Any) -> dict[str, Any]:
     """A node's widgets at their defaults."""
     return {entry.id: entry.default for entry in node.GET_SCHEMA().inputs if hasattr(entry, "default")}
-
-
-@contextmanager
-def pack_errors() -> Iterator[None]:
-    """Turn the errors of the loaded pack, which has modules of its own, into ours."""
-    try:
-        yield
-    except Exception as error:
-        if is_pack_error(error):
-            raise SteadyDiffError(str(error)) from error
-        raise
-
-
-def is_pack_error(error: BaseException) -> bool:
-    """Whether the loaded pack has raised this on purpose."""
-    return isinstance(error, sys.modules[f"{PACK}.steadydiff.errors"].SteadyDiffError)

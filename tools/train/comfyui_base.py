@@ -23,7 +23,7 @@ from steadydiff.errors import SettingsError
 from steadydiff.files.atomic import atomic_write
 from steadydiff.picture_files import SUFFIXES, pictures_in, pixels, read_picture
 from steadydiff.training.distributed import team
-from tools.launch.inprocess import PACK, host_path, load, load_pack, pack_errors, prepare_host
+from tools.launch.inprocess import PACK, host_path, load, load_pack, prepare_host
 from tools.train.captions import all_captions, captions_of
 
 ENCODE_BATCH = 4
@@ -120,7 +120,7 @@ def train_on(options: argparse.Namespace, module: str, whole: bool, train: Calla
         captions = [caption for caption in base.captions(texts) for _ in range(1 + options.flip)]
         return node.Samples(clean, captions, base.captions([""])[0])
 
-    with pack_errors(), torch.inference_mode():  # as the host runs nodes
+    with torch.inference_mode():  # as the host runs nodes
         train(node, base, samples)
 
 

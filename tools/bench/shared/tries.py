@@ -6,7 +6,6 @@ the sentence if the method declines, or else what is wrong.
 """
 
 import atexit
-import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from itertools import combinations, product
@@ -16,7 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tools.launch.inprocess import PACK, defaults_of, is_pack_error, load, load_pack
+from steadydiff.errors import SteadyDiffError
+from steadydiff.files.antibias import AntiBiasCard
+from steadydiff.files.mdss import Head, MdssCard
+from steadydiff.hosts.comfy.antibias import LoadedPrompt
+from steadydiff.hosts.comfy.mdss import LoadedHead
+from tools.launch.inprocess import defaults_of, load, load_pack
 from tools.launch.tiny_models import (
     cfg_guider,
     conds,
@@ -103,28 +107,18 @@ class Bump(nn.Module):
         return 0.1 * torch.tanh(3 * x)
 
 
-def _core(name: str):
-    return sys.modules[f"{PACK}.steadydiff.{name}"]
-
-
 @cache
 def _antibias(space: str) -> dict:
     device = torch.device("cpu")
     patcher = host().Patcher(Bump(), load_device=device, offload_device=device)
-    state = _core("hosts.comfy.antibias")
-    return {
-        "antibias": state.LoadedPrompt(patcher, state.AntiBiasCard(target="phi", space=space), name="made up")
-    }
+    return {"antibias": LoadedPrompt(patcher, AntiBiasCard(target="phi", space=space), name="made up")}
 
 
 @cache
 def _head(space: str) -> dict:
     generator = torch.Generator().manual_seed(3)
-    head = _core("files.mdss").Head(
-        0.02 * torch.randn((4, 32, 3, 3), generator=generator), 0.02 * torch.ones(4)
-    )
-    card = _core("files.mdss").MdssCard(form="lora", space=space)
-    return {"head": _core("hosts.comfy.mdss").LoadedHead(head, card, "made up")}
+    head = Head(0.02 * torch.randn((4, 32, 3, 3), generator=generator), 0.02 * torch.ones(4))
+    return {"head": LoadedHead(head, MdssCard(form="lora", space=space), "made up")}
 
 
 # --- one method -------------------------------------------------------------------------------------------
@@ -146,9 +140,9 @@ def _check_on(corrected, others: dict[str, tuple[Any, Tensor]], run: dict) -> st
     """`corrected` gives what nobody of `others` gives, and those give the same again afterwards."""
     try:
         first = sample(corrected, **run)
+    except SteadyDiffError as error:
+        return f"{REFUSED}{error}"
     except Exception as error:
-        if is_pack_error(error):
-            return f"{REFUSED}{error}"
         return f"{type(error).__name__}: {error}"
     _interrupt(corrected, run)
     for name, (model, before) in others.items():
