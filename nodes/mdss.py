@@ -12,8 +12,7 @@ from ..steadydiff.files.mdss import XI_PREFIX, MdssCard, load_head
 from ..steadydiff.hosts.comfy.mdss import LoadedHead, attach_mdss
 from ..steadydiff.hosts.comfy.state import check_fits
 from ..steadydiff.inputs import kinds as inputs
-from . import tinyworld
-from .shared import schema
+from .shared import schema, tinyworld
 from .shared.host import HOST
 from .shared.model_folder import ModelFolder
 

@@ -1,33 +1,33 @@
 """SteadyDiffTrainMDSS: fine-tunes a model against its own accumulated error."""
 
-from collections.abc import Callable
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import comfy.model_management
 import folder_paths
-import torch
 from comfy_api.latest import io
 
-from ..steadydiff.denoiser import Space
 from ..steadydiff.errors import SettingsError
-from ..steadydiff.files.mdss import UNET_PREFIXES
-from ..steadydiff.hosts.comfy.finetune import checkpoint_blocks, finetune_base, rebuilt, schedule_of
-from ..steadydiff.hosts.comfy.train import Samples, names_of
-from ..steadydiff.methods.mdss import VARIANTS, Variant
-from ..steadydiff.networks.xi_head import TwoHeads
+from ..steadydiff.hosts.comfy.train import Samples
+from ..steadydiff.methods.mdss import VARIANTS
 from ..steadydiff.tinyworld import files
-from ..steadydiff.tinyworld.finetune import BASES, load_base, save_finetuned
-from ..steadydiff.training.distributed import team
-from ..steadydiff.training.loop import Plan, losses
-from ..steadydiff.training.mdss import PLAN, MdssRecipe, save_trained, train_mdss, variant_for
-from . import tinyworld
+from ..steadydiff.tinyworld.finetune import BASES, finetune
+from ..steadydiff.training.loop import losses
+from ..steadydiff.training.mdss import PLAN, MdssRecipe, MdssRequest
 from .mdss import FILES, from_file
 from .shared import schema
-from .shared.host import HOST, say
-from .shared.set_up import prepare
-from .train_antibias import WRITTEN, loss_map, picture_inputs, plan_inputs, plan_of, progress, samples_of
+from .shared.host import say
+from .shared.mdss_training import train
+from .shared.tinyworld import build_model
+from .shared.training import (
+    WRITTEN,
+    loss_map,
+    picture_inputs,
+    plan_inputs,
+    plan_of,
+    progress,
+    samples_of,
+    training,
+)
 
 
 class SteadyDiffTrainMDSS(io.ComfyNode):
@@ -129,13 +129,16 @@ class SteadyDiffTrainMDSS(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         file, state = FILES.paths(name[0])
         own = None if variant[0] == "as base" else variant[0]
-        wanted = Wanted(own, k[0], batch_size[0], second_head[0], lora_rank[0], checkpointing[0])
+        request = MdssRequest(own, k[0], batch_size[0], second_head[0], lora_rank[0], checkpointing[0])
         plan = plan_of(PLAN, steps, learning_rate, seed, **planned)
         about = {"made_by": "node SteadyDiffTrainMDSS"}
         if not model:
-            train_tinyworld(base[0], wanted, plan, file, state, about)
+            work = Path(folder_paths.get_output_directory()) / FILES.name
+            device, on_step = comfy.model_management.get_torch_device(), progress(plan.steps)
+            with training(plan.seed):
+                finetune(base[0], request, plan, file, state, work, device, about, on_step)
             say(WRITTEN.format(file.name))
-            lora = lora_rank[0] and tinyworld.build_model(BASES[base[0]], files.tensors(BASES[base[0]]))
+            lora = lora_rank[0] and build_model(BASES[base[0]], files.tensors(BASES[base[0]]))
             return io.NodeOutput(*from_file(file, lora or None), {"loss": losses(state)})
         if not positive:
             raise SettingsError("a model is trained with captions; connect positive")
@@ -143,90 +146,7 @@ class SteadyDiffTrainMDSS(io.ComfyNode):
         def chosen() -> Samples:
             return samples_of(positive, samples, images, vae, empty, flip)
 
-        train(model[0], chosen, type(model[0].model).__name__, wanted, plan, file, state, about)
+        train(model[0], chosen, type(model[0].model).__name__, request, plan, file, state, about)
         say(WRITTEN.format(file.name))
         loaded = from_file(file, model[0] if lora_rank[0] else None)
         return io.NodeOutput(*loaded, {"loss": losses(state)})
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a user asks for, whatever the model; no variant: the one for its kind."""
-
-    variant: Variant | None
-    k: int
-    batch: int
-    second_head: bool
-    rank: int
-    checkpointing: bool
-
-    def recipe(self, space: Space) -> MdssRecipe:
-        return MdssRecipe(self.variant or variant_for(space), self.k, self.batch)
-
-
-def train(
-    model, samples: Callable[[], Samples], name: str, wanted: Wanted, plan: Plan, file: Path, state: Path,
-    about: dict, stored: Callable[[], dict[str, torch.Tensor]] = dict, **of_base: str,
-) -> None:  # fmt: skip
-    """Fine-tune a model of the host and write the file.
-
-    samples: asked for them once it is clear that the model can be trained
-    about:   for people who read the file
-    stored:  reads the model's own file, of whose tensors a checkpoint keeps all but the network's
-    of_base: what the file's card shall say of the model
-    """
-    schedule = schedule_of(model)
-    recipe = wanted.recipe(schedule.space)
-    recipe.check(name, schedule.space, len(schedule.sigmas))
-    chosen = samples()
-    chosen.check(model)
-    comfy.model_management.unload_all_models()  # for room, and so that no clone's LoRA is in the weights
-    device, on_step = comfy.model_management.get_torch_device(), progress(plan.steps)
-    dtype = torch.bfloat16 if wanted.rank and device.type == "cuda" else torch.float32
-    with training(plan.seed):
-        fresh = rebuilt(model, dtype, device)
-        if wanted.checkpointing:
-            checkpoint_blocks(fresh.diffusion_model)
-        base = finetune_base(model, name, schedule, chosen, HOST, prepare, fresh)
-        heads = TwoHeads(base.network, wanted.second_head, wanted.rank)
-        trained = train_mdss(heads, base, recipe, plan, state, on_step)
-    if team().rank:
-        return
-
-    half = torch.bfloat16 if model.model.get_dtype() == torch.bfloat16 else torch.float16
-
-    def checkpoint(network: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        network = {key: value.to(half) for key, value in network.items()}
-        own = model.model.model_config.process_unet_state_dict_for_saving(network)
-        if schedule.prediction == "v":
-            own["v_pred"] = torch.tensor([])  # by which the host knows some of them
-        return own | {key: value for key, value in stored().items() if not key.startswith(UNET_PREFIXES[0])}
-
-    about = {**about, **plan.facts, "samples": len(chosen.clean)}
-    about["recipe"] = vars(recipe)
-    facts = {**names_of(model), **of_base, "training": about}
-    save_trained(file, trained, base, recipe, checkpoint, **facts)
-
-
-def train_tinyworld(base: str, wanted: Wanted, plan: Plan, file: Path, state: Path, about: dict) -> None:
-    """Fine-tune a variant of the tiny world and write the file."""
-    work, on_step = Path(folder_paths.get_output_directory()) / FILES.name, progress(plan.steps)
-    with training(plan.seed):
-        device = comfy.model_management.get_torch_device()
-        chosen = load_base(base, work, device, wanted.checkpointing)
-        model, recipe = TwoHeads(chosen.network, wanted.second_head, wanted.rank), wanted.recipe(chosen.space)
-        trained = train_mdss(model, chosen, recipe, plan, state, on_step)
-    about = {**about, **plan.facts, "recipe": vars(recipe)}
-    save_finetuned(file, trained, chosen, recipe, about)
-
-
-@contextmanager
-def training(seed: int):
-    """Leave the host's inference mode, whose tensors training must not touch, and tell the host."""
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng():
-        torch.manual_seed(seed)
-        comfy.model_management.in_training = True
-        try:
-            yield
-        finally:
-            comfy.model_management.in_training = False

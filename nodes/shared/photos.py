@@ -1,4 +1,4 @@
-"""The photos as ComfyUI's own MODEL, CLIP and VAE; `tinyworld.py` has the node that offers them."""
+"""The photos as ComfyUI's own MODEL, CLIP and VAE; the node of the tiny world offers them."""
 
 # pyright: reportArgumentType=false
 # (the host annotates with one of its own classes where it takes any of that kind)
@@ -14,7 +14,7 @@ from ...steadydiff.tinyworld.files import TEXT_PREFIX, UNET_PREFIX, part
 from ...steadydiff.tinyworld.photos import files
 from ...steadydiff.tinyworld.photos.network import PhotoConfig, PhotoNet
 from ...steadydiff.tinyworld.photos.words import TEXT, PhotoTokenizer
-from .. import tinyworld
+from . import tinyworld
 
 
 class PhotoModel(comfy.model_base.BaseModel):

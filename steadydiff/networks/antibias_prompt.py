@@ -8,6 +8,7 @@ Trained by `..training.antibias`, called by `..methods.antibias_prompt`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -52,6 +53,15 @@ class PromptConfig:
             )
         if not set(self.attention_levels) <= set(range(levels)):
             raise SettingsError(f"attention_levels are of 0 to {levels - 1}; got {self.attention_levels}")
+
+    @classmethod
+    def for_latents(
+        cls, shape: Sequence[int], channels: int, mult: tuple[int, ...] = channel_mult, **more: Any
+    ) -> PromptConfig:
+        """Return the network for latents of the shape [C, *S]; it attends at 16x16, if it comes there."""
+        return cls(
+            shape[0], channels, mult, attention_levels=attention_at(max(shape[-2:]), len(mult)), **more
+        )
 
 
 def attention_at(size: int, levels: int, attended: int = 16) -> tuple[int, ...]:

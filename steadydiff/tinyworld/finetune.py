@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..networks.xi_head import TwoHeads
-from ..training.mdss import MdssBase, MdssRecipe, save_trained
+from ..training.distributed import team
+from ..training.loop import OnStep, Plan
+from ..training.mdss import MdssBase, MdssRecipe, MdssRequest, save_trained, train_mdss
 from . import base as tinyworld
 from . import files, sampling
 from .files import check_variant
@@ -65,3 +68,27 @@ def save_finetuned(path: Path, model: TwoHeads, base: MdssBase, recipe: MdssReci
         training={"data": "drawings of the tiny world, those its base model was trained on", **training},
         licence="MIT",
     )
+
+
+def finetune(
+    base: str,
+    request: MdssRequest,
+    plan: Plan,
+    file: Path,
+    state: Path,
+    work: Path,
+    device: torch.device,
+    about: dict,
+    on_step: OnStep | None = None,
+) -> None:
+    """Fine-tune one of BASES, the random numbers as the caller has seeded them, and write the file.
+
+    work:  where the training data is cached
+    about: for people who read the file
+    """
+    chosen = load_base(base, work, device, request.checkpointing)
+    recipe, model = request.recipe(chosen.space), request.heads(chosen.network)
+    logging.info("%s parameters to train", f"{sum(w.numel() for w in model.parameters()):,}")
+    trained = train_mdss(model, chosen, recipe, plan, state, on_step)
+    if not team().rank:
+        save_finetuned(file, trained, chosen, recipe, {**about, **plan.facts, "recipe": vars(recipe)})

@@ -103,6 +103,26 @@ class MdssRecipe:
         return float(base.sigmas[0]), float(base.sigmas[len(base.sigmas) - self.k - 2])
 
 
+@dataclass(frozen=True)
+class MdssRequest:
+    """What a user asks for, whatever the model; no variant: the one for its kind; rank 0: all weights."""
+
+    variant: Variant | None
+    k: int
+    batch: int
+    second_head: bool
+    rank: int
+    checkpointing: bool
+
+    def recipe(self, space: Space) -> MdssRecipe:
+        """Return how a model of this space is taught."""
+        return MdssRecipe(self.variant or variant_for(space), self.k, self.batch)
+
+    def heads(self, network: nn.Module) -> TwoHeads:
+        """Return the network with what is trained of it."""
+        return TwoHeads(network, self.second_head, self.rank)
+
+
 class MdssLoss:
     """One step's loss, thesis equation 3.6, and its two parts.
 

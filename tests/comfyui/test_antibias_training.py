@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from tools.launch.inprocess import defaults_of
+from tools.launch.inprocess import PACK, defaults_of
 from tools.train.antibias import parser
 
 
@@ -157,7 +157,7 @@ def test_lists_and_pictures_are_samples_too(given, pack, train, conds, host):
 
 
 def test_pictures_are_trained_on_with_their_mirror_images(pack, train, conds):
-    module = sys.modules[pack["SteadyDiffTrainAntiBias"].__module__]
+    module = sys.modules[f"{PACK}.nodes.shared.training"]
     pictures = torch.rand(4, 8, 8, 3)
     both = module.with_mirrored(pictures)
     assert torch.equal(both[::2], pictures) and torch.equal(both[1::2], pictures.flip(2))

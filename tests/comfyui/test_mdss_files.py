@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tools.launch.inprocess import defaults_of
+from tools.launch.inprocess import PACK, defaults_of
 
 PROMPT = "a hatched drawing of a small red star on a sky background"
 
@@ -107,7 +107,7 @@ def test_a_trained_checkpoint_is_a_plain_model_to_others_and_has_a_head_for_us(t
     assert len(losses["loss"]) == 2 and all(loss > 0 for loss in losses["loss"])
     shipped, clip, _ = world()
     stored = comfy.utils.load_torch_file(str(folders / "made.safetensors"))
-    plain = sys.modules[pack["SteadyDiffTinyWorld"].__module__].build_model("epsilon", stored)
+    plain = sys.modules[f"{PACK}.nodes.shared.tinyworld"].build_model("epsilon", stored)
     assert torch.equal(drawn(plain, clip), drawn(model, clip))
     assert not torch.equal(drawn(model, clip), drawn(shipped, clip))
     again, found = pack["SteadyDiffLoadMDSS"].execute("made.safetensors").args

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from steadydiff.files.mdss import load_head
 from steadydiff.networks.xi_head import TwoHeads, apply_head, capture, last_layer, patch_of, to_latent
+from steadydiff.training.mdss import PLAN, MdssRequest
 from tools.launch import tiny_families
 from tools.launch.inprocess import PACK, defaults_of, load
 from tools.train.mdss import main
@@ -58,7 +59,7 @@ def families(host, small_unet):
 
 @pytest.fixture
 def node(pack):
-    return importlib.import_module(f"{PACK}.nodes.train_mdss")
+    return importlib.import_module(f"{PACK}.nodes.shared.mdss_training")
 
 
 @pytest.fixture
@@ -140,8 +141,8 @@ def test_all_weights_become_a_checkpoint_and_the_model_stays_as_it_is(
 ):
     model, file = families[family], tmp_path / "made.safetensors"
     before = {name: value.clone() for name, value in model.model.state_dict().items()}
-    plan = replace(node.PLAN, steps=2, lr=0.01)
-    wanted = node.Wanted(None, 4, 4, True, 0, False)
+    plan = replace(PLAN, steps=2, lr=0.01)
+    wanted = MdssRequest(None, 4, 4, True, 0, False)
     state = tmp_path / "state.safetensors"
     node.train(model, lambda: samples_of(model), family, wanted, plan, file, state, {})
     assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
@@ -159,7 +160,9 @@ def test_the_node_makes_a_lora_of_lists_of_latents_and_captions(
 ):
     model, schema = families[family], pack["SteadyDiffTrainMDSS"].GET_SCHEMA()
     paths = tmp_path / "made.safetensors", tmp_path / "state.safetensors"
-    monkeypatch.setattr(type(node.FILES), "paths", lambda self, name: paths)
+    monkeypatch.setattr(
+        sys.modules[f"{PACK}.nodes.shared.model_folder"].ModelFolder, "paths", lambda self, name: paths
+    )
     samples, widgets = samples_of(model), {i.id: i.default for i in schema.inputs if hasattr(i, "default")}
     widgets |= {"base": "tinyworld:flow", "steps": 1, "batch_size": 4, "lora_rank": 2, "model": model}
     inputs = {name: [value] for name, value in widgets.items()}
@@ -247,14 +250,14 @@ def test_models_that_cannot_be_trained_are_refused_by_name(families, node, finet
     model.patches = {"diffusion_model.out.2.weight": []}
     with pytest.raises(Exception, match="this model carries LoRAs"):
         finetune.schedule_of(model)
-    wanted = node.Wanted("flow", 4, 2, True, 0, False)
+    wanted = MdssRequest("flow", 4, 2, True, 0, False)
     for change, sentence in (
         ({}, "small takes the variant posterior or ddim"),
         ({"k": 999}, "has 1000, so k is"),
     ):
         asked = replace(wanted, **({"variant": None} if change else {}), **change)
         with pytest.raises(Exception, match=sentence):
-            node.train(families["SD15"], pytest.fail, "small", asked, node.PLAN, None, None, {})
+            node.train(families["SD15"], pytest.fail, "small", asked, PLAN, None, None, {})
 
 
 # --- the command ------------------------------------------------------------------------------------------
@@ -320,7 +323,7 @@ def test_it_begins_with_what_a_computer_at_home_can_train(pack):
 
 
 def test_a_training_says_how_long_it_takes(pack, said):
-    progress = sys.modules[f"{PACK}.nodes.train_antibias"].progress
+    progress = sys.modules[f"{PACK}.nodes.shared.training"].progress
     on_step = progress(101, iter([0.0, 6.0, 6.1, 20.0]).__next__)
     for done in (1, 2, 3, 11):
         on_step(done, 0.25)

@@ -40,3 +40,10 @@ def test_adapters_ask_no_method_for_its_class():
     files = [*(CORE / "hosts").rglob("*.py"), *(ROOT / "extension").rglob("*.py")]
     assert len(files) > 30
     assert [file for file in files if known.search(file.read_text(encoding="utf-8"))] == []
+
+
+def test_no_tool_reaches_into_a_nodes_file():
+    named = re.compile(r"}\.nodes\.(?!shared)")
+    files = list((ROOT / "tools").rglob("*.py"))
+    assert named.search('import_module(f"{PACK}.nodes.{module}")')
+    assert [file for file in files if named.search(file.read_text(encoding="utf-8"))] == []

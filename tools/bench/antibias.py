@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from steadydiff.files.antibias import load_prompt
 from steadydiff.methods.antibias_prompt import AntiBiasPrompt
-from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork, attention_at
+from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork
 from steadydiff.tinyworld import files
 from steadydiff.tinyworld import train as tinyworld
 from steadydiff.training.antibias import AntiBiasRecipe
@@ -97,8 +97,7 @@ def small_network() -> PromptConfig:
     """The one that is trained here, on the tiny world."""
     defaults = train_antibias.parser().parse_args(["--base", "", "--out", ""])
     mult = train_antibias.numbers(defaults.mult)
-    attention = attention_at(train_antibias.LATENT_SIZE, len(mult))
-    return PromptConfig(4, CHANNELS, mult, defaults.blocks, attention)
+    return PromptConfig.for_latents(train_antibias.LATENTS, CHANNELS, mult, blocks=defaults.blocks)
 
 
 @torch.no_grad()
@@ -141,7 +140,7 @@ def antibias(recipe: str, steps: int, condition: Condition, part: int) -> Way:
 
 def cost() -> Figures:
     """What the paper's network for 64x64 adds to a guided call of an SD1.5-sized model."""
-    network = PromptNetwork(PromptConfig(4, 32, attention_levels=attention_at(64, 3)))
+    network = PromptNetwork(PromptConfig.for_latents((4, 64, 64), 32))
     x = torch.zeros(1, 4, 64, 64)
     guided: list[float] = []
     model = timing.make_model("EPS", timing.SD15)

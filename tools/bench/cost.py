@@ -20,15 +20,17 @@ import torch
 
 from steadydiff.errors import SteadyDiffError
 from steadydiff.files.antibias import AntiBiasCard
+from steadydiff.hosts.comfy import finetune
 from steadydiff.hosts.comfy.antibias import LoadedPrompt
-from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork, attention_at
+from steadydiff.hosts.comfy.train import Samples
+from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork
 from steadydiff.networks.xi_head import TwoHeads
 from steadydiff.training.mdss import PLAN, MdssRecipe, train_mdss, variant_for
 from tools.bench import epsilon_scaling as timing
 from tools.bench.shared import mdss_cost
 from tools.bench.shared.frame import Bench, Figures, options_of
 from tools.bench.shared.tries import METHODS
-from tools.launch.inprocess import defaults_of, load, load_pack, prepare_host
+from tools.launch.inprocess import PACK, defaults_of, load, load_pack, prepare_host
 
 
 @dataclass(frozen=True)
@@ -152,13 +154,11 @@ def recompiled(model, method: str, size: Size, calls: int = 4) -> Figures:
 def training(size: Size, rank: int, checkpointing: bool, batch: int = 4, steps: int = 6) -> Figures:
     """Pictures a second of MDSS's training, on a GPU in bfloat16, two batches to a step, and its memory."""
     load_pack()
-    node, finetune = (
-        sys.modules[f"{PACK}.{name}"] for name in ("nodes.train_mdss", "steadydiff.hosts.comfy.finetune")
-    )
+    node = sys.modules[f"{PACK}.nodes.shared.mdss_training"]
     model = make(size)
     device, cuda = model.load_device, model.load_device.type == "cuda"
     text = [_prompt(size, torch.Generator().manual_seed(i)) for i in range(3)]
-    samples = node.Samples(torch.randn(8, *size.shape), (text * 3)[:8], text[0])
+    samples = Samples(torch.randn(8, *size.shape), (text * 3)[:8], text[0])
     with node.training(0):
         fresh = finetune.rebuilt(model, torch.bfloat16 if rank and cuda else torch.float32, device)
         if checkpointing:
@@ -210,8 +210,7 @@ def put(method: str, model, size: Size):
 
 def network(model, shape: tuple[int, int, int]) -> dict:
     """The paper's network for latents of this shape."""
-    channels, side, _ = shape
-    own = PromptNetwork(PromptConfig(channels, 32, attention_levels=attention_at(side, 3)))
+    own = PromptNetwork(PromptConfig.for_latents(shape, 32))
     kind = load("comfy.model_patcher").CoreModelPatcher
     patcher = kind(own.to(model.load_device), load_device=model.load_device, offload_device=model.load_device)
     card = AntiBiasCard(target="phi", space=mdss_cost.space_of(model))

@@ -14,7 +14,7 @@ import torch
 
 from steadydiff.errors import SettingsError
 from steadydiff.files.antibias import AntiBiasCard, save_prompt
-from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork, attention_at
+from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork
 from steadydiff.tinyworld import base as tinyworld
 from steadydiff.tinyworld.files import VARIANTS
 from steadydiff.training.antibias import (
@@ -32,7 +32,7 @@ from steadydiff.training.losses import LOSSES, WEIGHTS
 from tools.train.command import check_base, plan_of, run_training, training_parser
 
 BASES = {f"tinyworld:{variant}": variant for variant in VARIANTS}
-LATENT_SIZE = 8  # of the tiny world
+LATENTS = (4, 8, 8)  # of the tiny world
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,22 +70,22 @@ def train(options: argparse.Namespace, command: str) -> None:
 def train_on_checkpoint(options: argparse.Namespace, recipe: AntiBiasRecipe, plan: Plan, about: dict) -> None:
     from tools.train.comfyui_base import train_on  # only here, as it needs the host's packages
 
-    def train(node, base, encoded) -> None:
-        samples = encoded()
-        config = node.config_for(
-            samples.clean, options.channels, numbers(options.mult), blocks=options.blocks
+    def train(training, base, encoded) -> None:
+        samples, mult = encoded(), numbers(options.mult)
+        config = PromptConfig.for_latents(
+            samples.clean.shape[1:], options.channels, mult, blocks=options.blocks
         )
         state = options.work / f"{options.out.stem}.safetensors"
         steps, card = numbers(options.sample_steps), {"base": base.path.name, "base_sha256": base.sha256}
-        node.train(base.model, samples, config, recipe, plan, steps, options.out, state, about, **card)
+        training.train(base.model, samples, config, recipe, plan, steps, options.out, state, about, **card)
 
-    train_on(options, "train_antibias", whole=False, train=train)
+    train_on(options, "antibias_training", whole=False, train=train)
 
 
 def train_on_tinyworld(options: argparse.Namespace, recipe: AntiBiasRecipe, plan: Plan, about: dict) -> None:
     """Train on a variant of the tiny world, without a host."""
     variant, mult = BASES[options.base], numbers(options.mult)
-    config = PromptConfig(4, options.channels, mult, options.blocks, attention_at(LATENT_SIZE, len(mult)))
+    config = PromptConfig.for_latents(LATENTS, options.channels, mult, blocks=options.blocks)
     device = team().device
     base = tinyworld.load_base(variant, options.work, numbers(options.sample_steps), device)
     torch.manual_seed(plan.seed)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from steadydiff.errors import SettingsError
 from steadydiff.files.atomic import atomic_write
+from steadydiff.hosts.comfy.train import Samples
 from steadydiff.picture_files import SUFFIXES, pictures_in, pixels, read_picture
 from steadydiff.training.distributed import team
 from tools.launch.inprocess import PACK, host_path, load, load_pack, prepare_host
@@ -103,7 +104,7 @@ def load_base(path: Path) -> HostBase:
 def train_on(options: argparse.Namespace, module: str, whole: bool, train: Callable[..., None]) -> None:
     """Train on --base with --images as a node does, in a ComfyUI inside this process.
 
-    module: of the node, of whose `Samples` the training's are
+    module: what that node trains by, a file of nodes/shared/
     whole:  whether every picture must have a caption
     train:  (module, base, a function that encodes the samples)
     """
@@ -113,15 +114,15 @@ def train_on(options: argparse.Namespace, module: str, whole: bool, train: Calla
     texts = all_captions(pictures, where) if whole else [text or "" for text in captions_of(pictures, where)]
     base = load_base(Path(options.base))
     load_pack()
-    node = importlib.import_module(f"{PACK}.nodes.{module}")
+    training = importlib.import_module(f"{PACK}.nodes.shared.{module}")
 
     def samples():
         clean = base.latents(pictures, options.size, options.work, options.flip)
         captions = [caption for caption in base.captions(texts) for _ in range(1 + options.flip)]
-        return node.Samples(clean, captions, base.captions([""])[0])
+        return Samples(clean, captions, base.captions([""])[0])
 
     with torch.inference_mode():  # as the host runs nodes
-        train(node, base, samples)
+        train(training, base, samples)
 
 
 def given_pictures(folder: Path) -> list[Path]:

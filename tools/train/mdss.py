@@ -14,11 +14,10 @@ import torch
 
 from steadydiff.errors import SettingsError
 from steadydiff.methods.mdss import VARIANTS
-from steadydiff.networks.xi_head import TwoHeads
-from steadydiff.tinyworld.finetune import BASES, load_base, save_finetuned
+from steadydiff.tinyworld.finetune import BASES, finetune
 from steadydiff.training.distributed import team
 from steadydiff.training.loop import Plan
-from steadydiff.training.mdss import PLAN, MdssRecipe, train_mdss, variant_for
+from steadydiff.training.mdss import PLAN, MdssRecipe, MdssRequest
 from tools.train.command import check_base, plan_of, run_training, training_parser
 
 
@@ -41,37 +40,30 @@ def train(options: argparse.Namespace, command: str) -> None:
         raise SettingsError(f"--lora is a rank of 1 or more, or 0 for all weights; got {options.lora}")
     plan = plan_of(options, PLAN)
     way = train_on_checkpoint if check_base(options, BASES) else train_on_tinyworld
-    way(options, plan, {"command": command})
+    request = MdssRequest(
+        options.variant, options.k, options.batch, not options.no_xi, options.lora, options.checkpointing
+    )
+    way(options, request, plan, {"command": command})
     if not team().rank:
         logging.info("wrote %s", options.out)
 
 
-def train_on_checkpoint(options: argparse.Namespace, plan: Plan, about: dict) -> None:
+def train_on_checkpoint(options: argparse.Namespace, request: MdssRequest, plan: Plan, about: dict) -> None:
     from tools.train.comfyui_base import train_on  # only here, as it needs the host's packages
 
-    def train(node, base, encoded) -> None:
-        wanted = node.Wanted(
-            options.variant, options.k, options.batch, not options.no_xi, options.lora, options.checkpointing
-        )
+    def train(training, base, encoded) -> None:
         state, name = options.work / f"{options.out.stem}.safetensors", base.path.name
         more = {"stored": base.tensors, "base_sha256": base.sha256}
-        node.train(base.model, encoded, name, wanted, plan, options.out, state, about, **more)
+        training.train(base.model, encoded, name, request, plan, options.out, state, about, **more)
 
-    train_on(options, "train_mdss", whole=True, train=train)
+    train_on(options, "mdss_training", whole=True, train=train)
 
 
-def train_on_tinyworld(options: argparse.Namespace, plan: Plan, about: dict) -> None:
+def train_on_tinyworld(options: argparse.Namespace, request: MdssRequest, plan: Plan, about: dict) -> None:
     """Train a variant of the tiny world, without a host."""
     torch.manual_seed(plan.seed)
-    base = load_base(options.base, options.work, team().device, options.checkpointing)
-    recipe = MdssRecipe(options.variant or variant_for(base.space), options.k, options.batch)
-    model = TwoHeads(base.network, xi=not options.no_xi, rank=options.lora)
-    logging.info("%s parameters to train", f"{sum(w.numel() for w in model.parameters()):,}")
     state = options.work / f"{BASES[options.base]}-{options.out.stem}.safetensors"
-    trained = train_mdss(model, base, recipe, plan, state)
-    if not team().rank:
-        facts = {**about, **plan.facts, "recipe": vars(recipe)}
-        save_finetuned(options.out, trained, base, recipe, facts)
+    finetune(options.base, request, plan, options.out, state, options.work, team().device, about)
 
 
 if __name__ == "__main__":

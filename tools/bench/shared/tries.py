@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steadydiff.denoiser import Space
 from steadydiff.errors import SteadyDiffError
 from steadydiff.files.antibias import AntiBiasCard
 from steadydiff.files.mdss import Head, MdssCard
@@ -108,14 +109,14 @@ class Bump(nn.Module):
 
 
 @cache
-def _antibias(space: str) -> dict:
+def _antibias(space: Space) -> dict:
     device = torch.device("cpu")
     patcher = host().Patcher(Bump(), load_device=device, offload_device=device)
     return {"antibias": LoadedPrompt(patcher, AntiBiasCard(target="phi", space=space), name="made up")}
 
 
 @cache
-def _head(space: str) -> dict:
+def _head(space: Space) -> dict:
     generator = torch.Generator().manual_seed(3)
     head = Head(0.02 * torch.randn((4, 32, 3, 3), generator=generator), 0.02 * torch.ones(4))
     return {"head": LoadedHead(head, MdssCard(form="lora", space=space), "made up")}
