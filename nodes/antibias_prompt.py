@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..steadydiff.files.antibias import load_prompt
 from ..steadydiff.hosts.comfy.antibias import LoadedPrompt, attach_prompt
-from ..steadydiff.inputs import kinds as inputs
+from ..steadydiff.inputs.antibias_prompt import ANTIBIAS_PROMPT
 from .shared import schema
 from .shared.host import HOST, patcher_of
 from .shared.model_folder import ModelFolder
@@ -78,7 +78,7 @@ class SteadyDiffAntiBiasPrompt(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model to correct. Other uses of it stay as they are."),
                 schema.AntiBias.Input("antibias", tooltip="From Load Anti-Bias Model, made for this model."),
-                *schema.widgets(inputs.ANTIBIAS_PROMPT),
+                *schema.widgets(ANTIBIAS_PROMPT),
             ],
             outputs=[io.Model.Output(tooltip="The corrected model; give it to any sampler or guider.")],
         )  # fmt: skip

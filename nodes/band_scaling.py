@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..steadydiff.hosts.comfy.attach import attach
 from ..steadydiff.hosts.patch import Patch
-from ..steadydiff.inputs import kinds as inputs
+from ..steadydiff.inputs.band_scaling import BAND_SCALING
 from ..steadydiff.methods.band_scaling import BandScaling
 from ..steadydiff.methods.epsilon_scaling import EpsilonScaling
 from ..steadydiff.schedules import Schedule
@@ -28,7 +28,7 @@ class SteadyDiffBandScaling(io.ComfyNode):
             advanced=["start_percent", "end_percent", "space"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to correct. Other uses of it stay as they are."),
-                *schema.widgets(inputs.BAND_SCALING),
+                *schema.widgets(BAND_SCALING),
                 schema.Schedule.Input(
                     "coarse_schedule", optional=True,
                     tooltip="A scale for every single step in the coarse band, from SteadyDiff Schedule. It "

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from ..steadydiff.drift.calibration import TRIALS, as_method, remarks, steady
 from ..steadydiff.drift.measurement import Measurement
 from ..steadydiff.hosts.comfy.drift import calibrate_model, check_calibration
-from ..steadydiff.inputs import kinds as inputs
+from ..steadydiff.inputs.drift import CALIBRATE
 from ..steadydiff.plots import schedule_figure
 from ..steadydiff.schedules import Schedule
 from .shared import schema
@@ -41,7 +41,7 @@ class SteadyDiffCalibrate(io.ComfyNode):
                     tooltip="From Measure Drift; sigmas, cfg and seed are taken from it. If it had no "
                     "reference, the scales mend few-step error only, not the model's own bias.",
                 ),
-                *schema.widgets(inputs.CALIBRATE),
+                *schema.widgets(CALIBRATE),
             ],
             outputs=[
                 schema.Schedule.Output(display_name="schedule", tooltip="For Epsilon Scaling with Schedule."),

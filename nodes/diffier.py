@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..steadydiff.drift.measurement import Measurement
 from ..steadydiff.hosts.comfy.attach import attach
 from ..steadydiff.hosts.patch import Patch
-from ..steadydiff.inputs import kinds as inputs
+from ..steadydiff.inputs.diffier import DIFFIER
 from ..steadydiff.methods.diffier import DiffIER, values_of
 from .shared import schema
 from .shared.host import HOST
@@ -27,7 +27,7 @@ class SteadyDiffDiffIER(io.ComfyNode):
             advanced=["divide_by_cfg", "threshold", "antithetic", "start_percent", "end_percent", "values"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to correct. Other uses of it stay as they are."),
-                *schema.widgets(inputs.DIFFIER),
+                *schema.widgets(DIFFIER),
                 schema.Measurement.Input(
                     "measurement", optional=True,
                     tooltip="From Measure Drift. norm then pulls to the norms measured on noised clean "

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..steadydiff.hosts.comfy.attach import attach
 from ..steadydiff.hosts.patch import Patch
-from ..steadydiff.inputs import kinds as inputs
+from ..steadydiff.inputs.epsilon_scaling import EPSILON_SCALING
 from ..steadydiff.methods.epsilon_scaling import EpsilonScaling
 from ..steadydiff.schedules import Schedule
 from .shared import schema
@@ -28,7 +28,7 @@ class SteadyDiffEpsilonScaling(io.ComfyNode):
             advanced=["slope", "start_percent", "end_percent", "space"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to correct. Other uses of it stay as they are."),
-                *schema.widgets(inputs.EPSILON_SCALING),
+                *schema.widgets(EPSILON_SCALING),
                 schema.Schedule.Input(
                     "schedule", optional=True,
                     tooltip="A scale for every single step, from SteadyDiff Schedule. It replaces scale and "

@@ -11,7 +11,7 @@ from ..steadydiff.errors import HostError, SettingsError
 from ..steadydiff.files.mdss import XI_PREFIX, MdssCard, load_head
 from ..steadydiff.hosts.comfy.mdss import LoadedHead, attach_mdss
 from ..steadydiff.hosts.comfy.state import check_fits
-from ..steadydiff.inputs import kinds as inputs
+from ..steadydiff.inputs.mdss import MDSS
 from .shared import schema, tinyworld
 from .shared.host import HOST
 from .shared.model_folder import ModelFolder
@@ -110,7 +110,7 @@ class SteadyDiffMDSS(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="From Load MDSS. Other uses of it stay as they are."),
                 schema.MdssHead.Input("head", tooltip="From Load MDSS; with none the model stays as it is."),
-                *schema.widgets(inputs.MDSS),
+                *schema.widgets(MDSS),
             ],
             outputs=[io.Model.Output(tooltip="The corrected model; give it to any sampler or guider.")],
         )  # fmt: skip

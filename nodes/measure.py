@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..steadydiff.drift.measurement import Measurement
 from ..steadydiff.hosts.comfy.drift import measure_model
-from ..steadydiff.inputs import kinds as inputs
+from ..steadydiff.inputs.drift import MEASURE, PAPER_CURVES
 from ..steadydiff.plots import drift_figure
 from .shared import schema
 from .shared.host import fitted_shape
@@ -48,14 +48,14 @@ class SteadyDiffMeasure(io.ComfyNode):
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
                     tooltip="Of the first sample; the next ones take the next seeds. Keep it to compare.",
                 ),
-                *schema.widgets(inputs.MEASURE),
+                *schema.widgets(MEASURE),
                 io.Latent.Input(
                     "reference", optional=True,
                     tooltip="Clean latents of the size of latent_image, e.g. from VAE Encode, or the "
                     "reference output of another measurement. Real pictures like those the prompt asks for. "
                     "Without them the plot shows few-step error only, not the model's own bias.",
                 ),
-                schema.advanced(inputs.PAPER_CURVES),
+                schema.advanced(PAPER_CURVES),
                 schema.Measurement.Input(
                     "measurement", optional=True,
                     tooltip="An earlier measurement, drawn in grey for comparison, e.g. of the bare model.",

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..steadydiff import schedules
 from ..steadydiff.errors import SettingsError
 from ..steadydiff.hosts.patch import states_of
-from ..steadydiff.inputs import kinds as inputs
+from ..steadydiff.inputs.epsilon_scaling import SCHEDULE
 from ..steadydiff.plots import schedule_figure
 from ..steadydiff.schedules import MadeFor, Schedule
 from .shared import schema
@@ -49,7 +49,7 @@ class SteadyDiffSchedule(io.ComfyNode):
                     "linear: added once per step from the last step back to the first. Above 0 acts more on "
                     "composition, below 0 more on detail.",
                 ),
-                *schema.widgets(inputs.SCHEDULE),
+                *schema.widgets(SCHEDULE),
                 io.Sigmas.Input(
                     "sigmas", optional=True,
                     tooltip="The noise levels of the whole run, e.g. from BasicScheduler, set as the "

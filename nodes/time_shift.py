@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..steadydiff.hosts.comfy.attach import attach
 from ..steadydiff.hosts.patch import Patch, training_sigmas
-from ..steadydiff.inputs import kinds as inputs
+from ..steadydiff.inputs.time_shift import TIME_SHIFT, TIME_SHIFT_LEVELS
 from ..steadydiff.methods.time_shift import TimeShift
 from .shared import schema
 from .shared.host import HOST
@@ -26,8 +26,8 @@ class SteadyDiffTimeShift(io.ComfyNode):
             advanced=["start_percent", "end_percent"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to correct. Other uses of it stay as they are."),
-                *schema.widgets(inputs.TIME_SHIFT),
-                schema.advanced(inputs.TIME_SHIFT_LEVELS),
+                *schema.widgets(TIME_SHIFT),
+                schema.advanced(TIME_SHIFT_LEVELS),
             ],
             outputs=[io.Model.Output(tooltip="The corrected model; give it to any sampler or guider.")],
         )  # fmt: skip

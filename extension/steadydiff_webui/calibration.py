@@ -14,7 +14,7 @@ from steadydiff.errors import SettingsError, SteadyDiffError
 from steadydiff.files.atomic import write_whole
 from steadydiff.files.checkpoints import is_file_name
 from steadydiff.hosts.webui.drift import DriftRequest, calibrate_next
-from steadydiff.inputs import kinds as inputs
+from steadydiff.inputs.drift import CALIBRATE, MEASURE
 from steadydiff.plots import drift_figure, picture, schedule_figure
 from steadydiff.schedules import Schedule
 
@@ -23,7 +23,7 @@ from .host import checkpoint_name, find_host
 from .measuring import SETTINGS, generate
 from .widgets import widget
 
-CHOICES = (*inputs.CALIBRATE, *(one for one in inputs.MEASURE if one.name == "refine"))
+CHOICES = (*CALIBRATE, *(one for one in MEASURE if one.name == "refine"))
 """What is asked beside them."""
 
 LABELS = {"method": "Shape", "count": "Samples", "refine": "Fine steps"}

@@ -79,7 +79,7 @@ def number(
 
 
 def widgets(declared: Iterable[Input]) -> list:
-    """Make the widgets of inputs that are declared once for all hosts, in `steadydiff/inputs/kinds.py`."""
+    """Make the widgets of inputs that are declared once for all hosts, in `steadydiff/inputs/`."""
     return [widget(one) for one in declared]
 
 

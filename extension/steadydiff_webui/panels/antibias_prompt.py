@@ -5,7 +5,7 @@ from steadydiff.files.antibias import load_prompt
 from steadydiff.hosts.patch import Patch
 from steadydiff.hosts.webui.attach import Plan
 from steadydiff.hosts.webui.run import RunSetup
-from steadydiff.inputs import kinds as inputs
+from steadydiff.inputs.antibias_prompt import ANTIBIAS_PROMPT
 from steadydiff.methods.antibias_prompt import AntiBiasPrompt
 
 from ..folders import ANTIBIAS, NONE, File
@@ -17,7 +17,7 @@ INPUTS = (
         "A .safetensors file of models/steadydiff_antibias, trained for the base model you use; it is "
         "refused on another kind.",
     ),
-    *inputs.ANTIBIAS_PROMPT,
+    *ANTIBIAS_PROMPT,
 )  # fmt: skip
 
 

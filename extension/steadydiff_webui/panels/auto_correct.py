@@ -3,14 +3,14 @@
 from steadydiff.drift.fit_plan import QUALITIES, Plan
 from steadydiff.hosts.webui import attach as webui
 from steadydiff.hosts.webui.fit import FitKey, use_matching
-from steadydiff.inputs import kinds as inputs
+from steadydiff.inputs.kinds import Choice
 
 from ..folders import FITS
 from ..host import checkpoint_name, weights
 from .panel import Panel
 
 INPUTS = (
-    inputs.Choice(
+    Choice(
         "quality", "normal", tuple(QUALITIES),
         "How many pictures are measured on: 16, 32 or 64; each has a fit of its own. Takes, at 20 steps, at "
         "most the time of 61, 122 or 474 pictures, without a folder of pictures 125, 250 or 730; mostly it "

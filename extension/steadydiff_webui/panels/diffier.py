@@ -5,7 +5,7 @@ from hashlib import sha256
 from steadydiff.drift.measurement import Measurement
 from steadydiff.hosts.patch import Patch
 from steadydiff.hosts.webui.attach import Plan
-from steadydiff.inputs import kinds as inputs
+from steadydiff.inputs.diffier import DIFFIER
 from steadydiff.methods.diffier import DiffIER, values_of
 
 from ..folders import MEASUREMENTS, NONE, File
@@ -15,7 +15,7 @@ OWN = ("strength", "divide_by_cfg", "iterations", "threshold")
 """What the paper has values for."""
 
 INPUTS = (
-    *inputs.DIFFIER,
+    *DIFFIER,
     File(
         "measurement", MEASUREMENTS,
         "norm then pulls to the norms measured on noised clean pictures instead of the conditional "

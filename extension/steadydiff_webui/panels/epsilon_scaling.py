@@ -5,7 +5,8 @@ from steadydiff.errors import SettingsError
 from steadydiff.hosts.patch import Patch
 from steadydiff.hosts.webui.attach import Plan
 from steadydiff.hosts.webui.run import RunSetup
-from steadydiff.inputs import kinds as inputs
+from steadydiff.inputs.epsilon_scaling import EPSILON_SCALING, SCHEDULE
+from steadydiff.inputs.kinds import Choice
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.schedules import MadeFor, Schedule, dcw_schedule, read_table, snr_schedule
 
@@ -15,15 +16,15 @@ from .panel import Panel
 LINE = "scale and slope"
 
 INPUTS = (
-    *inputs.EPSILON_SCALING,
-    inputs.Choice(
+    *EPSILON_SCALING,
+    Choice(
         "schedule", LINE, (LINE, "table", "snr", "dcw", "file"),
         "Where each step's scale comes from. scale and slope: from the two above. The others replace "
         "these. table: your own numbers. snr: the curve of Temporal Score Rescaling, 1 in pure noise and "
         "1/tsr_k at the end, so it acts on detail. dcw: moves every Euler step as DCW does, which acts most "
         "where steps are short. file: a schedule that was measured or kept.",
     ),
-    *inputs.SCHEDULE,
+    *SCHEDULE,
     File(
         "schedule_file", SCHEDULES,
         "file: a schedule of models/steadydiff_schedules, made for this sampler and cfg. One that was "

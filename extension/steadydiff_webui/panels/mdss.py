@@ -9,7 +9,7 @@ from steadydiff.files.mdss import load_head
 from steadydiff.hosts.patch import Patch
 from steadydiff.hosts.webui.attach import Plan
 from steadydiff.hosts.webui.run import RunSetup
-from steadydiff.inputs import kinds as inputs
+from steadydiff.inputs import mdss as inputs
 from steadydiff.methods.mdss import MDSS as Method
 from steadydiff.methods.mdss import XiModel
 

@@ -3,12 +3,12 @@
 from steadydiff.hosts.patch import Patch, training_sigmas
 from steadydiff.hosts.webui.attach import Plan
 from steadydiff.hosts.webui.run import RunSetup
-from steadydiff.inputs import kinds as inputs
+from steadydiff.inputs.time_shift import TIME_SHIFT, TIME_SHIFT_LEVELS
 from steadydiff.methods.time_shift import TimeShift
 
 from .panel import Panel
 
-INPUTS = (*inputs.TIME_SHIFT, inputs.TIME_SHIFT_LEVELS)
+INPUTS = (*TIME_SHIFT, TIME_SHIFT_LEVELS)
 
 
 def plan(values: dict) -> Plan:
