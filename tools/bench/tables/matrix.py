@@ -2,9 +2,10 @@
 
 import itertools
 
+from steadydiff.methods import SAMPLING_METHODS
 from tools.bench.shared.frame import Cells, markdown
 
-METHODS = ("Epsilon Scaling", "Anti-Bias Prompt", "DiffIER", "MDSS")
+METHODS = tuple(method.title for method in SAMPLING_METHODS)
 MODELS = ("epsilon", "v", "zsnr", "flow")
 
 
