@@ -3,8 +3,9 @@
 import torch
 from comfy_api.latest import io
 
-from ..steadydiff.drift.calibration import TRIALS, as_method, remarks, steady
+from ..steadydiff.drift.calibration import TRIALS, as_method, remarks
 from ..steadydiff.drift.measurement import Measurement
+from ..steadydiff.drift.steady import steady
 from ..steadydiff.hosts.comfy.drift import calibrate_model, check_calibration
 from ..steadydiff.inputs.drift import CALIBRATE
 from ..steadydiff.plots import schedule_figure

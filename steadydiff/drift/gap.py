@@ -20,7 +20,8 @@ from ..errors import SteadyDiffError
 from ..methods.diffier import optimal_weight, residual_loss
 from ..metrics.running import Rows, standard_errors
 from ..noise import PerSampleNoise
-from .measurement import MOST_KEPT, off_quotient
+from .measurement import MOST_KEPT
+from .recorder import off_quotient
 from .stepping import Sampler
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from steadydiff.denoiser import Run
-from steadydiff.drift.calibration import calibrate, fit_linear, steady
-from steadydiff.drift.measurement import Recorder, noise_for, refine, unit_noise
+from steadydiff.drift.calibration import calibrate, fit_linear
+from steadydiff.drift.recorder import Recorder, noise_for, refine, unit_noise
+from steadydiff.drift.steady import steady
 from steadydiff.drift.stepping import step_calls
 from steadydiff.errors import HostError, SettingsError
 from steadydiff.hosts.webui.attach import WebuiHost

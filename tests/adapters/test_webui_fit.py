@@ -10,7 +10,7 @@ from steadydiff.denoiser import Run
 from steadydiff.drift.fit import PLAIN, Correction, FitSettings, Problem, fit
 from steadydiff.drift.fit_plan import Plan, without_outliers
 from steadydiff.drift.kept_fit import digest
-from steadydiff.drift.measurement import refine, unit_noise
+from steadydiff.drift.recorder import refine, unit_noise
 from steadydiff.errors import SettingsError, SteadyDiffError
 from steadydiff.hosts.webui import fit as webui_fit
 from steadydiff.hosts.webui.attach import WebuiHost

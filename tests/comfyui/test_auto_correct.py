@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from steadydiff.drift.measurement import unit_noise
+from steadydiff.drift.recorder import unit_noise
 from tools.launch.inprocess import PACK, defaults_of, load
 
 STEPS = 3

@@ -93,7 +93,7 @@ def test_outputs_are_what_they_say(model, measure):
 
 def test_the_measured_run_is_the_hosts_run(model, host, measure, sample, sigmas_of, conds):
     """The norms equal those of the states and estimates that the host's own sampler reports."""
-    from steadydiff.drift.measurement import unit_noise
+    from steadydiff.drift.recorder import unit_noise
     from steadydiff.metrics.norms import predicted_norm
 
     noise, sigmas, seen = unit_noise((4, 8, 8), [5, 6]), sigmas_of(model, STEPS), []

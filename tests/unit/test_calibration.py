@@ -11,20 +11,17 @@ from steadydiff.denoiser import Run, denoised_from_eps, derivative, eps_from_den
 from steadydiff.drift.calibration import (
     LEAST,
     MOST,
-    REACH,
     TRIALS,
     Calibration,
     as_method,
     calibrate,
     calibrate_variance,
     fit_linear,
-    innovation_error,
-    real_variance,
     remarks,
     samples_needed,
-    steady,
 )
-from steadydiff.drift.measurement import Recorder, noise_for, refine, unit_noise
+from steadydiff.drift.recorder import Recorder, noise_for, refine, unit_noise
+from steadydiff.drift.steady import REACH, innovation_error, real_variance, steady
 from steadydiff.drift.stepping import fixed_rng
 from steadydiff.errors import SettingsError, SteadyDiffError
 from steadydiff.methods.epsilon_scaling import EpsilonScaling

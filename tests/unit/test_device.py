@@ -19,7 +19,7 @@ from steadydiff.drift.fit import FitSettings, Problem
 from steadydiff.drift.fit import fit as fit_correction
 from steadydiff.drift.gap import GapRecorder
 from steadydiff.drift.kept_fit import digest
-from steadydiff.drift.measurement import Recorder, noise_for, unit_noise
+from steadydiff.drift.recorder import Recorder, noise_for, unit_noise
 from steadydiff.hosts.patch import training_sigmas
 from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel
 from steadydiff.methods.band_scaling import BandScaling

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from steadydiff.denoiser import Guided, Run, add_noise, denoised_from_eps, eps_from_denoised
-from steadydiff.drift.measurement import Measurement, Recorder
+from steadydiff.drift.measurement import Measurement
+from steadydiff.drift.recorder import Recorder
 from steadydiff.drift.stepping import step_calls
 from steadydiff.errors import SettingsError
 from steadydiff.methods.diffier import (

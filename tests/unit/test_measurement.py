@@ -8,15 +8,8 @@ import pytest
 import torch
 
 from steadydiff.denoiser import Run, denoised_from_eps, eps_from_denoised
-from steadydiff.drift.measurement import (
-    Measurement,
-    Recorder,
-    check_reference,
-    noise_for,
-    refine,
-    step_noise,
-    unit_noise,
-)
+from steadydiff.drift.measurement import Measurement
+from steadydiff.drift.recorder import Recorder, check_reference, noise_for, refine, step_noise, unit_noise
 from steadydiff.drift.stepping import step_calls
 from steadydiff.errors import SettingsError, ShapeError, SteadyDiffError
 from steadydiff.methods.diffier import DiffIER

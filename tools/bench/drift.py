@@ -13,7 +13,7 @@ import torch
 
 from steadydiff.denoiser import add_noise
 from steadydiff.drift.calibration import calibrate, calibrate_variance, fit_linear
-from steadydiff.drift.measurement import Recorder, noise_for, unit_noise
+from steadydiff.drift.recorder import Recorder, noise_for, unit_noise
 from steadydiff.methods.band_scaling import BandScaling
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.metrics.spectrum import spectrum

@@ -16,16 +16,8 @@ from torch import Tensor
 
 from ...denoiser import Denoise, Run, Space
 from ...drift.calibration import Calibration, calibrate, calibrate_variance, samples_needed
-from ...drift.measurement import (
-    Measurement,
-    Recorder,
-    check_reference,
-    noise_for,
-    own_samples,
-    refine,
-    step_noise,
-    unit_noise,
-)
+from ...drift.measurement import Measurement, own_samples
+from ...drift.recorder import Recorder, check_reference, noise_for, refine, step_noise, unit_noise
 from ...drift.stepping import Remember, draws_noise, step_calls
 from ...errors import HostError, SettingsError
 from ...model_names import PRODUCTS, name_of

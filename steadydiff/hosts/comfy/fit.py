@@ -16,7 +16,7 @@ from ...denoiser import Denoise
 from ...drift.fit import Correction, Fit, Problem, Progress, fit
 from ...drift.fit_plan import Plan, check_count, in_batches
 from ...drift.kept_fit import VERSION, described, digest, methods_of
-from ...drift.measurement import check_reference, unit_noise
+from ...drift.recorder import check_reference, unit_noise
 from ...drift.stepping import fixed_rng
 from ...errors import SettingsError, ShapeError
 from ..patch import Patch

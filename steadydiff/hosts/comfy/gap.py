@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ...drift.gap import Gap, GapRecorder
-from ...drift.measurement import check_reference, unit_noise
+from ...drift.recorder import check_reference, unit_noise
 from ..patch import POST_CFG
 from .attach import without_ours
 from .drift import InnerRun, Setup, inside_run, steps_of

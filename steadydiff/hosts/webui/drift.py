@@ -16,15 +16,10 @@ import torch
 from torch import Tensor
 
 from ...denoiser import add_noise
-from ...drift.calibration import (
-    as_method,
-    calibrate,
-    calibrate_variance,
-    remarks,
-    samples_needed,
-    steady,
-)
-from ...drift.measurement import Measurement, Recorder, noise_for, own_samples, refine, unit_noise
+from ...drift.calibration import as_method, calibrate, calibrate_variance, remarks, samples_needed
+from ...drift.measurement import Measurement, own_samples
+from ...drift.recorder import Recorder, noise_for, refine, unit_noise
+from ...drift.steady import steady
 from ...drift.stepping import draws_noise, fixed_rng
 from ...errors import HostError, SettingsError
 from ...schedules import MadeFor, Schedule

@@ -18,8 +18,9 @@ from ...drift import kept_fit
 from ...drift.fit import PLAIN, Fit, Problem, fit
 from ...drift.fit_plan import Plan, check_count, own_references, problem_of
 from ...drift.kept_fit import VERSION, KeptFit, Unfinished, digest, file_name, methods_of
-from ...drift.measurement import check_reference, own_samples, refine
+from ...drift.measurement import own_samples
 from ...drift.meter import Meter
+from ...drift.recorder import check_reference, refine
 from ...drift.stepping import fixed_rng
 from ...files.atomic import check_writable
 from ...schedules import MadeFor

@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from steadydiff.denoiser import Denoise, Run
-from steadydiff.drift.measurement import Recorder
+from steadydiff.drift.recorder import Recorder
 from steadydiff.drift.stepping import Sampler, step_calls
 from steadydiff.files.atomic import atomic_write
 from steadydiff.metrics.deltas import delta_paper, residual
