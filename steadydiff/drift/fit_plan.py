@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoise
+from ..denoiser import Denoise, Run
 from ..errors import SettingsError
 from .fit import LEAST_PICTURES, FitSettings, Progress, first_tries
-from .kept_fit import Unfinished, digest
+from .kept_fit import VERSION, Unfinished, digest
 from .signs import RATIOS
 
 QUALITIES = {
@@ -102,6 +103,23 @@ def without_outliers(pictures: Tensor) -> Tensor:
     flat = pictures.flatten().float()
     ends = flat[:: -(-len(flat) // MOST_SORTED)].quantile(torch.tensor([0.005, 0.995]))
     return pictures.clamp(*ends.tolist())
+
+
+def fit_key(model: Any, run: Run, sampler: Sequence[Any], cfg: float, plan: Plan, *reference: Any) -> str:
+    """Return what a fit is kept under: the model, the run, and how much is measured.
+
+    model:     what tells it from others, in JSON's terms
+    sampler:   its name, and what it is set to
+    reference: what tells the clean samples from others, where that is known beforehand
+    """
+    return digest(
+        VERSION,
+        model,
+        [run.space, run.noise, *sampler],
+        [f"{sigma:.6g}" for sigma in run.sigmas],
+        float(cfg),
+        [plan.pictures, asdict(plan.settings), *reference],
+    )
 
 
 def problem_of(key: str, prompt: str, shape: Sequence[int], plan: Plan) -> str:

@@ -6,7 +6,6 @@ Duck-typed like `drift.py`, and built on its runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -14,8 +13,8 @@ from torch import Tensor
 
 from ...denoiser import Denoise
 from ...drift.fit import Correction, Fit, Problem, Progress, fit
-from ...drift.fit_plan import Plan, check_count, in_batches
-from ...drift.kept_fit import VERSION, described, digest, methods_of
+from ...drift.fit_plan import Plan, check_count, fit_key, in_batches
+from ...drift.kept_fit import described, methods_of
 from ...drift.recorder import check_reference, unit_noise
 from ...drift.stepping import fixed_rng
 from ...errors import SettingsError, ShapeError
@@ -123,15 +122,9 @@ def key_of(setup: Setup, plan: Plan, pictures: str | None) -> str:
 
     pictures: a digest of the images, None without: the model's own samples
     """
-    run, sampler = setup.run, setup.sampler
-    return digest(
-        VERSION,
-        fingerprint(setup.model),
-        [run.space, run.noise, setup.made_for.sampler, described(sampler.extra_options, tensors=False)],
-        [f"{sigma:.6g}" for sigma in run.sigmas],
-        float(setup.cfg),
-        [plan.pictures, asdict(plan.settings), plan.refine if pictures is None else pictures],
-    )
+    sampler = setup.made_for.sampler, described(setup.sampler.extra_options, tensors=False)
+    reference = plan.refine if pictures is None else pictures
+    return fit_key(fingerprint(setup.model), setup.run, sampler, setup.cfg, plan, reference)
 
 
 def fingerprint(model: Any) -> Any:

@@ -7,7 +7,7 @@ Built on `drift.py`: the sampler's next run becomes ours.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ...drift import kept_fit
 from ...drift.fit import PLAIN, Fit, Problem, fit
-from ...drift.fit_plan import Plan, check_count, own_references, problem_of
-from ...drift.kept_fit import VERSION, KeptFit, Unfinished, digest, file_name, methods_of
+from ...drift.fit_plan import Plan, check_count, fit_key, own_references, problem_of
+from ...drift.kept_fit import KeptFit, Unfinished, digest, file_name, methods_of
 from ...drift.measurement import own_samples
 from ...drift.meter import Meter
 from ...drift.recorder import check_reference, refine
@@ -49,14 +49,7 @@ class FitKey:
         """Return the key of a run's fit, what it is made for, and its file."""
         run, cfg = setup.run, float(setup.cfg or 0)
         made_for = MadeFor(setup.sampler, self.scheduler, run.steps, cfg, self.model, run.sigmas)
-        key = digest(
-            VERSION,
-            self.weights,
-            [run.space, run.noise, setup.sampler],
-            [f"{sigma:.6g}" for sigma in run.sigmas],
-            cfg,
-            [plan.pictures, asdict(plan.settings)],
-        )
+        key = fit_key(self.weights, run, [setup.sampler], cfg, plan)
         return key, made_for, self.folder / file_name(made_for, key)
 
 
