@@ -332,11 +332,11 @@ class _Trials:
 
     def score(self, correction: Correction) -> float:
         """Return the criterion over plain's, 1 for the same; its error is that of the pair's difference."""
-        own, plain, real, seed = self._of(correction), self._of(PLAIN), self._real, self._settings.seed
-
-        sets = [figure for one in (own, plain, real) for figure in (one["loss"], one["pooled"].T)]
-        drawn = signs.bootstrap(signs.criterion, *sets, times=50, seed=seed)
-        self.scores[correction] = signs.criterion(*sets), float(drawn.std())
+        sets = self._of(correction), self._of(PLAIN), self._real
+        criterion = signs.Criterion(*((one["loss"], one["pooled"]) for one in sets))
+        pictures = [torch.arange(len(one["pooled"])) for one in sets]
+        drawn = signs.bootstrap(criterion, *pictures, times=50, seed=self._settings.seed)
+        self.scores[correction] = criterion(*pictures), float(drawn.std())
         return self.scores[correction][0]
 
     def best(self, without: Correction | None = None) -> Correction:

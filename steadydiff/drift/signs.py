@@ -79,11 +79,11 @@ def energy_distance(samples: Tensor, references: Tensor) -> float:
 
     Source:  Székely and Rizzo, 2013, Energy statistics.
     """
-    own, real, both = (
-        float(_apart(a, b).mean())
-        for a, b in ((samples, samples), (references, references), (samples, references))
-    )
-    return 2 * both - own - real
+    return _energy(_apart(samples, samples), _apart(references, references), _apart(samples, references))
+
+
+def _energy(own: Tensor, real: Tensor, both: Tensor) -> float:
+    return 2 * float(both.mean()) - float(own.mean()) - float(real.mean())
 
 
 def nearness(samples: Tensor, references: Tensor) -> float:
@@ -93,13 +93,17 @@ def nearness(samples: Tensor, references: Tensor) -> float:
 
     Shapes:  pooled pictures [N, D] and [M, D]; as many of each are taken, as more lie nearer.
     """
-    count = min(len(samples), len(references))
-    own, real = (_to_nearest(one[:count]) for one in (samples, references))
-    return abs(math.log(own / real)) if own > 0 and real > 0 else math.inf
+    return _nearness(_apart(samples, samples), _apart(references, references))
 
 
-def _to_nearest(pictures: Tensor) -> float:
-    return float(_apart(pictures, pictures).fill_diagonal_(math.inf).min(1).values.mean())
+def _nearness(own: Tensor, real: Tensor) -> float:
+    count = min(len(own), len(real))
+    ours, theirs = (_to_nearest(one[:count, :count]) for one in (own, real))
+    return abs(math.log(ours / theirs)) if ours > 0 and theirs > 0 else math.inf
+
+
+def _to_nearest(apart: Tensor) -> float:
+    return float(apart.clone().fill_diagonal_(math.inf).min(1).values.mean())
 
 
 def _apart(a: Tensor, b: Tensor) -> Tensor:
@@ -122,23 +126,32 @@ def log_variance_ratio(samples: Tensor, references: Tensor) -> float:
     return float((own / real).log())
 
 
-def criterion(
-    loss: Tensor, flat: Tensor, plain_loss: Tensor, plain_flat: Tensor, real_loss: Tensor, real_flat: Tensor
-) -> float:
-    """Return how far samples lie from real pictures over how far plain samples do; 1 is as far as plain.
+class Criterion:
+    """How far samples lie from real pictures over how far plain samples do; 1 is as far as plain.
 
     The geometric mean of three quotients: of the judge's distance, of the pooled pictures' energy distance,
-    and of `nearness`, which is a logarithm already.
+    and of `nearness`, which is a logarithm already. Called with the numbers of the pictures that count, of
+    each set, as `bootstrap` draws them; what lies between two pictures is found once.
 
-    Shapes:  losses [levels, N], pooled pictures turned, [D, N]: the pictures last, as `bootstrap` has them.
+    Shapes:  of each set its losses [levels, N] and pooled pictures [N, D]; numbers [N].
     """
-    ours, plain = (
-        math.log(judge_distance(a, real_loss))
-        + math.log(energy_distance(b.T, real_flat.T))
-        + nearness(b.T, real_flat.T)
-        for a, b in ((loss, flat), (plain_loss, plain_flat))
-    )
-    return math.exp((ours - plain) / 3)
+
+    def __init__(
+        self, own: tuple[Tensor, Tensor], plain: tuple[Tensor, Tensor], real: tuple[Tensor, Tensor]
+    ) -> None:
+        self._loss, pictures = real
+        self._apart = _apart(pictures, pictures)
+        self._sets = [(loss, _apart(one, one), _apart(one, pictures)) for loss, one in (own, plain)]
+
+    def __call__(self, own: Tensor, plain: Tensor, real: Tensor) -> float:
+        apart = self._apart[real][:, real]
+        ours, theirs = (
+            math.log(judge_distance(loss[:, at], self._loss[:, real]))
+            + math.log(_energy(within[at][:, at], apart, across[at][:, real]))
+            + _nearness(within[at][:, at], apart)
+            for at, (loss, within, across) in zip((own, plain), self._sets, strict=True)
+        )
+        return math.exp((ours - theirs) / 3)
 
 
 def level_of(ratio: float, space: Space) -> float:
