@@ -93,7 +93,7 @@ def sample_dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Iterable[float]) -> Ten
 
 
 def _level(sigma: float, x: Tensor) -> Tensor:
-    return torch.full((len(x),), sigma, dtype=torch.float32, device=x.device)
+    return torch.full(x.shape[:1], sigma, dtype=torch.float32, device=x.device)
 
 
 def generate(denoise: Denoise, run: Run, shape: tuple[int, ...], methods: Iterable = ()) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -11,7 +12,7 @@ from ..denoiser import Denoise, Run
 from ..errors import SettingsError, SteadyDiffError
 from ..methods.epsilon_scaling import scale_epsilon, stride_shares
 from ..metrics.norms import predicted_norm
-from .stepping import ModelCall, Remember, Sampler, even_noise, next_call, step_calls
+from .stepping import ModelCall, Remember, Sampler, draws_noise, even_noise, next_call, step_calls
 
 NUDGE = 1e-3  # by which λ is moved to see where the sampler's arithmetic takes the next state
 
@@ -49,6 +50,7 @@ class Walk:
         self._remember = remember
         self._shares = stride_shares(run.space, run)
         self._starts, self._step, self.calls, self._on_call = step_calls(sampler, x, run), 0, 0, on_call
+        self._drawn = draws_noise(sampler, x, run)
         self._given: list[Tensor] = []
         call = self._next([])
         for _ in range(self._starts[0]):  # what a sampler calls before its first step
@@ -106,7 +108,7 @@ class Walk:
         self.energy, self._restore = trial.energy, trial.restore
 
     def _next(self, more: Sequence[Tensor]) -> ModelCall:
-        with even_noise(self._x):
+        with even_noise(self._x) if self._drawn else nullcontext():
             found = next_call(self._sampler, self._x, self._run.sigmas, [*self._given, *more])
         if not isinstance(found, ModelCall):
             raise SettingsError("this sampler does not ask the same questions each time; choose e.g. euler")
