@@ -182,6 +182,8 @@ def python_in_root(python: Path, arguments: list[str], host: Host | None = None)
     """Run `python -m ...` in the root, so that the repository is importable, and name it the host."""
     letters = os.environ.get("PYTHONIOENCODING", "")  # a console that lacks some shows "?" for them
     environment = {**os.environ, "PYTHONIOENCODING": letters if ":" in letters else f"{letters}:replace"}
+    if environment.pop("PYTHONDONTWRITEBYTECODE", None):  # else every process compiles ComfyUI for itself
+        environment.setdefault("PYTHONPYCACHEPREFIX", str(HOSTS / "bytecode"))
     if host:
         environment["STEADYDIFF_COMFYUI"] = str(host.path)
     with subprocess.Popen([str(python), *arguments], cwd=ROOT, env=environment) as process:

@@ -282,6 +282,17 @@ def test_a_failing_or_empty_suite_fails_the_command(monkeypatch, arguments, code
     assert remaining == []
 
 
+@pytest.mark.parametrize("named", ["", "elsewhere"])
+def test_what_is_compiled_is_kept_apart_where_no_bytecode_is_wanted_beside_sources(monkeypatch, capfd, named):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", named)
+    if not named:
+        monkeypatch.delenv("PYTHONPYCACHEPREFIX")
+    asked = "import sys; print(sys.pycache_prefix, sys.dont_write_bytecode)"
+    assert run.python_in_root(Path(sys.executable), ["-c", asked]) == 0
+    assert capfd.readouterr().out.split() == [named or str(environment.HOSTS / "bytecode"), "False"]
+
+
 def test_the_host_suite_runs_in_a_checkout_that_is_named(tmp_path, monkeypatch):
     (tmp_path / "main.py").touch()
     (tmp_path / "comfyui_version.py").write_text('__version__ = "0.33.0"\n', encoding="utf-8")
