@@ -1,4 +1,7 @@
-"""Shared fixtures: fixed seeds, one thread, no network, awkward shapes, and a ledger of model calls."""
+"""Shared fixtures: fixed seeds, one thread, no network, awkward shapes, and a ledger of model calls.
+
+torch is imported where it is used: pytest-xdist's first process reads this file, too, and needs none.
+"""
 
 import os
 import socket
@@ -6,9 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from tools.launch.drawings import draw_into
 from tools.launch.find_comfyui import Host
 from tools.launch.server import running
 from tools.launch.templates import FOLDER
@@ -20,6 +21,12 @@ def pytest_addoption(parser):
     parser.addoption("--fuzz", type=int, help="so many spoilt files of every kind, instead of a few")
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Do not read the host suite, all of which is marked `host`, where that is deselected."""
+    if collection_path == Path(__file__).parent / "comfyui" and "not host" in config.option.markexpr:
+        return True
+
+
 @pytest.fixture(scope="session")
 def comfyui():
     """The real ComfyUI that the environment names, with this interpreter."""
@@ -29,6 +36,8 @@ def comfyui():
 @pytest.fixture(scope="module")
 def server(comfyui):
     """That ComfyUI, running, with pictures in the folder that a template asks for."""
+    from tools.launch.drawings import draw_into
+
     with running(comfyui) as server:
         draw_into(server.base / "input" / FOLDER)
         yield server
@@ -37,6 +46,8 @@ def server(comfyui):
 @pytest.fixture(autouse=True)
 def steady():
     """The same random numbers on every machine and in every order of tests."""
+    import torch
+
     torch.default_generator.manual_seed(0)
     torch.set_num_threads(1)
 
@@ -69,6 +80,8 @@ def shapes():
 @pytest.fixture
 def latents():
     """A function that draws latents of a shape, in double precision unless asked otherwise."""
+    import torch
+
     return lambda shape, dtype=torch.float64: torch.randn(shape).to(dtype)
 
 

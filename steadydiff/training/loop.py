@@ -230,8 +230,7 @@ def _number(loss: Tensor) -> float:
 
 @torch.no_grad()
 def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
-    for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
-        slow.lerp_(fast, 1 - decay)
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
     for slow, fast in zip(average.buffers(), model.buffers(), strict=True):
         slow.copy_(fast)  # batch statistics are averages already
 

@@ -77,7 +77,7 @@ def unet_config() -> dict:
             "dtype": torch.float32,
         },
         **{"num_res_blocks": [1], "channel_mult": [1], "context_dim": 16, "num_head_channels": 32},
-        **{"transformer_depth": [1], "transformer_depth_output": [1, 1], "transformer_depth_middle": 1},
+        **{"transformer_depth": [0], "transformer_depth_output": [0, 0], "transformer_depth_middle": 1},
         **{"use_spatial_transformer": True, "use_linear_in_transformer": True, "legacy": False},
     }
 
