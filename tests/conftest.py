@@ -3,6 +3,7 @@
 torch is imported where it is used: pytest-xdist's first process reads this file, too, and needs none.
 """
 
+import gc
 import os
 import socket
 import sys
@@ -25,6 +26,12 @@ def pytest_ignore_collect(collection_path, config):
     """Do not read the host suite, all of which is marked `host`, where that is deselected."""
     if collection_path == Path(__file__).parent / "comfyui" and "not host" in config.option.markexpr:
         return True
+
+
+def pytest_collection_finish():
+    """Hide what stays to the end from the garbage collector: ComfyUI collects at every change of models."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

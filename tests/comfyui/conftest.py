@@ -3,6 +3,7 @@
 The tests drive ComfyUI's own guiders and samplers. `python3 run.py test` sets STEADYDIFF_COMFYUI to the host.
 """
 
+import gc
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,7 +80,9 @@ def pytest_generate_tests(metafunc):
 @pytest.fixture(scope="session")
 def host():
     """The host's modules."""
-    return tiny_models.host()
+    modules = tiny_models.host()
+    gc.freeze()  # as after collection: they stay
+    return modules
 
 
 @pytest.fixture(scope="session")
