@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import SettingsError
 from .embeddings import KEPT_FROM, kept_embeddings
 from .phrases import Phrases
-from .search import Scorer
+from .search import MIN_ABSENT, Scorer
 
 ABSENT = 1  # of each list, in the hosts' faces; the next ones mostly say the same in other words
 CHUNK = 8192  # phrases that are ranked at a time
@@ -60,16 +60,18 @@ class PhraseBank:
 
     def propose(self, reference: Tensor, generated: Tensor, current: Phrases) -> Phrases:
         """Phrases of the largest sim(reference) - against * sim(generated); negative ones of the smallest
-        sim(reference) - sim(generated)."""
+        sim(reference) - sim(generated), which are no candidates where that is clearly below 0."""
         wanted, drawn = self.scorer.picture(reference), self.scorer.picture(generated)
 
         def nearest(direction: Tensor, most: int) -> list[tuple[float, Phrases]]:
             return [p for at in range(len(self.lists)) for p in self._nearest(at, direction, most, current)]
 
         found = sorted(nearest(wanted - self.against * drawn, self.most), key=lambda pair: -pair[0])
-        best = [phrase for _, phrase in found]
-        absent = [phrase.prompt for _, phrase in nearest(drawn - wanted, self.absent)] if self.absent else []
-        return Phrases(sum((p.content for p in best), ()), sum((p.style for p in best), ()), tuple(absent))
+        absent = [(gap, p.prompt) for gap, p in nearest(drawn - wanted, self.absent)] if self.absent else []
+        shown = {phrase for gap, phrase in absent if gap > MIN_ABSENT}
+        best = [phrase for _, phrase in found if phrase.prompt not in shown]
+        negative = tuple(phrase for _, phrase in absent)
+        return Phrases(sum((p.content for p in best), ()), sum((p.style for p in best), ()), negative)
 
     def _nearest(
         self, at: int, direction: Tensor, most: int, current: Phrases

@@ -103,6 +103,14 @@ def test_it_names_what_only_the_drawing_has():
     assert found == Phrases(("a1",), ("b1",), ("c2", "c3"))
 
 
+def test_of_a_list_that_is_proposed_whole_what_only_the_drawing_has_is_negative_and_no_candidate():
+    bank = PhraseBank((Phrases(("a", "b", "c")), Phrases((), ("a2", "c2"))), Axes(), absent=1)
+    found = bank.propose(pixel(0.8, 0.6, 0.0), pixel(0.8, 0.0, 0.6), Phrases())
+    assert found == Phrases(("b", "a"), ("a2",), ("c", "c2"))
+    # A drawing that is like the reference has nothing too much.
+    assert bank.propose(pixel(0.8, 0.6, 0.0), pixel(0.8, 0.6, 0.0), Phrases()).negative == ()
+
+
 def test_a_bank_of_style_alone_has_a_caption_too():
     assert PhraseBank((Phrases((), ("b", "c")),), Axes()).caption(pixel(0.0, 0.0, 1.0)).style == ("c",)
 
