@@ -8,6 +8,7 @@ import threading
 import pytest
 import torch
 
+from steadydiff.arpo.phrases import Phrases
 from tools.launch.comfy_client import ComfyError
 from tools.launch.inprocess import defaults_of, load
 from tools.launch.server import running
@@ -262,6 +263,19 @@ def test_a_key_is_used_and_kept_nowhere(server, graph):
     kept = everything_kept(server)
     assert b"CANARY_KEY" in kept and b"a red star" in kept and b"tEXt" in kept and b"arpo_log" in kept
     assert CANARY.encode() not in kept
+
+
+def test_the_text_of_the_hosts_own_captioner_is_wired_as_the_first_prompt(server, graph, seeing):
+    """Of a tiny Generate Text; in the server a text node stands for it, as it could not load that model."""
+    captioner = load("comfy_extras.nodes_textgen").TextGenerate
+    assert [one.io_type for one in captioner.GET_SCHEMA().outputs] == ["STRING"]
+    told = captioner.execute(seeing, "Describe it.", 8, {"sampling_mode": "off"}, image=REFERENCE[None])[0]
+    wired = graph()
+    wired["caption"] = {"class_type": "PrimitiveStringMultiline", "inputs": {"value": f"a cat, {told}"}}
+    wired["arpo"]["inputs"]["prompt"] = ["caption", 0]
+    [report] = server.client.run(wired)["report"]["text"]
+    first = json.loads(report)["log"]["steps"][0]["phrases"]["content"]
+    assert first == list(Phrases.of(f"a cat, {told}").content)
 
 
 def test_a_key_is_in_no_error(server, graph):
