@@ -16,8 +16,10 @@ from comfy_api.latest import io, ui
 from ..steadydiff.arpo.log import Log, Step, as_dict, kept_names, load_log, log_file, save_log
 from ..steadydiff.arpo.phrases import Phrases
 from ..steadydiff.arpo.search import ARPO
+from ..steadydiff.arpo.tagger import TAGGERS, Captioned, find_taggers, load_tagger
 from ..steadydiff.errors import ProposerError
 from ..steadydiff.inputs import arpo as arpo_inputs
+from ..steadydiff.inputs.kinds import Choice
 from ..steadydiff.plots import arpo_figure
 from ..steadydiff.sheets import draw_sheet
 from .shared import schema
@@ -28,6 +30,16 @@ from .shared.plot import image
 FOLDER = "steadydiff_arpo"
 SHEET = " The node shows the first one's sheet."
 LATER = "seeds", "max_tokens"  # which workflows of before have not
+PROPOSER = "proposer"
+CAPTIONER = (
+    "Who writes the first prompt if none is given: the proposer, or a WD tagger. These are listed if their "
+    ".onnx and .csv lie in models/steadydiff_taggers (from huggingface.co/SmilingWolf, about 0.4 GB; nothing "
+    "is fetched) and onnxruntime is installed."
+)
+
+
+def taggers() -> dict[str, Path]:
+    return find_taggers(Path(folder_paths.models_dir) / TAGGERS)
 
 
 class SteadyDiffARPO(io.ComfyNode):
@@ -82,6 +94,7 @@ class SteadyDiffARPO(io.ComfyNode):
                 *schema.widgets(one for one in arpo_inputs.SEARCH if one.name not in LATER),
                 *(schema.later(one) for one in arpo_inputs.SEARCH if one.name in LATER),
                 schema.later(replace(arpo_inputs.COMBINE, tooltip=arpo_inputs.COMBINE.tooltip + SHEET)),
+                schema.later(Choice("captioner", PROPOSER, (PROPOSER, *taggers()), CAPTIONER)),
             ],
             outputs=[
                 io.String.Output(display_name="prompt", tooltip="The prompt found; for CLIP Text Encode."),
@@ -108,7 +121,7 @@ class SteadyDiffARPO(io.ComfyNode):
     def execute(
         cls, image, model, clip, vae, negative, latent_image, proposer, scorer, seed, steps, cfg,
         sampler_name, scheduler, iterations, prompt, exclude, best_by, drop, min_gain, target, keep_as,
-        seeds=1, max_tokens=75, combine=arpo_inputs.FIRST,
+        seeds=1, max_tokens=75, combine=arpo_inputs.FIRST, captioner=PROPOSER,
     ) -> io.NodeOutput:  # fmt: skip
         excluded = Phrases.of(exclude.replace("\n", ",")).content
         settings = ARPO(iterations, target, min_gain, excluded, drop, seeds, max_tokens)
@@ -121,6 +134,8 @@ class SteadyDiffARPO(io.ComfyNode):
         files = [log_file(name, folder) for name in kept_names(keep_as, len(themes))]
         bar = Bar(model, steps, (iterations + 1) * seeds * len(themes))
         first = Phrases.of(prompt) if prompt.strip() else None
+        if first is None and captioner != PROPOSER:
+            proposer = Captioned(proposer, load_tagger(taggers()[captioner]))
 
         def generate(text: str, seed: int) -> torch.Tensor:
             positive = clip.encode_from_tokens_scheduled(clip.tokenize(text))

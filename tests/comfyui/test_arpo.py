@@ -5,7 +5,10 @@ import inspect
 import json
 import sys
 from functools import cache
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
@@ -152,6 +155,39 @@ def test_cancel_takes_one_step_and_a_kept_search_goes_on(execute, inputs, host, 
 
 
 WRONG = "a large green moon at the left on a night background"  # of which the tiny world draws another shape
+
+
+def test_a_tagger_writes_the_first_prompt_once_its_files_and_onnxruntime_are_here(
+    execute, inputs, pack, monkeypatch, tmp_path
+):
+    """Its network is a small one of ours, which no onnxruntime runs."""
+
+    def options():
+        return next(
+            one.options for one in pack["SteadyDiffARPO"].GET_SCHEMA().inputs if one.id == "captioner"
+        )
+
+    class Session:
+        def __init__(self, file, providers):
+            self.get_inputs = lambda: [SimpleNamespace(name="picture", shape=["batch", 16, 16, 3])]
+
+        def run(self, outputs, given):
+            return [numpy.array([[0.9, 0.1, 0.8]], "float32")]
+
+    monkeypatch.setattr(load("folder_paths"), "models_dir", str(tmp_path))
+    assert options() == ["proposer"]
+    folder = tmp_path / "steadydiff_taggers"
+    folder.mkdir()
+    (folder / "small.onnx").touch()
+    (folder / "small.csv").write_text("name,category\na_small_star,0\nred_hat,0\nby_night,0\n")
+    runtime = ModuleType("onnxruntime")
+    runtime.__spec__, runtime.InferenceSession = ModuleSpec("onnxruntime", None), Session
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    assert options() == ["proposer", "small"]
+    none = inputs | {"prompt": "", "iterations": 0}
+    assert execute("SteadyDiffARPO", **none, captioner="small")[0] == "a small star, by night"
+    assert execute("SteadyDiffARPO", **none)[0] not in ("", "a small star, by night")
+    assert execute("SteadyDiffARPO", **none | {"prompt": "a cat"}, captioner="small")[0] == "a cat"
 
 
 def test_what_the_drawings_have_and_the_image_has_not_is_the_negative_prompt(execute, inputs):
