@@ -61,10 +61,14 @@ def tags_file(file: Path) -> Path | None:
 def load_tagger(file: Path) -> Callable[[Tensor], Phrases]:
     """A captioner of pictures [H, W, 3] in 0..1.
 
-    Raises:  SettingsError for a file that is no tagger.
+    Raises:  SettingsError for a file that is no tagger, or without onnxruntime.
     """
-    import onnxruntime  # pyright: ignore[reportMissingImports]
-
+    try:
+        import onnxruntime  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise SettingsError(
+            f"{file.name} needs onnxruntime; run: python -m pip install onnxruntime"
+        ) from None
     try:
         names = read_tags(tags_file(file))
         session: Any = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])

@@ -2,7 +2,9 @@
 
 import json
 import re
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from PIL import Image
@@ -10,7 +12,9 @@ from PIL import Image
 from steadydiff.arpo.language.proposer import VisionProposer
 from steadydiff.arpo.language.server import ChatServer
 from steadydiff.arpo.phrase_bank import PhraseBank
+from steadydiff.arpo.phrases import Phrases
 from tools.launch import arpo, arpo_host
+from tools.launch.comfy_client import ComfyError, ComfyRefusal
 from tools.launch.console import Stop
 
 QUICK = ["--iterations", "0", "--prompt", "a red star"]
@@ -69,10 +73,69 @@ def test_a_folder_ends_at_a_comfyui_that_does_not_answer(tmp_path, capsys):
     assert capsys.readouterr().err.count("The ComfyUI at 127.0.0.1:1") == 1
 
 
+@pytest.mark.parametrize("where", [[], ["--comfyui", "1", "--checkpoint", "x"]])
+def test_a_folder_ends_at_a_chat_server_that_does_not_run(tmp_path, output, capsys, where):
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / "set" / name, (64, 64))
+    assert arpo.main([str(tmp_path / "set"), *where, "--server", "http://127.0.0.1:1/v1"]) == 1
+    [said] = capsys.readouterr().err.splitlines()
+    assert "the chat server http://127.0.0.1:1 (model qwen3-vl:8b) does not run" in said
+    assert not output.exists()
+
+
+def test_a_key_that_is_missing_is_told_before_anything_is_drawn(tmp_path, output, capsys):
+    picture(tmp_path / "set" / "a.png", (64, 64))
+    words = ["--server", "http://127.0.0.1:1/v1", "--key-name", "NO_SUCH_KEY_OF_MINE"]
+    assert arpo.main([str(tmp_path / "set"), *words]) == 1
+    assert "there is no key NO_SUCH_KEY_OF_MINE" in capsys.readouterr().err and not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "alone"),
+    [
+        (ComfyError("node arpo (SteadyDiffARPO) failed: the proposer failed: it refuses"), True),
+        (ComfyError("node steadydiff_reference (LoadImage) failed: no picture"), True),
+        (ComfyError("ComfyUI answered 413 to the picture a.png"), True),
+        (
+            ComfyError("node scorer (SteadyDiffCLIPScorer) failed: the weights are not on this computer"),
+            False,
+        ),
+        (ComfyRefusal("node arpo (SteadyDiffARPO): Value not in list"), False),
+        (ConnectionRefusedError(), False),
+    ],
+)
+def test_what_any_picture_would_meet_ends_a_folder(error, alone):
+    assert arpo_host.of_a_picture(error) == alone
+
+
+def test_a_tagger_writes_the_first_prompt(output, monkeypatch):
+    monkeypatch.setattr(arpo, "load_tagger", lambda file: lambda picture: Phrases((f"by {file.stem}",)))
+    assert arpo.main(["scene:7", "--iterations", "0", "--tagger", "taggers/mine.onnx"]) == 0
+    told = json.loads((output / "scene_7" / "log.json").read_text(encoding="utf-8"))
+    assert told["steps"][0]["phrases"]["content"] == ["by mine"]
+    named = options("--checkpoint", "x", "--tagger", "mine")
+    graph = arpo_host.with_pictures(arpo_host.checkpoint_graph(named, (64, 64)), ["a"], named)
+    assert graph["arpo"]["inputs"]["captioner"] == "mine"
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Runs, and has no model."""
+
+    def do_POST(self):
+        self.send_error(404)
+
+    def log_message(self, *_):
+        pass
+
+
 def test_a_caption_that_nobody_improved_is_not_written(tmp_path, output, capsys):
     picture(tmp_path / "set" / "a.png", (64, 64))
-    dead = ["--server", "http://127.0.0.1:1/v1", "--prompt", "a red star", "--iterations", "1"]
-    assert arpo.main([str(tmp_path / "set"), *dead]) == 1
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        dead = ["--server", url, "--prompt", "a red star", "--iterations", "1"]
+        assert arpo.main([str(tmp_path / "set"), *dead]) == 1
+        server.shutdown()
     assert "the proposer failed" in capsys.readouterr().err and not list((tmp_path / "set").glob("*.txt"))
 
 

@@ -22,12 +22,14 @@ from torch import Tensor
 
 from steadydiff.arpo.bank_files import BANKS, NO_BANK, find_banks, named_lists, read_bank
 from steadydiff.arpo.clip_scorer import as_pil, load_scorer
+from steadydiff.arpo.language.keys import find_key
 from steadydiff.arpo.language.proposer import VisionProposer
 from steadydiff.arpo.language.server import ChatServer
 from steadydiff.arpo.log import Log, as_dict, load_log, save_log
 from steadydiff.arpo.phrase_bank import ABSENT, PhraseBank
 from steadydiff.arpo.phrases import Phrases
 from steadydiff.arpo.search import ARPO, Proposer, Scorer
+from steadydiff.arpo.tagger import Captioned, load_tagger
 from steadydiff.errors import SteadyDiffError
 from steadydiff.files.atomic import write_whole
 from steadydiff.inputs.arpo import CHAT_SERVER, TINY
@@ -45,7 +47,7 @@ from steadydiff.tinyworld.scenes import (
 from steadydiff.tinyworld.scorer import tiny_scorer
 from steadydiff.tinyworld.train import HELD_OUT
 from tools.bench.shared import world
-from tools.launch.arpo_host import HostSearch, Unreachable
+from tools.launch.arpo_host import EachFails, HostSearch
 from tools.launch.console import Stop, say
 from tools.launch.environment import ROOT
 from tools.launch.sheet import draw_sheet, enlarged
@@ -119,6 +121,7 @@ def named_proposer(options: argparse.Namespace, clip: Scorer) -> PhraseBank | Vi
     """A chat server where one is named, else the banks of --bank: names, or folders and files."""
     if options.server:
         server = ChatServer(options.server, options.model, options.key_name)
+        find_key(options.key_name, server.address.origin)
         writer = replace(server, model=options.text_model) if options.text_model else None
         sessions = (server.session, *([writer.session] if writer else []))
         return VisionProposer(server, write=writer, sessions=sessions)
@@ -126,6 +129,15 @@ def named_proposer(options: argparse.Namespace, clip: Scorer) -> PhraseBank | Vi
     for name in map(str.strip, (options.bank or "tinyworld").split(",")):
         lists += read_bank(Path(name)) if Path(name).exists() else named_lists(find_banks(), NO_BANK, name)
     return PhraseBank(tuple(lists), clip, cache=OUTPUT / ".embeddings")
+
+
+def reach_server(options: argparse.Namespace) -> None:
+    """Raises EachFails if a chat server proposes and does not run."""
+    try:
+        if options.server:
+            ChatServer(options.server, options.model).reach()
+    except SteadyDiffError as error:
+        raise EachFails(str(error)) from None
 
 
 # --- searching here ---------------------------------------------------------------------------------------
@@ -137,6 +149,7 @@ def search(options: argparse.Namespace, clip: Scorer, proposer: Proposer, names:
     theme = [reference for _, reference in read]
     for name, reference in zip(names, theme, strict=True):
         check_drawable(name, reference, options.force)
+    reach_server(options)
     folder = OUTPUT / (read[0][0] if len(names) == 1 else f"{Path(options.image).resolve().name}_theme")
     file = folder / "log.safetensors"
     earlier = load_log(file) if options.resume else None
@@ -209,7 +222,7 @@ def search_all(options: argparse.Namespace) -> int:
             prompt = find([name])
             if beside:
                 write_whole(beside, prompt + "\n")
-        except Unreachable:
+        except EachFails:
             raise
         except (Stop, SteadyDiffError) as error:
             print(error, file=sys.stderr)
@@ -230,6 +243,8 @@ def searcher(options: argparse.Namespace) -> Callable[[list[str]], str]:
             for file, picture in pictures.items():
                 if host.tiny:
                     check_drawable(str(file), pixels(picture), options.force)
+            if host.at_home:
+                reach_server(options)
             return host.find({file: picture.size for file, picture in pictures.items()})
 
         return found
@@ -237,7 +252,10 @@ def searcher(options: argparse.Namespace) -> Callable[[list[str]], str]:
         raise Stop("A checkpoint or a workflow runs in a ComfyUI: say which one by --comfyui ADDRESS.")
     say(f"draws with: the tiny world. {DRAWS}")
     clip = named_scorer(options)
-    return partial(search, options, clip, named_proposer(options, clip))
+    proposer = named_proposer(options, clip)
+    if options.tagger:
+        proposer = Captioned(proposer, load_tagger(Path(options.tagger)))
+    return partial(search, options, clip, proposer)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -271,6 +289,11 @@ def parser() -> argparse.ArgumentParser:
     add("--model", metavar="NAME", default=CHAT_SERVER[1].default, help="its model that sees; %(default)s")
     add("--text-model", metavar="NAME", default="", help="another one of it for questions without pictures")
     add("--key-name", metavar="NAME", default="", help="the NAME of the server's key, never the key itself")
+    add(
+        "--tagger", metavar="FILE",
+        help="a WD tagger (.onnx, its .csv beside it) that writes the first prompt; in a ComfyUI the name of "
+        "one in its models/steadydiff_taggers",
+    )  # fmt: skip
     add(
         "--clip", metavar="MODEL",
         help="the scorer: a model of open_clip, its weights after a slash (ViT-L-14/openai); here also a "

@@ -12,15 +12,17 @@ from steadydiff.files.text import read_text
 from steadydiff.inputs import arpo as inputs
 from steadydiff.inputs.arpo import TINY
 from steadydiff.inputs.kinds import Input
-from tools.launch.comfy_client import ComfyClient, ComfyError, Graph
+from tools.launch.comfy_client import ComfyClient, ComfyError, ComfyRefusal, Graph
 from tools.launch.console import Stop
 from tools.launch.environment import ROOT
 
 ARPO_NODE, REFERENCE, PROMPT = "SteadyDiffARPO", "steadydiff_reference", "steadydiff_prompt"
 
+OF_A_PICTURE = ARPO_NODE, "LoadImage", "ImageBatch"
 
-class Unreachable(Stop):
-    """The ComfyUI does not answer, and would not for another picture."""
+
+class EachFails(Stop):
+    """What would go wrong with any other picture too."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class HostSearch:
         return cls(client, options, "the tiny world" if tiny else ", ".join(names) or "its workflow", tiny)
 
     @property
+    def at_home(self) -> bool:
+        """Whether it runs on this computer, so that what it reaches is reached from here."""
+        return self.client.host in ("127.0.0.1", "localhost", "::1")
+
+    @property
     def address(self) -> str:
         return f"{self.client.host}:{self.client.port}"
 
@@ -69,11 +76,18 @@ class HostSearch:
             uploaded = [self.client.upload(*file) for file in files]
             outputs = self.client.run(with_pictures(graph, uploaded, options))
         except (ComfyError, OSError, ValueError) as error:
-            kind = Unreachable if isinstance(error, OSError) else Stop
+            kind = Stop if of_a_picture(error) else EachFails
             raise kind(f"The ComfyUI at {self.address} did not find a prompt: {error}") from error
         prompt = outputs[PROMPT]["text"][0]
         print(f"prompt: {prompt}", flush=True)
         return prompt
+
+
+def of_a_picture(error: Exception) -> bool:
+    """Whether another picture may do better: this one failed where it is sent, loaded or searched for."""
+    if isinstance(error, (OSError, ComfyRefusal)):
+        return False
+    return not (failed := re.search(r"node \S+ \((\w+)\)", str(error))) or failed[1] in OF_A_PICTURE
 
 
 def address_of(text: str) -> tuple[int, str]:
@@ -147,6 +161,7 @@ def with_pictures(graph: Graph, uploaded: list[str], options: argparse.Namespace
     settings |= {"max_tokens": options.max_tokens} if options.max_tokens != 75 else {}
     settings |= {"drop": True} if options.drop else {}
     settings |= {} if options.prompt is None else {"prompt": options.prompt}
+    settings |= {"captioner": options.tagger} if options.tagger else {}
     graph[arpo]["inputs"] |= settings
     graph[PROMPT] = node("PreviewAny", {"source": [arpo, 0]})
     return graph

@@ -19,6 +19,10 @@ class ComfyError(Exception):
     """The host refused a graph or failed while running it; the text names node, input and reason."""
 
 
+class ComfyRefusal(ComfyError):
+    """The host refused a graph, and would again."""
+
+
 class ComfyClient:
     """A client of the ComfyUI at `host`:`port`; `patience` is the longest silence accepted, in seconds."""
 
@@ -54,7 +58,7 @@ class ComfyClient:
         if status != 200 or answer.get("node_errors"):
             if "prompt_id" in answer:
                 self.cancel(answer["prompt_id"])
-            raise ComfyError(describe_refusal(answer, graph))
+            raise ComfyRefusal(describe_refusal(answer, graph))
         return answer["prompt_id"]
 
     def cancel(self, prompt_id: str) -> None:
