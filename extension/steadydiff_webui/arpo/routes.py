@@ -27,7 +27,8 @@ from steadydiff.arpo.log import as_dict
 from steadydiff.errors import SteadyDiffError
 from steadydiff.picture_files import read_picture
 
-from .search import Search, parts
+from .search import Search
+from .settings import parts
 from .tab import Searches
 
 PATH = "/steadydiff/arpo"

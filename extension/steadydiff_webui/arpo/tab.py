@@ -26,7 +26,9 @@ from ..settings import SERVER
 from ..widgets import widget
 from . import txt2img
 from .captioners import PROPOSER, captioners
-from .search import Search, banks, parts, reach_server, read_settings, told_of_clip
+from .helpers import reach_server, told_of_clip
+from .search import Search
+from .settings import banks, parts, read_settings
 
 TITLE, NAME = "SteadyDiff ARPO", "steadydiff_arpo"
 POLL_SECONDS = 0.25

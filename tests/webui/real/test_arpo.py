@@ -147,7 +147,7 @@ result = [len(shown), shown[0][1], len(searches._by_id)]
 
 def test_the_tab_says_before_the_click_which_clip_there_is(packed):
     source = """
-from steadydiff_webui.arpo.search import told_of_clip
+from steadydiff_webui.arpo.helpers import told_of_clip
 asked = ("ViT-L-14", "openai", ""), ("tiny world", "", ""), ("other", "", "")
 result = [told_of_clip(*one) for one in asked]
 """
@@ -191,7 +191,7 @@ deepbooru.model.start = deepbooru.model.stop = lambda: None
 def test_txt2imgs_drawing_settings_are_found(packed):
     source = """
 from steadydiff_webui.arpo import txt2img
-from steadydiff_webui.arpo.search import drawing_inputs
+from steadydiff_webui.arpo.settings import drawing_inputs
 found = txt2img.components([one.name for one in drawing_inputs()])
 result = {name: one.elem_id for name, one in found.items()}
 """
