@@ -97,7 +97,11 @@ class Log:
 
     def negative(self, step: Step) -> str:
         """What drawings had and the reference has not, as a negative prompt beside the prompt of a step."""
-        return replace(step.phrases, negative=self.following.negative).negative_prompt
+        return self.found(step).negative_prompt
+
+    def found(self, step: Step) -> Phrases:
+        """The phrases of a step with all negative ones that were found up to the end."""
+        return replace(step.phrases, negative=self.following.negative)
 
     @property
     def _drawn(self) -> tuple[Step, ...]:

@@ -11,6 +11,7 @@ import torch
 from modules import call_queue, processing, shared
 from PIL import Image
 
+from steadydiff.arpo.language.editing import exchange_words, read_exchanges
 from steadydiff.arpo.log import Log, Step, kept_names, load_log, log_file, save_log
 from steadydiff.arpo.phrases import Phrases
 from steadydiff.arpo.search import ARPO
@@ -59,6 +60,7 @@ class Search:
             wish["seeds"],
             wish["max_tokens"],
         )
+        self._words = read_exchanges(wish["words"])
         names = kept_names(wish["keep_as"], len(self._themes))
         self._files = [log_file(name, log_folder()) for name in names]
 
@@ -90,7 +92,12 @@ class Search:
 
     def prompt(self, step: Step) -> str:
         """A step's prompt, those of the images before it above it, one a line."""
-        return "\n".join(one.phrases.prompt for one in (*map(self._best, self.ended_logs), step))
+        earlier = [self._found(log, self._best(log)) for log in self.ended_logs]
+        return "\n".join(found.prompt for found in (*earlier, self._found(self.log, step)))
+
+    def _found(self, log: Log | None, step: Step) -> Phrases:
+        """What a step found, its words exchanged: the drawings were made before that."""
+        return exchange_words(log.found(step) if log else step.phrases, self._words)
 
     @property
     def status(self) -> str:
@@ -111,10 +118,10 @@ class Search:
 
     def negative(self, step: Step) -> str:
         """What goes with the step's prompt as a negative prompt; the drawings were made without it."""
-        return self.log.negative(step) if self.log else ""
+        return self._found(self.log, step).negative_prompt
 
     def infotext(self, step: Step) -> str:
-        return infotext(self.settings["drawing"], step.phrases.prompt, self.seed)
+        return infotext(self.settings["drawing"], self._found(self.log, step).prompt, self.seed)
 
     def _guarded(self) -> None:
         """Search, and keep what went wrong: nobody above us would see it."""

@@ -21,12 +21,18 @@ from .captioners import PROPOSER, TOOLTIP, captioners
 Settings = dict[str, dict[str, Any]]
 """By part, by input."""
 
+WORDS = Text(
+    "words", "",
+    "Words to exchange in every phrase of the prompts found, like dog -> cat, between commas or one a line; "
+    "whole words in any case. Nothing after the arrow takes one out. The drawings are of before.",
+)  # fmt: skip
+
 
 def parts() -> dict[str, tuple[Input, ...]]:
     """What a search is told, part by part, with what this host has to choose from."""
     return {
         "drawing": drawing_inputs(),
-        "search": (*arpo_inputs.SEARCH, arpo_inputs.COMBINE),
+        "search": (*arpo_inputs.SEARCH, arpo_inputs.COMBINE, WORDS),
         "proposer": (
             Choice(
                 "proposer", arpo_inputs.BANK, (arpo_inputs.BANK, arpo_inputs.SERVER),

@@ -53,6 +53,7 @@ LABELS = {
     ("search", "drop"): "Also remove phrases",
     ("search", "min_gain"): "Smallest gain",
     ("search", "keep_as"): "Save search as",
+    ("search", "words"): "Swap words",
     ("drawing", "cfg"): "CFG scale",
     ("bank", "most"): "Phrases per list",
     ("bank", "against"): "Weight of the drawing",

@@ -1,7 +1,7 @@
 """The paper's prompt generator: a vision-language model says what a drawing lacks beside the reference.
 
-`VisionProposer` is a `Proposer` (methods/arpo.py) over anything that can be asked a text with pictures:
-`ChatServer` here, ComfyUI's own models in `hosts/comfy_text.py`.
+`VisionProposer` is a `Proposer` (arpo/search.py) over anything that can be asked a text with pictures:
+`ChatServer` here, ComfyUI's own models in `hosts/comfy/text.py`.
 """
 
 from __future__ import annotations
