@@ -26,9 +26,9 @@ def output(monkeypatch, tmp_path):
     return tmp_path / "output"
 
 
-def picture(file, size):
+def picture(file, size, colour="teal"):
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, "teal").save(file)
+    Image.new("RGB", size, colour).save(file)
     return file
 
 
@@ -61,6 +61,8 @@ def test_a_folders_prompts_are_written_beside_its_pictures(tmp_path, output, cap
     assert sorted(file.name for file in (tmp_path / "set").rglob("*.txt")) == ["a.txt", "b.txt"]
     arpo.main([str(tmp_path / "set"), *QUICK, "--overwrite"])
     assert (tmp_path / "set" / "b.txt").read_text() == "a red star\n"
+    with pytest.raises(Stop, match="there are scene:0 to scene:999"):
+        arpo.references("scene:1000")
     (tmp_path / "empty").mkdir()
     with pytest.raises(Stop, match="has no pictures"):
         arpo.references(str(tmp_path / "empty"))
@@ -139,6 +141,31 @@ def test_a_caption_that_nobody_improved_is_not_written(tmp_path, output, capsys)
     assert "the proposer failed" in capsys.readouterr().err and not list((tmp_path / "set").glob("*.txt"))
 
 
+def test_a_folder_that_was_stopped_is_resumed_where_it_was(tmp_path, output, capsys, monkeypatch):
+    for name, colour in (("a", "teal"), ("b", "red"), ("c", "blue")):
+        picture(tmp_path / "set" / f"{name}.png", (64, 64), colour)
+    words = [str(tmp_path / "set"), "--iterations", "1", "--prompt", "a red star"]
+    draw, drawn = arpo.draw, []
+
+    def draws(prompts, seed):
+        drawn.extend(prompts)
+        if len(drawn) == 4:  # the second one of b
+            raise KeyboardInterrupt
+        return draw(prompts, seed)
+
+    monkeypatch.setattr(arpo, "draw", draws)
+    assert arpo.main(words) == 130
+    assert capsys.readouterr().err == "Stopped; --resume goes on from the last whole iteration.\n"
+    assert [file.name for file in (tmp_path / "set").glob("*.txt")] == ["a.txt"]
+    del drawn[:]
+    arpo.main(["scene:7", *QUICK])  # whose log takes the place of c's, as of a namesake
+    (output / "scene_7").rename(output / "c")
+    drawn[:] = ["again"] * 10
+    assert arpo.main([*words, "--resume"]) == 0, capsys.readouterr().err
+    assert len(drawn) == 10 + 3  # b's second one, and c's two
+    assert len(list((tmp_path / "set").glob("*.txt"))) == 3
+
+
 def test_a_folder_may_be_one_theme(tmp_path, output, capsys):
     for name in ("a.png", "b.png", "c.png"):
         picture(tmp_path / "set" / name, (64, 64))
@@ -182,6 +209,8 @@ def test_a_chat_server_sees_with_one_model_and_may_write_with_another():
         (["--comfyui", "1", "--workflow", "absent.json"], r"absent\.json cannot be read as a workflow"),
         (["--comfyui", "1", "--checkpoint", "x"], "The ComfyUI at 127.0.0.1:1 did not find a prompt"),
         (["--comfyui", "1"], "is no drawing of the tiny world"),
+        (["--iterations", "-1"], r"^iterations is 0 or more; got -1\n$"),
+        (["--bank", ","], "the phrase bank is empty"),
     ],
 )
 def test_what_cannot_be_drawn_with_is_refused(tmp_path, capsys, words, sentence):

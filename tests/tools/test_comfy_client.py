@@ -183,6 +183,20 @@ def test_a_partly_valid_graph_is_taken_back(client):
     assert client.asked == [("POST", "/prompt"), ("POST", "/queue"), ("POST", "/interrupt")]
 
 
+def test_a_graph_that_runs_is_taken_out_at_ctrl_c(client):
+    told = json.dumps({"type": "progress", "data": {"prompt_id": "p"}}).encode()
+    client.port, thread, _ = serve(frame(TEXT, told))
+    client.answers["/prompt"] = 200, {"prompt_id": "p"}
+
+    def stop(kind, data):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        client.run(GRAPH, stop)
+    thread.join()
+    assert client.asked == [("POST", "/prompt"), ("POST", "/queue"), ("POST", "/interrupt")]
+
+
 def test_an_answer_that_is_not_json_is_shown_as_it_is(client):
     client.answers["/prompt"] = 500, b"500 Internal Server Error"
     with pytest.raises(ComfyError, match="^500 Internal Server Error$"):

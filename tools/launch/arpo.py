@@ -25,7 +25,7 @@ from steadydiff.arpo.clip_scorer import as_pil, load_scorer
 from steadydiff.arpo.language.keys import find_key
 from steadydiff.arpo.language.proposer import VisionProposer
 from steadydiff.arpo.language.server import ChatServer
-from steadydiff.arpo.log import Log, as_dict, load_log, save_log
+from steadydiff.arpo.log import Log, as_dict, load_log, save_log, theme_fingerprint
 from steadydiff.arpo.phrase_bank import ABSENT, PhraseBank
 from steadydiff.arpo.phrases import Phrases
 from steadydiff.arpo.search import ARPO, Proposer, Scorer
@@ -60,6 +60,8 @@ DRAWS = (
     f"It draws one or two of {len(SHAPES)} shapes ({', '.join(SHAPES[:3])} ...) in {len(COLOURS)} colours on "
     f"{len(BACKGROUNDS)} backgrounds in {len(STYLES)} styles, {SIDE} x {SIDE} pixels, and nothing else."
 )
+RESUMED = "--resume goes on from the last whole iteration"
+AGAIN = "the same command goes on with a folder's pictures that have no .txt yet"
 scorer = cache(tiny_scorer)
 
 
@@ -85,6 +87,8 @@ def bank(name: str = "tinyworld", most: int = 16) -> PhraseBank:
 def references(name: str) -> dict[str, Path | None]:
     """Pictures by name: one, all of a folder, or a scene of the tiny world, which has no file."""
     path = Path(name)
+    if name.startswith("scene:") and scene_of(name) is None:
+        raise Stop(f"{name} is no drawing of the tiny world; there are scene:0 to scene:{SCENES - 1}.")
     if not path.is_dir():
         return {name: None if scene_of(name) is not None else path}
     if not (found := pictures_in(path)):
@@ -126,7 +130,7 @@ def named_proposer(options: argparse.Namespace, clip: Scorer) -> PhraseBank | Vi
         sessions = (server.session, *([writer.session] if writer else []))
         return VisionProposer(server, write=writer, sessions=sessions)
     lists: list[Phrases] = []
-    for name in map(str.strip, (options.bank or "tinyworld").split(",")):
+    for name in filter(None, map(str.strip, (options.bank or "tinyworld").split(","))):
         lists += read_bank(Path(name)) if Path(name).exists() else named_lists(find_banks(), NO_BANK, name)
     return PhraseBank(tuple(lists), clip, cache=OUTPUT / ".embeddings")
 
@@ -143,7 +147,9 @@ def reach_server(options: argparse.Namespace) -> None:
 # --- searching here ---------------------------------------------------------------------------------------
 
 
-def search(options: argparse.Namespace, clip: Scorer, proposer: Proposer, names: list[str]) -> str:
+def search(
+    options: argparse.Namespace, settings: ARPO, clip: Scorer, proposer: Proposer, names: list[str]
+) -> str:
     """Draw with the tiny world; returns the prompt of a picture, or of what several share."""
     read = [read_reference(name) for name in names]
     theme = [reference for _, reference in read]
@@ -152,11 +158,10 @@ def search(options: argparse.Namespace, clip: Scorer, proposer: Proposer, names:
     reach_server(options)
     folder = OUTPUT / (read[0][0] if len(names) == 1 else f"{Path(options.image).resolve().name}_theme")
     file = folder / "log.safetensors"
-    earlier = load_log(file) if options.resume else None
-    settings = ARPO(
-        options.iterations, excluded=tuple(options.exclude), drop=options.drop, seeds=options.seeds,
-        max_tokens=options.max_tokens,
-    )  # fmt: skip
+    one_of_many = len(names) == 1 and Path(options.image).is_dir()
+    earlier = load_log(file) if options.resume and (file.is_file() or not one_of_many) else None
+    if earlier and one_of_many and earlier.reference != theme_fingerprint(theme):
+        earlier = None  # of a namesake in another folder
     prompt = None if options.prompt is None else Phrases.of(options.prompt)
     begun = settings.search(
         theme, lambda text, seed: draw([text], seed)[0], proposer, clip, options.seed, prompt, earlier
@@ -251,11 +256,15 @@ def searcher(options: argparse.Namespace) -> Callable[[list[str]], str]:
     if options.checkpoint or options.workflow:
         raise Stop("A checkpoint or a workflow runs in a ComfyUI: say which one by --comfyui ADDRESS.")
     say(f"draws with: the tiny world. {DRAWS}")
+    settings = ARPO(
+        options.iterations, excluded=tuple(options.exclude), drop=options.drop, seeds=options.seeds,
+        max_tokens=options.max_tokens,
+    )  # fmt: skip
     clip = named_scorer(options)
     proposer = named_proposer(options, clip)
     if options.tagger:
         proposer = Captioned(proposer, load_tagger(Path(options.tagger)))
-    return partial(search, options, clip, proposer)
+    return partial(search, options, settings, clip, proposer)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -322,7 +331,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Stopped; --resume goes on from the last whole iteration.", file=sys.stderr)
+        print(f"Stopped; {AGAIN if options.comfyui or options.port else RESUMED}.", file=sys.stderr)
         return 130
 
 

@@ -32,22 +32,32 @@ class ComfyClient:
     def run(
         self, graph: Graph, on_progress: Progress = lambda kind, data: None, drawn: dict | None = None
     ) -> dict[str, dict]:
-        """Queue a graph, report its progress, wait for its end and return each output node's outputs.
+        """Queue a graph, report its progress, wait for its end and return each output node's outputs; Ctrl+C
+        takes it out again.
 
         drawn: the same graph as a browser opens it, to be kept in the pictures
         """
         with WebSocket(self.host, self.port, f"/ws?clientId={self.id}", self.patience) as messages:
             prompt_id = self.queue(graph, drawn)
-            while True:
-                message = messages.receive()
-                if isinstance(message, bytes):  # a preview picture
-                    continue
-                message = json.loads(message)
-                data = message.get("data") or {}
-                if data.get("prompt_id") == prompt_id:
-                    if message["type"] == "executing" and data.get("node") is None:
-                        return self.outputs(prompt_id)  # sent after the history is written
-                    on_progress(message["type"], data)
+            try:
+                self._follow(messages, prompt_id, on_progress)
+            except KeyboardInterrupt:
+                self.cancel(prompt_id)
+                raise
+            return self.outputs(prompt_id)
+
+    def _follow(self, messages: WebSocket, prompt_id: str, on_progress: Progress) -> None:
+        """Report what is told of a prompt until it has ended."""
+        while True:
+            message = messages.receive()
+            if isinstance(message, bytes):  # a preview picture
+                continue
+            message = json.loads(message)
+            data = message.get("data") or {}
+            if data.get("prompt_id") == prompt_id:
+                if message["type"] == "executing" and data.get("node") is None:
+                    return  # sent after the history is written
+                on_progress(message["type"], data)
 
     def queue(self, graph: Graph, drawn: dict | None = None) -> str:
         """Queue a graph and return its prompt id; one that is only partly valid is refused, not half run."""
