@@ -228,7 +228,7 @@ def _unmarked(text: str) -> str:
     """Sections named on lines of their own; without comments, tags and a phrase that was cut off."""
     text = re.sub(r"\\[nrt]", "\n", text).replace("\\", "")
     text = re.sub(r"(?m)^\s*>\s", "", _TAG.sub(_tag, text))
-    text = re.sub(r"(?m)(?<=[\"',])\s*(?:#|//)\s[^\n\"]*$", "", text)
+    text = re.sub(r"(?m)(?<=[\"',\[{(])(?:\s*(?:#|//)\s[^\n\"]*$)+", "", text)
     if text.count('"') % 2:
         text = text[: text.rindex('"')]
     text = re.sub(r"(?mi)^(content|style|negative)\s*[,\t]", r"\1: ", text)
