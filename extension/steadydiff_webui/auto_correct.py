@@ -26,6 +26,7 @@ from steadydiff.picture_files import pictures_in, read_picture
 from steadydiff.plots import fit_figure, picture
 
 from .host import find_host
+from .layout import MORE
 from .measuring import SETTINGS, generate
 from .panels.auto_correct import key_of
 from .widgets import widget
@@ -139,9 +140,14 @@ class Row:
     def __init__(self, switch: Any, quality: Any, elem_id: str) -> None:
         """switch, quality: the panel's."""
         self._switch, self._quality = switch, quality
-        with gr.Row(elem_classes=["steadydiff-row"]):
-            self._choices = [widget(one, LABELS[one.name], f"{elem_id}_{one.name}") for one in CHOICES]
-        with gr.Row():
+        pictures, *rest = CHOICES
+        self._choices = [_widget(pictures, elem_id)]
+        with (
+            gr.Accordion(MORE, open=False, elem_id=f"{elem_id}_choices", elem_classes=["steadydiff-more"]),
+            gr.Row(elem_classes=["steadydiff-row"]),
+        ):
+            self._choices += [_widget(one, elem_id) for one in rest]
+        with gr.Row(elem_classes=["steadydiff-buttons"]):
             self._start = gr.Button("Measure and choose", elem_id=f"{elem_id}_measure")
             self._cancel = gr.Button("Stop measuring", interactive=False, elem_id=f"{elem_id}_cancel")
         self._curve = gr.Image(
@@ -149,8 +155,7 @@ class Row:
             elem_id=f"{elem_id}_curve",
         )  # fmt: skip
         self._said = gr.HTML(
-            "Measures with the prompt, sampler, steps, CFG scale and size set above, once for a checkpoint "
-            "with its LoRAs; a new prompt or seed needs no new fit. Experimental.",
+            "Measures once for a checkpoint with its LoRAs, sampler, steps and CFG. Experimental.",
             elem_id=f"{elem_id}_said", elem_classes=["steadydiff-hint"],
         )  # fmt: skip
 
@@ -163,6 +168,10 @@ class Row:
             show_progress="hidden",
         )  # fmt: skip
         self._cancel.click(cancel, inputs=[], outputs=[], queue=False)
+
+
+def _widget(one: Any, elem_id: str) -> Any:
+    return widget(one, LABELS[one.name], f"{elem_id}_{one.name}")
 
 
 _LATEST: list[Measuring] = []  # what the button to stop stops

@@ -82,7 +82,7 @@ class WebuiFolder:
             ) from None
 
 
-TRAINED = "No file yet: it must be trained for your checkpoint."
+TRAINED = "No file yet: must be trained for your checkpoint."
 MEASURED = "No file yet: Epsilon Scaling's Calibrate makes one."
 ANTIBIAS = WebuiFolder("steadydiff_antibias", origin=TRAINED, page="antibias_prompt.md")
 MDSS = WebuiFolder("steadydiff_mdss", origin=TRAINED, page="mdss.md")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,7 +31,7 @@ class Drawn:
             with switch.extra():
                 gr.HTML(panel.hint, elem_classes=["steadydiff-hint"])
             self._draw(panel.rows)
-            with gr.Accordion(MORE, open=False, elem_id=f"{elem_id}_more", elem_classes=["steadydiff-more"]):
+            with self._closed() if panel.more else contextlib.nullcontext():
                 self._draw(panel.more)
                 gr.HTML(docs.link(panel.page, f"{panel.title}: docs"), elem_classes=["steadydiff-hint"])
             self.below = gr.Column(elem_id=f"{elem_id}_below")
@@ -42,6 +43,11 @@ class Drawn:
     def components(self) -> list[Any]:
         """As script arguments come."""
         return [self.by_name[one.name] for one in self.panel.all_inputs]
+
+    def _closed(self) -> Any:
+        """Return a part that is closed at first."""
+        more, classes = f"{self._elem_id}_more", ["steadydiff-more"]
+        return gr.Accordion(MORE, open=False, elem_id=more, elem_classes=classes)
 
     def _draw(self, rows) -> None:
         inputs = {one.name: one for one in self.panel.inputs}
@@ -72,7 +78,7 @@ def file_widget(one: File, label: str, elem_id: str):
         made = widget(one, label, elem_id)
         look = ToolButton(AGAIN, elem_id=f"{elem_id}_refresh")
     note = gr.HTML(
-        f"{one.folder.origin} {docs.link(one.folder.page, 'How?')}", visible=not one.folder.files(),
+        docs.link(one.folder.page, one.folder.origin), visible=not one.folder.files(),
         elem_id=f"{elem_id}_none", elem_classes=["steadydiff-hint"],
     )  # fmt: skip
 

@@ -31,7 +31,7 @@ def plan(values: dict) -> webui.Plan:
 
 PANEL = Panel(
     "Auto Correct", "auto_correct", INPUTS, plan,
-    hint="Uses the fit that matches; without one, nothing.",
+    hint="Uses the fit that matches.",
     page="webui.md",
     rows=({"quality": "Quality"},),
     more=(),

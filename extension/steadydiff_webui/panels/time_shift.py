@@ -25,7 +25,7 @@ def plan(values: dict) -> Plan:
 
 PANEL = Panel(
     "Time Shift", "time_shift", INPUTS, plan,
-    hint="1 is off. Lower: more contrast and detail, then grain.",
+    hint="1 is off. Lower: crisper.",
     page="time_shift.md",
     rows=({"factor": "Noise level times"},),
     more=(
