@@ -1,41 +1,25 @@
 """SteadyDiffAuto: measures a model once, chooses a correction and applies it; what it found is kept."""
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
 import comfy.samplers
-import comfy.utils
-import torch
 from comfy_api.latest import io, ui
 
-from ..steadydiff.drift import kept_fit
-from ..steadydiff.drift.fit_plan import QUALITIES, Plan, own_references, problem_of
-from ..steadydiff.drift.kept_fit import KeptFit, Unfinished, digest
-from ..steadydiff.drift.measurement import own_samples
+from ..steadydiff.drift.fit_plan import QUALITIES, Plan
+from ..steadydiff.drift.kept_fit import digest
 from ..steadydiff.errors import SettingsError
-from ..steadydiff.files.atomic import check_writable
-from ..steadydiff.hosts.comfy.fit import (
-    check_fit,
-    corrected,
-    draw_reference,
-    fit_model,
-    key_of,
-)
+from ..steadydiff.hosts.comfy.attach import attach_chooser, patches_of
+from ..steadydiff.hosts.comfy.fit import check_bare, corrected
 from ..steadydiff.plots import fit_figure
 from .shared import schema
-from .shared.host import fitted_shape, say
-from .shared.meter import Meter
+from .shared.auto_run import MEASURE, AutoRun, Fitter
+from .shared.host import HOST, fitted_shape, say
 from .shared.plot import image
-from .shared.schedule_folder import auto_file
 from .shared.set_up import make_setup
 
-MEASURE = ("when needed", "again", "never")
-NEVER = (
-    "Not measured: measure is never, and no measurement of this model with this sampler, steps, cfg and "
-    "quality is kept. The model is left as it is."
+WAITS = (
+    "Measures when a sampler first runs with it, under that sampler's own prompt, size, steps and CFG, once "
+    "for each. At 20 steps that takes at most the time of {} pictures. The result is then said here."
 )
 
 
@@ -47,9 +31,10 @@ class SteadyDiffAuto(io.ComfyNode):
             display_name="Auto Correct (SteadyDiff)",
             category=schema.CATEGORY,
             description="Measures what a model's pictures lack, tries corrections, and applies the one that "
-            "helps, or none. Measures once for a model, its LoRAs, sampler, steps and CFG, and keeps what it "
-            "found: a new prompt or seed does not measure again. Experimental: the rule misses its goal on "
-            "the small networks it was tried on (docs/digits.md), and no large model was measured.",
+            "helps, or none. Put it between the model and the sampler. Measures once for a model, its LoRAs, "
+            "sampler, steps and CFG, and keeps what it found: a new prompt or seed does not measure again. "
+            "Experimental: the rule misses its goal on the small networks it was tried on (docs/digits.md), "
+            "and no large model was measured.",
             search_aliases=["steady", "drift", "exposure bias", "epsilon scaling", "calibrate", "washed out"],
             is_experimental=True,
             is_input_list=True,  # so that ComfyUI's own node for a folder of pictures fits
@@ -60,25 +45,37 @@ class SteadyDiffAuto(io.ComfyNode):
                     "of SteadyDiff; put those behind this node.",
                 ),
                 io.Conditioning.Input(
-                    "positive", tooltip="Prompt of the pictures it measures on. Another prompt later on "
-                    "does not measure again.",
+                    "positive", optional=True,
+                    tooltip="Leave it open, with negative and latent_image: then it measures when a sampler "
+                    "runs, as that is set. Connect the three to measure now and see info and plot. Another "
+                    "prompt later on does not measure again.",
                 ),
-                io.Conditioning.Input("negative", tooltip="What to steer away from, at cfg above 1."),
-                io.Latent.Input("latent_image", tooltip="An empty latent of the size you sample at."),
+                io.Conditioning.Input(
+                    "negative", optional=True, tooltip="What to steer away from, at cfg above 1.",
+                ),
+                io.Latent.Input(
+                    "latent_image", optional=True, tooltip="An empty latent of the size you sample at.",
+                ),
                 io.Int.Input(
-                    "steps", default=20, min=1, max=10000, tooltip="The same as in your KSampler.",
+                    "steps", default=20, min=1, max=10000, extra_dict={"advanced": True},
+                    tooltip="Used with positive connected: the same as in your KSampler.",
                 ),
                 io.Float.Input(
                     "cfg", default=8.0, min=schema.Least(0.0), max=100.0, step=0.1, round=0.01,
-                    tooltip="As in your KSampler. With guidance the answer is mostly: leave it as it is.",
+                    extra_dict={"advanced": True},
+                    tooltip="Used with positive connected: as in your KSampler. With guidance the answer is "
+                    "mostly: leave it as it is.",
                 ),
                 io.Combo.Input(
                     "sampler_name", options=comfy.samplers.SAMPLER_NAMES, default="euler",
-                    tooltip="As in your KSampler; not one of the CFG++ kind, dpm_fast or dpm_adaptive.",
+                    extra_dict={"advanced": True},
+                    tooltip="Used with positive connected: as in your KSampler; not one of the CFG++ kind, "
+                    "dpm_fast or dpm_adaptive.",
                 ),
                 io.Combo.Input(
                     "scheduler", options=comfy.samplers.SCHEDULER_NAMES, default="normal",
-                    tooltip="The same as in your KSampler.",
+                    extra_dict={"advanced": True},
+                    tooltip="Used with positive connected: as in your KSampler, the same.",
                 ),
                 io.Combo.Input(
                     "quality", options=list(QUALITIES), default="normal",
@@ -110,7 +107,8 @@ class SteadyDiffAuto(io.ComfyNode):
             ],
             outputs=[
                 io.Model.Output(
-                    tooltip="The corrected model, or the very same where there is nothing to correct."
+                    tooltip="The corrected model; measured now, the very same where there is nothing to "
+                    "correct."
                 ),
                 io.String.Output(
                     display_name="info", tooltip="What it chose and why, with errors, in sentences."
@@ -127,74 +125,40 @@ class SteadyDiffAuto(io.ComfyNode):
 
 
 def correct(
-    images, model, positive, negative, latent_image, steps, cfg, sampler_name, scheduler, quality, measure,
-    vae=None, seed=0, batch_size=4,
+    images, model, steps, cfg, sampler_name, scheduler, quality, measure,
+    positive=None, negative=None, latent_image=None, vae=None, seed=0, batch_size=4,
 ) -> tuple:  # fmt: skip
     """Return the model, corrected or as it is, what is said of it, and its plot.
 
     images: real pictures [H, W, 3] in 0..1, of any sizes, or None
+    positive, negative, latent_image: all of them, to measure now, or none, to measure when a sampler runs
     """
+    check_bare(patches_of(model, HOST))
+    plan = Plan.of(quality, batch=batch_size, seed=seed)
+    fitter = Fitter(plan, measure, images, vae)
+    run = {"positive": positive, "negative": negative, "latent_image": latent_image}
+    missing = [name for name, given in run.items() if given is None]
+    if missing and len(missing) < len(run):
+        raise SettingsError(
+            f"{' and '.join(missing)} must be connected as well, or none of {', '.join(run)}: then it "
+            f"measures when a sampler runs"
+        )
+    if latent_image is None:
+        waits = WAITS.format(most_pictures(plan, images))
+        say(waits)
+        return attach_chooser(model, AutoRun(fitter), HOST), waits, image(fit_figure, None)
     sampler = comfy.samplers.sampler_object(sampler_name)
     own = comfy.samplers.KSampler(model, steps, model.load_device, sampler_name, scheduler, 1.0)
     setup = make_setup(model, positive, negative, sampler, own.sigmas.cpu(), cfg, calls=0)
     setup = replace(setup, scheduler=scheduler)
-    shape = fitted_shape(model, latent_image)
-    plan = Plan.of(quality, batch=batch_size, seed=seed)
-    if images is not None and vae is None:
-        raise SettingsError("images need the vae that encodes them; connect it")
-    images = None if images is None else images[: plan.pictures]
-    key = key_of(setup, plan, None if images is None else digest_of(images, vae))
-    file, prompt = auto_file(setup.made_for, key), digest(positive, negative)
-    kept = None if measure == "again" else kept_fit.load(file, key)
-    if kept is None and measure == "never":
-        say(NEVER)
-        return model, NEVER, image(fit_figure, None)
+    kept, info = fitter(setup, fitted_shape(model, latent_image), digest(positive, negative))
+    say(kept.headline if kept else info)
     if kept is None:
-        kept = measured(setup, shape, plan, images, vae, key, prompt, file)
-    info = "\n".join([kept.report(), *kept.remarks(prompt, shape), f"Kept in {file.name}."])
-    say(kept.headline)
+        return model, info, image(fit_figure, None)
     return corrected(replace(setup, model=model), kept.fit.correction), info, image(fit_figure, kept)
 
 
-def measured(setup, shape, plan: Plan, images, vae, key: str, prompt: str, file: Path) -> KeptFit:
-    """Measure, and keep what was found; what was measured when it is cancelled is gone on from next time."""
-    count = None if images is None else len(images)
-    per_run = check_fit(setup, shape, count)
-    check_writable(file)
-    unfinished = Unfinished(file.with_suffix(".safetensors"), problem_of(key, prompt, shape, plan))
-    least, most = plan.calls(per_run, count)
-    done = plan.calls_made(per_run, count, unfinished.own, unfinished.done)
-    setup = replace(setup, on_call=Meter(setup.model, least, most, done, per_run / plan.batch))
-
-    if images is None:
-        real = own_references(plan, unfinished, partial(draw_reference, setup, shape, plan.refine))
-        references = own_samples(setup.run.steps * plan.refine)
-    else:
-        real, references = encoded(images, vae, shape), f"{count} connected images"
-    fit = fit_model(setup, shape, real, plan, unfinished.done, lambda name: unfinished.save())
-    kept = KeptFit(key, fit, setup.made_for, plan.pictures, references, prompt, shape)
-    kept_fit.save(file, kept)
-    unfinished.end()
-    return kept
-
-
-def digest_of(images: Sequence[torch.Tensor], vae) -> str:
-    """Tell images from others by every pixel, without encoding them."""
-    found = hashlib.sha256(
-        f"{[list(picture.shape) for picture in images]} {type(vae.first_stage_model).__name__}".encode()
-    )
-    for picture in images:
-        found.update((picture.cpu().float().clamp(0, 1) * 65535).round().int().numpy().tobytes())
-    return found.hexdigest()
-
-
-def encoded(images: Sequence[torch.Tensor], vae, shape: tuple[int, ...]) -> torch.Tensor:
-    """The images as latents [N, C, *S] of the size that is sampled; cut where their shape differs."""
-    height, width = (side * vae.spacial_compression_encode() for side in shape[-2:])
-
-    def fitted(picture: torch.Tensor) -> torch.Tensor:
-        whole = picture[None, ..., :3].movedim(-1, 1)
-        return comfy.utils.common_upscale(whole, width, height, "area", "center").movedim(1, -1)
-
-    # One by one: VAEs of videos take several for one video.
-    return torch.cat([vae.encode(fitted(picture)).cpu() for picture in images])
+def most_pictures(plan: Plan, images, steps: int = 20) -> int:
+    """Return the most pictures' time that measuring takes at so many model calls a run."""
+    count = None if images is None else len(images[: plan.pictures])
+    return round(plan.calls(steps, count)[1] * plan.batch / steps)

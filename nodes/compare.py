@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..steadydiff.errors import SettingsError
-from ..steadydiff.hosts.comfy.attach import attach, patches_of, without_ours
+from ..steadydiff.hosts.comfy.attach import attach, chooser_of, patches_of, without_ours
 from ..steadydiff.hosts.patch import Patch
 from ..steadydiff.methods.epsilon_scaling import EpsilonScaling
 from ..steadydiff.schedules import table_schedule
@@ -135,12 +135,15 @@ class SteadyDiffCompare(io.ComfyNode):
             columns["difference x8"] = apart
         more = f", first {ROWS} of {len(before)} pictures" if len(before) > ROWS else ""
         sheet = torch.from_numpy(draw_sheet(f"seed {seed}{more}; {info}", columns))[None] / 255
+        if chooser := chooser_of(model, HOST):
+            info = f"{info}\n{chooser.told}"
         return io.NodeOutput(before, after, apart, sheet, info, ui=ui.PreviewImage(sheet, cls=cls))
 
 
 def without_and_with(model) -> dict:
     """The two models by their labels; the very same one, to be drawn once, if it carries nothing of ours."""
-    names = [patch.settings.title for patch in patches_of(model, HOST)]
+    names = ["Auto Correct"] if chooser_of(model, HOST) else []
+    names += [patch.settings.title for patch in patches_of(model, HOST)]
     without = without_ours(model, HOST) if names else model
     return {"without": without, f"with {' + '.join(names) or 'nothing of SteadyDiff'}": model}
 

@@ -12,17 +12,24 @@ from ...steadydiff.hosts.comfy.host import ComfyHost
 from ...steadydiff.model_names import name_of
 
 
-def say(text: str) -> None:
-    """Show a text on the node that is executing, where the host can; it stays until the next one."""
+def executing_node() -> str | None:
+    """Return the id of the node that is executing, None where the host does not tell."""
     try:
         from comfy_execution.utils import get_executing_context
     except ImportError:  # old hosts
-        return
+        return None
     context = get_executing_context()
+    return None if context is None else context.node_id
+
+
+def say(text: str, node: str | None = None) -> None:
+    """Show a text on a node, else on the one that is executing, where the host can; it stays until the next
+    one."""
+    node = node or executing_node()
     server = getattr(sys.modules.get("server"), "PromptServer", None)
     send = getattr(getattr(server, "instance", None), "send_progress_text", None)
-    if send is not None and context is not None:
-        send(text, context.node_id)
+    if send is not None and node is not None:
+        send(text, node)
 
 
 HOST = ComfyHost(

@@ -7,13 +7,23 @@ import comfy.utils
 import latent_preview
 import torch
 
+from ...steadydiff.errors import SettingsError
+from ...steadydiff.hosts.comfy.attach import chooser_of
 from ...steadydiff.hosts.comfy.drift import Setup
 from ...steadydiff.hosts.comfy.session import without_caches
 from .host import HOST
 
 
 def make_setup(model, positive, negative, sampler, sigmas, cfg, calls: int) -> Setup:
-    """Bring together what the user connected; `calls` is how many model calls the progress bar stands for."""
+    """Bring together what the user connected; `calls` is how many model calls the progress bar stands for.
+
+    Raises:  SettingsError for a model whose correction is chosen only when a sampler runs.
+    """
+    if chooser_of(model, HOST):
+        raise SettingsError(
+            "this model carries Auto Correct, which measures by itself when a sampler runs; connect the "
+            "model from before it here"
+        )
 
     def guide(patched):
         guider = comfy.samplers.CFGGuider(patched)

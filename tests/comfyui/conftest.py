@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tools.launch import tiny_models
-from tools.launch.inprocess import defaults_of, host_path, load, load_pack
+from tools.launch.inprocess import PACK, defaults_of, host_path, load, load_pack
 
 HOST = host_path()
 # What the host's own samplers do on every run, with nobody's nodes: torch.tensor() of a tensor (dpm_fast and
@@ -261,3 +261,51 @@ def small_sd1(host, tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoints") / "small_sd1.safetensors"
     save_file(tensors, path)
     return path
+
+
+@pytest.fixture
+def kept(host, monkeypatch, tmp_path):
+    """Where measurements are kept."""
+    monkeypatch.setattr(load("folder_paths"), "models_dir", str(tmp_path))
+    monkeypatch.setattr(load("folder_paths"), "temp_directory", str(tmp_path / "temp"))
+    return tmp_path / "steadydiff_schedules" / "auto"
+
+
+@pytest.fixture
+def fit_adapter(pack):
+    """The module that fits inside the host's runs, as the pack has loaded it."""
+    return sys.modules[f"{PACK}.steadydiff.hosts.comfy.fit"]
+
+
+@pytest.fixture
+def counted(models, log):
+    """A model of noise, and a list of its calls."""
+    calls, clone = log(), models["epsilon"].clone()
+
+    def around(apply_model, args):
+        calls.append(len(args["timestep"]))
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    clone.set_model_unet_function_wrapper(around)
+    return clone, calls
+
+
+@pytest.fixture
+def choose(fit_adapter, monkeypatch):
+    """Let the rule choose a correction, which it tries once; returns what the trial drew."""
+
+    def choose(**correction):
+        core, drawn = sys.modules[fit_adapter.fit.__module__], []
+
+        def fit(problem, settings, done, on_trial):
+            chosen, denoise = core.Correction(**correction), problem.denoise
+            for method in chosen.methods(problem.run):
+                denoise = method.wrap(denoise, problem.run)
+            drawn.append(problem.sampler(denoise, problem.x.clone(), problem.run.sigmas))
+            signs = core.Signs(0.0, 1.0, 0.0, 1.0)
+            return core.Fit(chosen, "a test wants it", signs, signs, {"plain": (1.0, 0.0)}, 1, 1)
+
+        monkeypatch.setattr(fit_adapter, "fit", fit)
+        return drawn
+
+    return choose

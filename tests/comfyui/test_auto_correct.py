@@ -15,17 +15,8 @@ VAE = SimpleNamespace(first_stage_model=None)
 
 
 @pytest.fixture(autouse=True)
-def kept(host, monkeypatch, tmp_path):
-    """Where measurements are kept."""
-    monkeypatch.setattr(load("folder_paths"), "models_dir", str(tmp_path))
-    monkeypatch.setattr(load("folder_paths"), "temp_directory", str(tmp_path / "temp"))
-    return tmp_path / "steadydiff_schedules" / "auto"
-
-
-@pytest.fixture
-def adapter(pack):
-    """The module that fits inside the host's runs, as the pack has loaded it."""
-    return sys.modules[f"{PACK}.steadydiff.hosts.comfy.fit"]
+def here(kept):
+    """Nothing is kept outside a folder of the test's own."""
 
 
 @pytest.fixture
@@ -43,40 +34,6 @@ def auto(pack, conds):
         return node.execute(**lists, images=pictures if isinstance(pictures, list) else [pictures]).args
 
     return auto
-
-
-@pytest.fixture
-def counted(models, log):
-    """A model of noise, and a list of its calls."""
-    calls, clone = log(), models["epsilon"].clone()
-
-    def around(apply_model, args):
-        calls.append(len(args["timestep"]))
-        return apply_model(args["input"], args["timestep"], **args["c"])
-
-    clone.set_model_unet_function_wrapper(around)
-    return clone, calls
-
-
-@pytest.fixture
-def choose(adapter, monkeypatch):
-    """Let the rule choose a correction, which it tries once; returns what the trial drew."""
-
-    def choose(**correction):
-        core, drawn = sys.modules[adapter.fit.__module__], []
-
-        def fit(problem, settings, done, on_trial):
-            chosen, denoise = core.Correction(**correction), problem.denoise
-            for method in chosen.methods(problem.run):
-                denoise = method.wrap(denoise, problem.run)
-            drawn.append(problem.sampler(denoise, problem.x.clone(), problem.run.sigmas))
-            signs = core.Signs(0.0, 1.0, 0.0, 1.0)
-            return core.Fit(chosen, "a test wants it", signs, signs, {"plain": (1.0, 0.0)}, 1, 1)
-
-        monkeypatch.setattr(adapter, "fit", fit)
-        return drawn
-
-    return choose
 
 
 def lora(model, strength=0.5):
@@ -135,9 +92,10 @@ def test_a_patch_that_changes_while_it_runs_is_measured_once(auto, models, name,
     assert known(auto, patched) and not known(auto, other)
 
 
-def test_the_tooltip_tells_the_cost(pack, adapter):
+def test_the_tooltip_tells_the_cost(pack, fit_adapter):
     node = pack["SteadyDiffAuto"]
-    plans = [adapter.Plan(n, settings=rule) for n, rule in sys.modules[node.__module__].QUALITIES.values()]
+    qualities = sys.modules[node.__module__].QUALITIES.values()
+    plans = [fit_adapter.Plan(n, settings=rule) for n, rule in qualities]
     costs = [[plan.calls(20, n)[1] * plan.batch / 20 for plan, n in zip(plans, counts, strict=True)]
              for counts in ([plan.pictures for plan in plans], [None] * 3)]  # fmt: skip
     assert [[round(one) for one in some] for some in costs] == [[61, 122, 474], [125, 250, 730]]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from ...denoiser import Run
 from ...errors import SettingsError
 from ...methods.method import Method
 from ...model_names import name_of
-from ..patch import POST_CFG, Patch, states_of
+from ..patch import POST_CFG, Patch, in_order, states_of
 from .host import KEY, ComfyHost, logger, run_of, sampler_name
 from .session import ComfySession
 from .state import StateRun, rectify
@@ -32,19 +32,34 @@ def attach(model: Any, patch: Patch, host: ComfyHost) -> Any:
     """
     patch.check_part()
     known, title = patches_of(model, host), patch.settings.title
-    if patch.settings.single and any(one.settings.title == title for one in known):
-        raise SettingsError(f"{title} is on this model already, and two would correct twice; use one")
+    check_single((*known, patch))
     if patch.resource:
         patch.resource.check(model)
     patch.settings.check(states_of(model.get_model_object("model_sampling")).space)
-    clone = without_ours(model, host)
-    attachment = Attachment((*known, patch), host)
+    clone = _carrying(model, Attachment((*known, patch), host, chooser_of(model, host)))
+    logger.info("SteadyDiff: %s attached (%s)", title, patch)
+    return clone
+
+
+def attach_chooser(model: Any, choose: Chooser, host: ComfyHost) -> Any:
+    """Return a clone of `model` on which a function chooses patches for every run, before its others."""
+    return _carrying(model, Attachment(patches_of(model, host), host, choose))
+
+
+def _carrying(model: Any, attachment: Attachment) -> Any:
+    clone = without_ours(model, attachment.host)
     for kind, wrapper in attachment.wrappers().items():
         clone.add_wrapper_with_key(kind, KEY, wrapper)
     if models := [one for patch in attachment.patches for one in models_of(patch)]:
         clone.set_additional_models(KEY, models)
-    logger.info("SteadyDiff: %s attached (%s)", title, patch)
     return clone
+
+
+def check_single(patches: Sequence[Patch]) -> None:
+    """Raise SettingsError where a method that acts once at most is there twice."""
+    titles = [patch.settings.title for patch in patches if patch.settings.single]
+    if twice := [title for title in titles if titles.count(title) > 1]:
+        raise SettingsError(f"{twice[0]} is on this model already, and two would correct twice; use one")
 
 
 def models_of(patch: Patch) -> Sequence[Any]:
@@ -68,12 +83,37 @@ def patches_of(model: Any, host: ComfyHost) -> tuple[Patch, ...]:
     return found[0].__self__.patches if found else ()
 
 
+def chooser_of(model: Any, host: ComfyHost) -> Chooser | None:
+    """Return what chooses further patches when a run of a model begins."""
+    found = model.get_wrappers(host.outer_sample, KEY)
+    return found[0].__self__.choose if found else None
+
+
+class Chooser(Protocol):
+    """Chooses what acts on the predictions of a run that begins.
+
+    told: what it said of the latest one
+    """
+
+    told: str
+
+    def __call__(
+        self, guider: Any, noise: Tensor, sampler: Any, sigmas: Tensor, mask: Tensor | None, kinds: int
+    ) -> tuple[Patch, ...]:
+        """kinds: of latents, which are packed in `noise`"""
+        ...
+
+
 @dataclass(frozen=True)
 class Attachment:
-    """The patches of one model, the one nearest the loader first, and the wrappers that serve them."""
+    """The patches of one model, the one nearest the loader first, and the wrappers that serve them.
+
+    choose: chooses patches for every run, which come before these
+    """
 
     patches: tuple[Patch, ...]
     host: ComfyHost
+    choose: Chooser | None = None
 
     def wrappers(self) -> dict[str, Callable]:
         """Return the wrapper for each of the host's levels we use."""
@@ -93,7 +133,14 @@ class Attachment:
             return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         # After the sigmas come denoise_mask, callback, disable_pbar and the seed.
         seed = args[3] if len(args) > 3 else kwargs.get("seed")
-        session = self._open(guider, sampler, sigmas, seed, kwargs.get("latent_shapes") or ())
+        mask = args[0] if args else kwargs.get("denoise_mask")
+        shapes, chosen = kwargs.get("latent_shapes") or (), ()
+        if self.choose:
+            chosen = self.choose(guider, noise, sampler, sigmas, mask, max(1, len(shapes)))
+            check_single((*chosen, *self.patches))
+            if not chosen and not self.patches:
+                return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        session = self._open(guider, sampler, sigmas, seed, shapes, chosen)
         options = guider.model_options
         options[KEY] = session
         try:
@@ -138,16 +185,19 @@ class Attachment:
                     rectify(executor, method, patch.resource, run, own)
 
     def _open(
-        self, guider: Any, sampler: Any, sigmas: Tensor, seed: int | None, shapes: Sequence[Sequence[int]]
-    ) -> ComfySession:
+        self, guider: Any, sampler: Any, sigmas: Tensor, seed: int | None, shapes: Sequence[Sequence[int]],
+        before: tuple[Patch, ...],
+    ) -> ComfySession:  # fmt: skip
+        """before: patches that were chosen for this very run, nearest the loader"""
         model = guider.model_patcher
         model_sampling = model.get_model_object("model_sampling")
         run = run_of(model_sampling, sigmas, seed)
         if len(shapes) > 1:  # latents of several kinds, which the host packs
             run = replace(run, parts=tuple(tuple(shape[1:]) for shape in shapes))
-        chosen = [patch for patch in self.patches if patch.settings.acts_on == "prediction"]
-        session = ComfySession([patch.resolve(model_sampling) for patch in chosen], run, self.host)
-        if said := [one for settings in session.methods for one in _fit_of(settings, guider, sampler, run)]:
+        chosen = [patch.resolve(model_sampling) for patch in before]
+        own = [one.resolve(model_sampling) for one in self.patches if one.settings.acts_on == "prediction"]
+        session = ComfySession([*chosen, *own], run, self.host)
+        if said := [one for settings in in_order(own) for one in _fit_of(settings, guider, sampler, run)]:
             self.host.say("\n".join(said))
         return session
 

@@ -33,12 +33,7 @@ def check_fit(setup: Setup, shape: Sequence[int], references: int | None) -> int
 
     Raises:  SettingsError, ShapeError or HostError. No model call.
     """
-    if carried := patches_of(setup.model, setup.host):
-        names = ", ".join(patch.settings.title for patch in carried)
-        raise SettingsError(
-            f"the model carries {names} already, and corrections add up; connect the model without them "
-            f"here, and put other nodes of SteadyDiff behind this one"
-        )
+    check_bare(patches_of(setup.model, setup.host))
     if references is not None:
         check_count(references)
     if len(shape) < 3:
@@ -50,6 +45,16 @@ def check_fit(setup: Setup, shape: Sequence[int], references: int | None) -> int
             "tried; choose euler, or another that is not of the CFG++ kind"
         )
     return steps.starts[-1] + 1
+
+
+def check_bare(carried: Sequence[Patch]) -> None:
+    """Raise SettingsError for a model that carries corrections of ours."""
+    if carried:
+        names = ", ".join(patch.settings.title for patch in carried)
+        raise SettingsError(
+            f"the model carries {names} already, and corrections add up; connect the model without them "
+            f"here, and put other nodes of SteadyDiff behind this one"
+        )
 
 
 def draw_reference(setup: Setup, shape: Sequence[int], refine: int, seeds: Sequence[int]) -> Tensor:
@@ -136,11 +141,12 @@ def fingerprint(model: Any) -> Any:
     weights = model.model_state_dict("diffusion_model.")
     names = sorted(weights)
     chosen = names[:: max(1, len(names) // TENSORS)]
+    wrappers = {kind: held for kind, held in model.wrappers.items() if held}  # without what was taken off
     loaded = {name: getattr(model.backup.get(name), "weight", weights[name]) for name in chosen}
     return [
         type(model.model).__name__,
         [[name, list(weights[name].shape)] for name in names],
         described(loaded),
         described(model.patches),
-        described([model.object_patches, model.model_options, model.wrappers], tensors=False),
+        described([model.object_patches, model.model_options, wrappers], tensors=False),
     ]
