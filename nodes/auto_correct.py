@@ -14,13 +14,15 @@ from ..steadydiff.plots import fit_figure
 from .shared import schema
 from .shared.auto_run import MEASURE, AutoRun, Fitter
 from .shared.host import HOST, fitted_shape, say
-from .shared.plot import image
+from .shared.plot import image, no_image
 from .shared.set_up import make_setup
 
 WAITS = (
     "Measures when a sampler first runs with it, under that sampler's own prompt, size, steps and CFG, once "
     "for each. At 20 steps that takes at most the time of {} pictures. The result is then said here."
 )
+
+YET = "Nothing is measured yet: a sampler that runs with this model does."
 
 
 class SteadyDiffAuto(io.ComfyNode):
@@ -75,7 +77,7 @@ class SteadyDiffAuto(io.ComfyNode):
                 io.Combo.Input(
                     "scheduler", options=comfy.samplers.SCHEDULER_NAMES, default="normal",
                     extra_dict={"advanced": True},
-                    tooltip="Used with positive connected: as in your KSampler, the same.",
+                    tooltip="Used with positive connected: the same as in your KSampler.",
                 ),
                 io.Combo.Input(
                     "quality", options=list(QUALITIES), default="normal",
@@ -121,7 +123,8 @@ class SteadyDiffAuto(io.ComfyNode):
     def execute(cls, images=None, **others) -> io.NodeOutput:
         pictures = [picture for batch in images for picture in batch] if images else None
         model, info, plot = correct(pictures, **{name: values[0] for name, values in others.items()})
-        return io.NodeOutput(model, info, plot, ui=ui.PreviewImage(plot, cls=cls))
+        shown = ui.PreviewImage(plot, cls=cls) if "positive" in others else None
+        return io.NodeOutput(model, info, plot, ui=shown)
 
 
 def correct(
@@ -146,7 +149,7 @@ def correct(
     if latent_image is None:
         waits = WAITS.format(most_pictures(plan, images))
         say(waits)
-        return attach_chooser(model, AutoRun(fitter), HOST), waits, image(fit_figure, None)
+        return attach_chooser(model, AutoRun(fitter), HOST), waits, no_image(YET)
     sampler = comfy.samplers.sampler_object(sampler_name)
     own = comfy.samplers.KSampler(model, steps, model.load_device, sampler_name, scheduler, 1.0)
     setup = make_setup(model, positive, negative, sampler, own.sigmas.cpu(), cfg, calls=0)
@@ -154,7 +157,7 @@ def correct(
     kept, info = fitter(setup, fitted_shape(model, latent_image), digest(positive, negative))
     say(kept.headline if kept else info)
     if kept is None:
-        return model, info, image(fit_figure, None)
+        return model, info, no_image("Nothing is measured.")
     return corrected(replace(setup, model=model), kept.fit.correction), info, image(fit_figure, kept)
 
 

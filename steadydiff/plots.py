@@ -253,10 +253,11 @@ def picture(figure_of: Callable[..., Figure], *args: Any) -> Any:
     except Exception as error:  # matplotlib missing or broken, a backend nobody has, no memory
         said = f"{type(error).__name__}: {error}" if not isinstance(error, SteadyDiffError) else str(error)
         logger.warning("SteadyDiff: no plot was drawn (%s)", said)
-        return _blank(f"No plot was drawn: {said}")
+        return blank(f"No plot was drawn: {said}")
 
 
-def _blank(text: str) -> Any:
+def blank(text: str) -> Any:
+    """Return a picture [H, W, 3] of uint8 that holds nothing but a text."""
     import numpy as np
     from PIL import Image, ImageDraw
 

@@ -32,6 +32,7 @@ def auto(pack):
 def test_a_sampler_measures_once_for_itself_and_takes_what_is_kept(auto, counted, sample, kept):
     model, calls = counted
     given, info, _ = auto(model)
+    assert not (kept.parent.parent / "temp").exists()  # no plot on the node, as there is none yet
     assert not calls and info.startswith("Measures when a sampler first runs") and "250 pictures" not in info
     first = sample(given)
     [file] = kept.iterdir()
@@ -232,7 +233,7 @@ def test_it_is_told_on_its_own_node_and_by_compare(auto, choose, models, conds, 
     given = {"model": model, "vae": vae, "latent_image": {"samples": torch.zeros(1, 4, 8, 8)}, "steps": STEPS}
     with context("prompt", "7"):
         *_, info = node.execute(**defaults_of(node) | ends | given).args
-    assert "mean difference" in info and "Corrected: lambda 1.05." in info and "Kept in " in info
+    assert "mean difference" in info and "Corrected: Epsilon Scaling 1.05." in info and "Kept in " in info
     assert "identical" not in info
-    assert [node for node, text in told if "Corrected: lambda 1.05" in text][:2] == ["7", "5"]
+    assert [node for node, text in told if "Corrected: Epsilon Scaling 1.05" in text][:2] == ["7", "5"]
     assert "About to measure" in told[1][1] and told[1][0] == "7"

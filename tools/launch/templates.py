@@ -139,23 +139,22 @@ TEMPLATES: dict[str, tuple[str, Graph]] = {
     "4 Fit to your checkpoint - with your pictures": (
         "Put 16 or more pictures of what you want to draw, which the checkpoint was not trained on, into "
         "*input/good_pictures*, then press R.\n\n"
-        "The first run measures: at most 61 pictures' time, what is left is shown on the node, Cancel is "
+        "The first run measures: at most 61 pictures' time, what is left is shown on Compare, Cancel is "
         "safe. What it finds is kept; other prompts and seeds do not measure again.\n\n"
         "**Nothing to correct** is the usual answer at a high CFG: both pictures are then the same.\n\n"
-        "**In your own workflow:** set *steps*, *cfg*, sampler and scheduler as in your KSampler.",
+        "**In your own workflow:** *Auto Correct* between model and sampler. Pictures are optional.",
         {
             **start(checkpoint()),
             "folder": node(
                 "B", 80, "LoadImageDataSetFromFolder", "Your pictures, in the input folder", folder=FOLDER
             ),
             "correct": node(
-                "B", 690, "SteadyDiffAuto", "Auto Correct", model=["model", 0], positive=["positive", 0],
-                negative=["negative", 0], latent_image=["latent", 0], images=["folder", 0], vae=["model", 2],
-                steps=20, cfg=7.0, sampler_name="euler", scheduler="normal", quality="quick",
-                measure="when needed", seed=0, batch_size=4,
+                "B", 690, "SteadyDiffAuto", "Auto Correct", model=["model", 0], images=["folder", 0],
+                vae=["model", 2], steps=20, cfg=7.0, sampler_name="euler", scheduler="normal",
+                quality="quick", measure="when needed", seed=0, batch_size=4,
             ),
             "compare": compare(height=620),
-            "told": node("C", 150, "PreviewAny", "What Auto Correct found", source=["correct", 1]),
+            "told": node("C", 150, "PreviewAny", "What Auto Correct found", source=["compare", 4]),
         },
     ),
     "5 Prompt of a picture (ARPO)": (
