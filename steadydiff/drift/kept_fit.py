@@ -200,7 +200,7 @@ class KeptFit:
         """What was found, in a sentence or two."""
         found, before = self.fit.correction, self.fit.before
         if found != PLAIN:
-            return f"Corrected: {found}."
+            return f"Corrected: {in_words(found)}."
         if abs(before.j) < FitSettings().trust * before.j_error:
             return "Nothing to correct. The model is left as it is."
         if (before.j < 0) != (before.v < 0):
@@ -216,10 +216,9 @@ class KeptFit:
         lines.append(f"Why: {fit.reason}.")
         if "disagree" in lines[0]:
             lines.append(_two_reasons(before, self.made_for.cfg, self.is_own))
-        lines.append(f"Plain: {before} (j: how much harder its pictures are for the model than real ones, "
-                     f"v: how much more they vary).")  # fmt: skip
+        lines.append(f"Plain pictures: {_told(before)}.")
         if fit.correction != PLAIN:
-            lines.append(f"Corrected: {fit.after}.")
+            lines.append(f"Corrected pictures: {_told(fit.after)}.")
         tried = [f"{name} {score:.3f} ± {error:.3f}" for name, (score, error) in fit.scores.items()]
         if len(tried) > 1:
             lines.append(f"Distance to the references, plain is 1: {', '.join(tried)}.")
@@ -233,6 +232,30 @@ class KeptFit:
         if not 0.25 <= sizes[0] / sizes[1] <= 4:
             said.append(f"Measured at another size: latents of {list(self.shape)}, now {list(shape)}.")
         return said
+
+
+def in_words(correction: Correction) -> str:
+    """Return a correction as the nodes are called that do it."""
+    told = [
+        f"Time Shift {correction.factor:.4g}" if correction.factor != 1 else "",
+        f"Epsilon Scaling {correction.scale:.4g}" if correction.scale != 1 else "",
+        f"DiffIER {correction.strength:.4g}" if correction.strength else "",
+        f"the sampler's own noise times {correction.s_noise:.4g}" if correction.s_noise != 1 else "",
+    ]
+    later = " in the later half" if correction.scale != 1 and correction.later else ""
+    return " and ".join(part + (later if part.startswith("Eps") else "") for part in told if part)
+
+
+def _told(signs: Signs) -> str:
+    """Say what signs mean, and whether they are clear."""
+    trust = FitSettings().trust
+    clear = [abs(one) >= trust * error for one, error in ((signs.j, signs.j_error), (signs.v, signs.v_error))]
+    hard = ("too hard" if signs.j > 0 else "too easy") + " for the model" if clear[0] else "unclear"
+    varied = f"they vary too {'much' if signs.v > 0 else 'little'}" if clear[1] else "unclear"
+    return (
+        f"difficulty j {signs.j:+.3f} ± {signs.j_error:.3f} ({hard}), "
+        f"variance v {signs.v:+.3f} ± {signs.v_error:.3f} ({varied}), against the references"
+    )
 
 
 def _two_reasons(before: Signs, cfg: float | None, own: bool) -> str:

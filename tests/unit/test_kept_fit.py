@@ -130,7 +130,12 @@ def test_what_is_no_kept_fit_is_refused_by_name(tmp_path, was, becomes):
 @pytest.mark.parametrize(
     ("correction", "before", "said"),
     [
-        (Correction(factor=0.9), EASY, "Corrected: c 0.9."),
+        (Correction(factor=0.9), EASY, "Corrected: Time Shift 0.9."),
+        (
+            Correction(scale=1.08, later=True, factor=1.1),
+            EASY,
+            "Corrected: Time Shift 1.1 and Epsilon Scaling 1.08 in the later half.",
+        ),
         (PLAIN, LIKE, "Nothing to correct. The model is left as it is."),
         (PLAIN, TORN, "Judge and variance disagree. The model is left as it is."),
         (PLAIN, EASY, "Nothing that was tried helps. The model is left as it is."),
@@ -140,6 +145,12 @@ def test_the_headline_says_what_was_found(correction, before, said):
     assert kept(correction, before).report().startswith(said)
     own = kept(correction, before, "own samples of 80 steps").report()
     assert own.startswith("No pictures connected: few-step error only, not the model's own bias. " + said)
+
+
+def test_signs_are_told_in_words():
+    report = kept(Correction(factor=0.9)).report()
+    assert "j -0.500 ± 0.100 (too easy for the model), variance v -0.300 ± 0.100 (they vary too lit" in report
+    assert "Corrected pictures: difficulty j +0.100 ± 0.100 (unclear), variance v" in report
 
 
 def test_a_disagreement_has_two_possible_reasons():
