@@ -291,6 +291,19 @@ def test_auto_correct_measures_once_and_refuses_what_it_cannot_measure(page, ser
     shot(page, "refused by Auto Correct")
 
 
+def test_a_fresh_node_shows_the_defaults_it_declares(page, server):
+    shown = page.evaluate(
+        """names => Object.fromEntries(names.map(name => [name, Object.fromEntries(
+            (LiteGraph.createNode(name).widgets ?? []).map(widget => [widget.name, widget.value]))]))""",
+        HELP,
+    )
+    for name in HELP:
+        declared = server.client.get(f"/object_info/{name}")[name]["input"]
+        for one, (_, *options) in {**declared["required"], **declared.get("optional", {})}.items():
+            if options and "default" in options[0]:
+                assert shown[name][one] == options[0]["default"], (name, one)
+
+
 @pytest.mark.parametrize("name", HELP)
 def test_a_help_page_opens(page, name):
     title = page.evaluate(

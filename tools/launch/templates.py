@@ -113,7 +113,8 @@ TEMPLATES: dict[str, tuple[str, Graph]] = {
         "The demo model drifts too little to see, so we add some: the grey node makes it predict too little "
         "noise, by 1 / 1.15. *Epsilon Scaling* at 0.87, which is 1 / 1.15, takes it out again.\n\n"
         "Left: with drift. Right: corrected.\n\n"
-        "A model of yours does not tell its number: choose by eye (template 3), or measure (template 9).",
+        "A model of yours does not tell its number: choose by eye (template 3), or measure (template 9). "
+        "*Auto Correct* takes out a part only: it tries no scale below 1.",
         {
             **start(tiny_world(), "a flat drawing of a large red star at the center on a sky background", ""),
             "drift": node(

@@ -34,6 +34,8 @@ PAIR: Tiles = [("without", "compare", 0, 0), ("with", "compare", 1, 0)]
 PAIR += [("", "compare", 0, 1), ("", "compare", 1, 1)]
 CHANGED: Tiles = [("corrected", "compare", 1, 0), ("difference x8", "compare", 2, 0)]
 CHANGED += [("", "compare", 1, 1), ("", "compare", 2, 1)]
+DIFFERENCE, STRONGER = ("compare", 2), "difference x"
+"""The node's output that shows 8 times the difference, and the word that says how much more is drawn."""
 SHOWN: dict[str, tuple[dict[str, dict], Tiles | str]] = {
     "1": ({**SHAPE, "correct": {"scale": 1.04}, "compare": NOISY}, CHANGED),
     "2": ({"latent": {"batch_size": 2}}, [("drift", *PAIR[0][1:]), ("corrected", *PAIR[1][1:]), *PAIR[2:]]),
@@ -43,8 +45,8 @@ SHOWN: dict[str, tuple[dict[str, dict], Tiles | str]] = {
         + [("1.1", "compare", 1, 0), ("1.2", "second", 1, 0)],
     ),
     "4": (
-        {"positive": {"text": ""}, "correct": {"steps": 10, "cfg": 1.0, "quality": "normal"}},
-        "correct",  # drawings of all kinds, as the pictures in the folder are
+        {"latent": {"batch_size": 2}, "compare": {"steps": 6}},
+        [("without", *PAIR[0][1:]), ("Auto Correct", *PAIR[1][1:]), *PAIR[2:]],
     ),
     "5": (
         {},
@@ -54,7 +56,7 @@ SHOWN: dict[str, tuple[dict[str, dict], Tiles | str]] = {
     "6": ({**SHAPE, "compare": FEW}, CHANGED),
     "7": (
         {"latent": {"batch_size": 2}, "compare": {"steps": 4}},
-        CHANGED,
+        [("Anti-Bias", *CHANGED[0][1:]), ("difference x32", *CHANGED[1][1:]), *CHANGED[2:]],
     ),
     "8": ({}, "loss"),
     "9": ({}, "plot"),
@@ -108,11 +110,13 @@ def passed_on(value, passed: dict[str, list]):
 def tiles(shown: Tiles, pictures) -> Image.Image:
     made, half = Image.new("RGB", (SIDE, SIDE)), SIDE // 2
     draw, font = ImageDraw.Draw(made), ImageFont.load_default(34)
+    more = next((int(word.split(STRONGER)[1]) // 8 for word, *_ in shown if STRONGER in word), 1)
     for i, (word, key, slot, index) in enumerate(shown):
         left, top = i % 2 * half, i // 2 * half
-        made.paste(
-            pictures(f"{key}_{slot}")[index].resize((half, half), Image.Resampling.NEAREST), (left, top)
-        )
+        tile = pictures(f"{key}_{slot}")[index].resize((half, half), Image.Resampling.NEAREST)
+        if (key, slot) == DIFFERENCE:
+            tile = tile.point(lambda value: round(128 + more * (value - 128)))
+        made.paste(tile, (left, top))
         if word:
             width = draw.textlength(word, font)
             draw.rectangle((left, top, left + width + 16, top + 44), "white")
