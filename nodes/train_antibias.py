@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..steadydiff.errors import SettingsError
 from ..steadydiff.networks.antibias_prompt import PromptConfig
-from ..steadydiff.training.antibias import FEWEST, MOST, PLAN, AntiBiasRecipe
+from ..steadydiff.training.antibias import FEWEST, MOST, PLAN, AntiBiasRecipe, told
 from ..steadydiff.training.loop import losses
 from ..steadydiff.training.losses import LOSSES, WEIGHTS
 from .antibias_prompt import FILES, from_file
@@ -124,6 +124,6 @@ class SteadyDiffTrainAntiBias(io.ComfyNode):
         config = PromptConfig.for_latents(chosen.clean.shape[1:], channels[0])
         about = {"made_by": "node SteadyDiffTrainAntiBias", "sample_steps": f"{fewest}-{most}"}
         numbers = range(fewest, most + 1)
-        train(model[0], chosen, config, recipe, plan, numbers, file, state, about)
-        say(WRITTEN.format(file.name))
+        bands = train(model[0], chosen, config, recipe, plan, numbers, file, state, about)
+        say("\n".join([WRITTEN.format(file.name), *told(bands)]))
         return io.NodeOutput(from_file(file), {"loss": losses(state)})

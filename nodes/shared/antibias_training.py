@@ -9,6 +9,7 @@ import torch
 
 from ...steadydiff.files.antibias import save_prompt
 from ...steadydiff.hosts.comfy.train import Samples, card_for, train_on_model
+from ...steadydiff.methods.antibias_prompt import Band
 from ...steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork
 from ...steadydiff.training.antibias import AntiBiasRecipe
 from ...steadydiff.training.distributed import team
@@ -23,8 +24,8 @@ SCHEDULERS = {"ve": ("normal", "karras"), "flow": ("simple", "normal")}
 def train(
     model, samples: Samples, config: PromptConfig, recipe: AntiBiasRecipe, plan: Plan, numbers: Sequence[int],
     file: Path, state: Path, about: dict, **of_base: str,
-) -> None:  # fmt: skip
-    """Train on a model of the host for runs of so many steps, and write the file.
+) -> tuple[Band, ...]:  # fmt: skip
+    """Train on a model of the host for runs of so many steps, write the file, and return what it explains.
 
     about:   for people who read the file
     of_base: what the file's card shall say of the model
@@ -46,6 +47,7 @@ def train(
     }  # fmt: skip
     if not team().rank:
         save_prompt(file, trained, replace(card_for(setup, recipe, schedules, bands, about), **of_base))
+    return bands
 
 
 def levels(model, scheduler: str, steps: int) -> torch.Tensor:

@@ -303,17 +303,23 @@ def measure_bands(
         ]
         found.append(Band((below or low) ** 0.5 * low**0.5, gain, *shares))
         below = high
-    for band in found:
-        log.info(
-            "sigma from %.4g: explained %.3f %%, %.3f %% with its gain of %.2f",
-            band.sigma, 100 * band.explained, 100 * band.applied, band.gain,
-        )  # fmt: skip
+    for line in told(found):
+        log.info("%s", line)
     if not any(band.gain for band in found):
         log.warning(
             "the network explains nothing of the model's bias on samples it was not trained on, so its file "
             "will correct nothing; train longer, on more pictures, or leave this model as it is"
         )
     return tuple(found)
+
+
+def told(bands: Sequence[Band]) -> list[str]:
+    """Return what a network explains of the model's bias, a line for each band of noise levels."""
+    return [
+        f"sigma from {band.sigma:.4g}: explained {100 * band.explained:.3f} %, "
+        f"{100 * band.applied:.3f} % with its gain of {band.gain:.2f}"
+        for band in bands
+    ]
 
 
 def fitted_gain(shared: Tensor, own: Tensor) -> float:

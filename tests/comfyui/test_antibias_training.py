@@ -191,9 +191,10 @@ def test_plans_come_from_the_widgets_and_old_workflows_get_the_defaults(train):
     assert found["recipe"]["weight"] == "ve"
 
 
-def test_the_card_says_what_was_found_at_each_level(train, caplog):
+def test_the_card_says_what_was_found_at_each_level(train, caplog, said):
     caplog.set_level("INFO", logger="steadydiff")
     card = train()[0].card
+    assert said[-1][1].count(" with its gain of ") == len(card.bands) and "explained " in said[-1][1]
     assert 1 < len(card.bands) <= 16 and card.bands[0].sigma == pytest.approx(card.sigma_range[0])
     assert [band.sigma for band in card.bands] == sorted(band.sigma for band in card.bands)
     assert "with its gain of" in caplog.text
