@@ -54,9 +54,9 @@ def native_scaling() -> str:
     """Warn if the host scales epsilon by itself as well: reForge's and Forge Neo's own settings."""
     from modules import shared
 
-    asked = shared.opts.data.get
-    factor = asked("epsilon_scaling_factor", 1.005) if asked("epsilon_scaling_enabled") else 1.0
-    factor *= asked("scaling_factor", 1.0)
+    option = shared.opts.data.get
+    factor = option("epsilon_scaling_factor", 1.005) if option("epsilon_scaling_enabled") else 1.0
+    factor *= option("scaling_factor", 1.0)
     if factor == 1:
         return ""
     return f"this WebUI's own settings scale epsilon by {factor:g} as well; switch one of the two off"

@@ -42,7 +42,7 @@ def atomic_write(path: Path, by: str = "") -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Raise SteadyDiffError as `whole_file` does unless it could write here; leaves nothing behind."""
+    """Raise SteadyDiffError as `atomic_write` does unless it could write here; leaves nothing behind."""
     made = [folder for folder in path.parents if not folder.exists()]
     try:
         with atomic_write(path) as draft:
@@ -63,6 +63,6 @@ class _Enough(Exception):  # noqa: N818  # not an error: the way out before the 
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file whole or not at all, as `whole_file` does."""
+    """Write a text file whole or not at all, as `atomic_write` does."""
     with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8")

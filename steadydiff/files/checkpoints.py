@@ -34,7 +34,7 @@ def save_checkpoint(
 ) -> None:
     """Write tensors and a header {kind, version, **facts} beside other metadata, whole or not at all.
 
-    by: as in `whole_file`
+    by: as in `atomic_write`
     """
     header = json.dumps({"kind": kind, "version": version, **facts})
     own = {k: v.contiguous() for k, v in tensors.items()}

@@ -66,16 +66,16 @@ def levels_factor(sigma: Tensor, levels: float, table: Tensor, space: Space) -> 
     ratios = table.cpu().double()  # not every device knows float64
     if space == "flow":
         ratios = (ratios / (1 - ratios))[ratios < 1]
-    known, asked = ratios.log(), sigma.cpu().double()
-    asked = (asked if space == "ve" else asked / (1 - asked)).log()
-    above = torch.searchsorted(known, asked).clamp(1, len(known) - 1)
-    share = (asked - known[above - 1]) / (known[above] - known[above - 1])
+    known, level = ratios.log(), sigma.cpu().double()
+    level = (level if space == "ve" else level / (1 - level)).log()
+    above = torch.searchsorted(known, level).clamp(1, len(known) - 1)
+    share = (level - known[above - 1]) / (known[above] - known[above - 1])
     place = above - 1 + share
     moved = (place - levels * len(table) / 1000).clamp(0, len(known) - 1)
     low = moved.floor().long().clamp(max=len(known) - 2)
     found = torch.lerp(known[low], known[low + 1], moved - low)
     inside = (place >= -0.5) & (place <= len(known) - 0.5)
-    return torch.where(inside, (found - asked).exp(), 1.0).to(sigma)
+    return torch.where(inside, (found - level).exp(), 1.0).to(sigma)
 
 
 @dataclass(frozen=True)

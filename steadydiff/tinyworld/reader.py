@@ -73,9 +73,9 @@ def answers_loss(logits: dict[str, Tensor], answers: dict[str, Tensor]) -> Tenso
     return torch.stack(losses).sum() / len(answers["pair"])
 
 
-def found(read: dict[str, Tensor], asked: dict[str, Tensor]) -> Tensor:
-    """True [B] where every asked object was read with its shape and colour, none too many or too few."""
-    right = (read["pair"] > 0) == (asked["pair"] > 0)
+def found(read: dict[str, Tensor], requested: dict[str, Tensor]) -> Tensor:
+    """True [B] where every requested object was read with its shape and colour, none too many or too few."""
+    right = (read["pair"] > 0) == (requested["pair"] > 0)
     for name in ("first_shape", "first_colour", "second_shape", "second_colour"):
-        right &= (asked[name] == IGNORED) | (read[name] == asked[name])
+        right &= (requested[name] == IGNORED) | (read[name] == requested[name])
     return right

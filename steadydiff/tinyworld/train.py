@@ -222,7 +222,7 @@ def train_clip(work: Path) -> None:
     pool = sample_scenes(CLIP_SEED, CLIP_POOL)
     decoded, half = decoded_pictures(work, pool), BATCH["clip"] // 2
     torch.manual_seed(PLANS["clip"].seed)
-    model, asked = Trainee(), attributes(pool)
+    model, requested = Trainee(), attributes(pool)
 
     def captions(scenes: Scenes, rng: np.random.Generator) -> list[str]:
         """Two of each scene, a whole and a partial one, in either order."""
@@ -234,7 +234,7 @@ def train_clip(work: Path) -> None:
         drawn = sample_scenes(seed, half)
         x = torch.cat([render(drawn), decoded[index].float() / 255])
         texts = captions(drawn, choice) + captions(pool[index.numpy()], choice)
-        answers = {k: torch.cat([v, asked[k][index]]) for k, v in attributes(drawn).items()}
+        answers = {k: torch.cat([v, requested[k][index]]) for k, v in attributes(drawn).items()}
         return model.loss(x, tokenize(texts).view(2 * half, 2, MAX_TOKENS), answers)
 
     trained = fit(model, loss, PLANS["clip"], work / "clip.safetensors")

@@ -93,11 +93,11 @@ class Guider:
     """Around an exact denoiser; notes the states it is asked with."""
 
     def __init__(self, patcher):
-        self.model_patcher, self.asked, self.model_options = patcher, [], {}
+        self.model_patcher, self.called, self.model_options = patcher, [], {}
 
     def __call__(self, x, sigma, seed=None):
         assert seed == 5
-        self.asked.append(x.clone())
+        self.called.append(x.clone())
         return gaussian_denoiser()(x, sigma)
 
 
@@ -112,10 +112,10 @@ def sample_euler(model, x, sigmas, extra_args, callback=None, disable=None):
 
 
 def sample_temporary(model, x, sigmas, extra_args, callback=None, disable=None):
-    def ask(x, sigma, **more):
+    def call(x, sigma, **more):
         return model(x * 1.0, sigma, **more)
 
-    return sample_euler(ask, x, sigmas, extra_args, callback)
+    return sample_euler(call, x, sigmas, extra_args, callback)
 
 
 def prompt(function=torch.ones_like, **card):
@@ -133,15 +133,15 @@ def sampled(model, function=sample_euler, noise=None):
     guider, start = Guider(model), torch.ones(2, 4, 3, 3) if noise is None else noise
     executor = Executor(Sampler(function))
     arguments = (guider, SIGMAS, {"seed": 5}, lambda *shown: None, start)
-    return model.wrappers["sampler"](executor, *arguments), guider.asked
+    return model.wrappers["sampler"](executor, *arguments), guider.called
 
 
 def test_every_state_but_the_first_is_corrected_and_the_users_noise_is_not_touched():
     noise = torch.ones(2, 4, 3, 3)
-    _, asked = sampled(attached(strength=0.5), noise=noise)
+    _, called = sampled(attached(strength=0.5), noise=noise)
     plain = sampled(attached(strength=0.0))[1]
-    assert torch.equal(asked[0], plain[0]) and torch.equal(noise, torch.ones_like(noise))
-    torch.testing.assert_close(asked[1], plain[1] + 0.5 * 17**0.5)
+    assert torch.equal(called[0], plain[0]) and torch.equal(noise, torch.ones_like(noise))
+    torch.testing.assert_close(called[1], plain[1] + 0.5 * 17**0.5)
 
 
 def test_step_starts_are_the_same_calls_for_a_sampler_that_asks_once_a_step():

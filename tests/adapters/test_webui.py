@@ -99,8 +99,8 @@ class A1111(torch.nn.Module):
         for row in range(many * batch):
             means[row] += row % many
         conds_list = [[(i * many + row, weight) for row, weight in self.conds] for i in range(batch)]
-        asked = many * batch if self.skip else len(x_in)
-        parts = [slice(at, min(at + 2, asked)) for at in range(0, asked, 2)]  # as with little memory
+        called = many * batch if self.skip else len(x_in)
+        parts = [slice(at, min(at + 2, called)) for at in range(0, called, 2)]  # as with little memory
         x_out = torch.cat([self.inner_model(x_in[part], sigma_in[part], cond=means[part]) for part in parts])
         self.last_noise_uncond = x_out[-batch:].clone()
         if self.skip:
@@ -148,9 +148,9 @@ def sampling_function(model, x, timestep, uncond, cond, cond_scale, model_option
     kinds = [1, 0] if cond_scale != 1 else [0]
     means = torch.tensor([MEANS["uncond"], MEANS["cond"]][-len(kinds) :]).to(x).repeat_interleave(len(x))
     c = {"mean": means, "transformer_options": {"cond_or_uncond": kinds}}
-    asked = {"input": x.repeat(len(kinds), 1, 1, 1), "timestep": timestep.repeat(len(kinds)), "c": c}
+    called = {"input": x.repeat(len(kinds), 1, 1, 1), "timestep": timestep.repeat(len(kinds)), "c": c}
     around = model_options.get("model_function_wrapper", plainly)
-    out = around(model.diffusion_model, asked).chunk(len(kinds))
+    out = around(model.diffusion_model, called).chunk(len(kinds))
     negative = out[0] if len(kinds) == 2 else torch.zeros_like(x)
     denoised = negative + (out[-1] - negative) * cond_scale
     for function in model_options.get(POST_CFG, ()):
@@ -162,8 +162,8 @@ def sampling_function(model, x, timestep, uncond, cond, cond_scale, model_option
     return denoised
 
 
-def plainly(apply_model, asked):
-    return apply_model(asked["input"], asked["timestep"], **asked["c"])
+def plainly(apply_model, called):
+    return apply_model(called["input"], called["timestep"], **called["c"])
 
 
 class Forge(torch.nn.Module):
@@ -194,10 +194,10 @@ class Forge(torch.nn.Module):
         options = {**unet.model_options, **(model_options or {})}  # reForge's way
         if model_options and self.joins:  # Neo's
             options[POST_CFG] = [*unet.model_options.get(POST_CFG, ()), *model_options[POST_CFG]]
-        asked = unet.model, x, sigma, conds, conds, cond_scale, options, 0
+        called = unet.model, x, sigma, conds, conds, cond_scale, options, 0
         for modifier in unet.model_options.get("conditioning_modifiers", ()):
-            asked = modifier(*asked)
-        denoised = sampling_function(*asked)
+            called = modifier(*called)
+        denoised = sampling_function(*called)
         negative = gaussian_denoiser(MEANS["uncond"], 0.7)(x, sigma)
         self.last_noise_uncond = (x - negative) / sigma.view(-1, 1, 1, 1)
         return (x - denoised) / sigma.view(-1, 1, 1, 1) if self.vp else denoised
@@ -360,7 +360,7 @@ def test_a_skipped_negative_prompt_is_not_asked_again():
 
 @pytest.mark.parametrize("name", ("antibias", "mdss"))
 def test_a_masked_state_is_corrected_where_it_is_free(name):
-    model, asked = A1111(), []
+    model, called = A1111(), []
     model.init_latent, model.mask = torch.zeros_like(X), torch.zeros_like(X[0])
     model.mask[..., :2] = 1
     model.nmask = 1 - model.mask
@@ -369,13 +369,13 @@ def test_a_masked_state_is_corrected_where_it_is_free(name):
         before = x.clone()
         model(x, sigmas[0] * x.new_ones(2), **extra_args)
         model(x, sigmas[1] * x.new_ones(2), **extra_args)
-        asked.append(x - before)
+        called.append(x - before)
         return x
 
     first = X.clone()
     sample(model, [PLANS[name]], watched, first)
     assert torch.equal(first, X), "the user's own latent stays"
-    assert not asked[0][..., :2].any() and asked[0][..., 2:].all()
+    assert not called[0][..., :2].any() and called[0][..., 2:].all()
 
 
 def test_after_a_refiner_states_are_left_alone_and_guidance_is_still_corrected():
@@ -627,7 +627,7 @@ def partner(model, by_hand):
         unet.set_model_sampler_post_cfg_function(lambda args: guide(args["denoised"]))
     else:
         guidance = model.combine_denoised
-        model.combine_denoised = lambda *asked: guide(guidance(*asked))
+        model.combine_denoised = lambda *called: guide(guidance(*called))
     return model
 
 
@@ -785,15 +785,15 @@ def test_it_shifts_in_its_part_of_the_run_only(host):
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_model_of_velocities_is_asked_at_whole_timesteps(whole):
-    asked, model = [], A1111(vp=True)
+    called, model = [], A1111(vp=True)
     inner = model.inner_model
     if whole:
         object.__setattr__(inner, "predict_eps_from_z_and_v", None)
     inner.inner_model.model.diffusion_model.register_forward_pre_hook(
-        lambda network, args: asked.append(sigma_timestep(args[1], ABAR)[0])
+        lambda network, args: called.append(sigma_timestep(args[1], ABAR)[0])
     )
     sample(model, [lambda setup: Patch(SHIFT)], ddim, X / SPREAD[0])
-    assert len(asked) > 4 and all((abs(one - one.round()) < 2e-3) == whole for one in asked)
+    assert len(called) > 4 and all((abs(one - one.round()) < 2e-3) == whole for one in called)
 
 
 def test_timesteps_and_sigmas_are_the_same_levels():

@@ -42,12 +42,12 @@ class Denoiser(torch.nn.Module):
         sd_model = SimpleNamespace(alphas_cumprod=torch.linspace(0.99, 0.01, 1000))
         self.inner_model = SimpleNamespace(inner_model=sd_model)
         self.steps, self.total_steps, self.step = RUN.steps, 2 * RUN.steps, 0
-        self.p, self.asked_at, self.asked = SimpleNamespace(rng=Rng()), [], []
+        self.p, self.called_at, self.called = SimpleNamespace(rng=Rng()), [], []
 
     def forward(self, x, sigma, cond_scale):
         assert cond_scale == 3.0
-        self.asked_at.append((float(sigma[0]), self.step))
-        self.asked.append(len(x))
+        self.called_at.append((float(sigma[0]), self.step))
+        self.called.append(len(x))
         self.step += 1
         return self.combine_denoised(drifting(x, sigma), sigma)
 
@@ -77,9 +77,9 @@ def by_the_core():
     first = noise * SIGMAS[0]
     clean = sample_euler(drifting, first, refine(SIGMAS, REFINE))
     recorder = Recorder(RUN, step_calls(sample_euler, first, RUN))
-    heard = recorder.around(drifting)
-    recorder.sample(sample_euler, heard, first)
-    recorder.train(heard, clean, noise_for(clean, (SEED, SEED + 1)))
+    recorded = recorder.around(drifting)
+    recorder.sample(sample_euler, recorded, first)
+    recorder.train(recorded, clean, noise_for(clean, (SEED, SEED + 1)))
     found = calibrate(sample_euler, drifting, first, RUN, torch.tensor(recorder.training_norms))
     return clean, steady(found.scales, found.errors, SIGMAS)
 
@@ -100,7 +100,7 @@ def test_the_schedule_is_the_cores(method):
 
 def test_prompts_that_change_are_asked_at_their_own_steps():
     *_, model = run("norm", sigmas=torch.tensor(SIGMAS))
-    for sigma, step in model.asked_at:
+    for sigma, step in model.called_at:
         expected = min(sum(one > sigma * 1.0001 for one in SIGMAS[:-1]), RUN.steps - 1)
         assert step == 2 * expected
 
@@ -170,7 +170,7 @@ def test_samplers_without_levels_of_their_own_are_refused():
 def test_a_sampler_that_draws_noise_gets_32_samples_in_batches_of_the_run():
     clean, _, measurement, said, model = run("norm", lcm, sigmas=torch.tensor(SIGMAS))
     assert clean.shape == (2, 2, 4, 4) and measurement.count == 32
-    assert model.asked and set(model.asked) == {2}
+    assert model.called and set(model.called) == {2}
     assert said[0].startswith("Found on 32 samples")
     assert "few-step error only, not the model's own bias" in said[-1]
     assert run("norm", sigmas=torch.tensor(SIGMAS))[2].count == 2

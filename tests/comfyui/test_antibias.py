@@ -164,9 +164,9 @@ def corrections(host, patched, sample):
         def lying(model, x, sigmas, extra_args=None, callback=None, disable=None, **options):
             def told(x, sigma, **more):
                 before = x.clone()
-                answer = model(x, sigma * lie(sigma[0].item()), **more)
+                prediction = model(x, sigma * lie(sigma[0].item()), **more)
                 added.append(x.mean().item() - before.mean().item())
-                return answer
+                return prediction
 
             added.clear()  # of the run that finds which calls start a step
             told.inner_model = model.inner_model

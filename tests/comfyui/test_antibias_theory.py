@@ -112,7 +112,7 @@ def test_a_network_finds_most_of_a_planted_bias_and_brings_samples_nearer_the_da
     truth = draw(1000, torch.Generator().manual_seed(9))
     plain, corrected = (
         distance(sample_euler(denoise, start(run), run.sigmas), truth)
-        for denoise in (asked(base), method.wrap(asked(base), run))
+        for denoise in (called(base), method.wrap(called(base), run))
     )
     assert corrected < 0.5 * plain
 
@@ -182,7 +182,7 @@ def shares(network, base, exact):
     return explained(known, bias, weight).item()
 
 
-def asked(base):
+def called(base):
     return lambda x, sigma: base.denoise(x, sigma, None)
 
 

@@ -83,15 +83,15 @@ def test_cancel_keeps_the_state(train, folders, host, monkeypatch):
     with pytest.raises(Cancelled):
         train(steps=5)
     assert (folders / "output" / "steadydiff_antibias" / "made.safetensors").is_file()
-    asked = []
+    called = []
     monkeypatch.setattr(
         host.management,
         "throw_exception_if_processing_interrupted",
-        lambda: asked.append(1) or (cancel() if len(asked) > 5 else None),
+        lambda: called.append(1) or (cancel() if len(called) > 5 else None),
     )
     with pytest.raises(Cancelled):  # while it measures what it has learnt
         train(steps=5)
-    assert len(asked) == 6
+    assert len(called) == 6
     assert not (folders / "models" / "made.safetensors").exists()
 
 

@@ -319,9 +319,9 @@ def test_what_cannot_be_calibrated_is_told_before_a_measurement_is_asked_for(
     ends = conds["positive"], conds["negative"]
     chosen = host.samplers.sampler_object(sampler)
 
-    def verdict(ask):
+    def verdict(call):
         try:
-            return None if ask() else ""
+            return None if call() else ""
         except ValueError as error:
             return str(error)
 

@@ -95,14 +95,14 @@ def test_one_correction_is_that_call_answered_from_the_cleaned_state(
         return
     space = "flow" if isinstance(model.get_model_object("model_sampling"), host.sampling.CONST) else "ve"
     function, run = own.sampler_function, state.Run(space, tuple(sigmas_of(model).tolist()))
-    asked = []
+    called = []
 
     def xi(x, sigma):
-        asked.append(x.clone())
-        first = torch.equal(x, asked[0])
+        called.append(x.clone())
+        first = torch.equal(x, called[0])
         return 0.1 * torch.tanh(x) if first else torch.zeros_like(x)
 
-    def ask(model, x, sigma, more, cleaned):
+    def call(model, x, sigma, more, cleaned):
         return model(x, sigma, **moved(more, lambda: cleaned.error(x, sigma)))
 
     def from_there(model, x, sigmas, *args, **kwargs):
@@ -110,17 +110,17 @@ def test_one_correction_is_that_call_answered_from_the_cleaned_state(
         error = ((sigmas[0] ** 2 + 1) ** 0.5 if space == "ve" else 1) * 0.1 * torch.tanh(x)
         calls = []
 
-        def answer(at, sigma, more):
+        def prediction(at, sigma, more):
             calls.append(at)
             if len(calls) > 1:
                 return model(at, sigma, **more)
             return model(x, sigma, **moved(more, lambda: error)) - error
 
-        stand_in = modules["hosts.comfy.drift"].StandIn(model, answer)
+        stand_in = modules["hosts.comfy.drift"].StandIn(model, prediction)
         return function(stand_in, x - error, sigmas, *args, **kwargs)
 
     method = mdss.MDSS(mdss.XiModel(xi, space))
-    own.sampler_function = state.rectify_states(function, method, run, ask)
+    own.sampler_function = state.rectify_states(function, method, run, call)
     corrected = sample(model, own)
     own.sampler_function = functools.wraps(function)(from_there)
     expected = sample(model, own)
@@ -141,29 +141,29 @@ def displaced(host, modules, head_of, patched, sample):
         last = model.model.diffusion_model.out[2]
         head = head_of(model)
         head = type(head)(type(head.head)(last.weight.detach(), last.bias.detach()), head.card, "its own")
-        expected, found, asked = {}, [], []
+        expected, found, called = {}, [], []
         euler, shown = host.samplers.sampler_object("euler"), modules["hosts.comfy.drift"].StandIn
 
         def see(args):
             x, sigma = args["input"], args["sigma"].view(-1, 1, 1, 1)
             scale = 1 if flow else (sigma**2 + 1) ** 0.5
-            answer = (x - args[which]) / sigma
-            expected.setdefault(args["sigma"][0].item(), scale * (answer - x / scale) / 0.3)
+            prediction = (x - args[which]) / sigma
+            expected.setdefault(args["sigma"][0].item(), scale * (prediction - x / scale) / 0.3)
             return args["denoised"]
 
         def watch(model, x, sigmas, *args, **kwargs):
-            def ask(x, sigma, more):
-                asked.append(x.clone())
+            def call(x, sigma, more):
+                called.append(x.clone())
                 return model(x, sigma, **more)
 
-            return function(shown(model, ask), x, sigmas, *args, **kwargs)
+            return function(shown(model, call), x, sigmas, *args, **kwargs)
 
         watched, function = model.clone(), euler.sampler_function
         watched.set_model_sampler_post_cfg_function(see)
         euler.sampler_function = functools.wraps(function)(watch)
 
         def callback(step, denoised, x, total):
-            found.append(asked[-1] - x)
+            found.append(called[-1] - x)
 
         corrected = patched(after(watched), head, **(widgets or {}))
         assert sample(corrected, euler, callback=callback, **options).isfinite().all()

@@ -94,8 +94,8 @@ def test_a_converted_checkpoint_opens_in_the_stock_loader_as_the_plain_model_it_
     ours, head = pack["SteadyDiffLoadMDSS"].execute("made.safetensors").args
     x, context = torch.randn(1, 4, 8, 8), torch.randn(1, 77, 768)
     at = torch.tensor([3.0])
-    answers = [one.model.apply_model(x, at, c_crossattn=context) for one in (stock, ours)]
-    assert torch.equal(*answers) and head.head.weight.shape == (4, 320, 3, 3)
+    predictions = [one.model.apply_model(x, at, c_crossattn=context) for one in (stock, ours)]
+    assert torch.equal(*predictions) and head.head.weight.shape == (4, 320, 3, 3)
     corrected = pack["SteadyDiffMDSS"].execute(ours, head, 1.0, 0.0, 1.0, "positive")[0]
     assert corrected is not ours
 

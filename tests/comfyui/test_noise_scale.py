@@ -36,14 +36,14 @@ def exact(models, log):
         levels = copy.copy(own)
         levels.__class__ = Scaled
         model.add_object_patch("model_sampling", levels)
-        answer, asked = gaussian_denoiser(0.0, scale * STD, "flow", scale), log()
+        prediction, called = gaussian_denoiser(0.0, scale * STD, "flow", scale), log()
 
         def network(apply_model, args):
-            asked.append((round(float(args["timestep"][0]), 5), float(args["input"].std())))
-            return answer(args["input"], args["timestep"])
+            called.append((round(float(args["timestep"][0]), 5), float(args["input"].std())))
+            return prediction(args["input"], args["timestep"])
 
         model.set_model_unet_function_wrapper(network)
-        return model, asked
+        return model, called
 
     return exact
 
@@ -55,10 +55,10 @@ def kinds(host):
 
 
 @pytest.fixture
-def ask(pack, host, conds, sigmas_of):
+def call(pack, host, conds, sigmas_of):
     """Run one of our nodes on a model; returns its outputs."""
 
-    def ask(name, model, **widgets):
+    def call(name, model, **widgets):
         node = pack[f"SteadyDiff{name}"]
         given = {
             "positive": conds["positive"], "negative": conds["negative"], "cfg": 1.0, "count": 8,
@@ -67,14 +67,14 @@ def ask(pack, host, conds, sigmas_of):
         }  # fmt: skip
         return node.execute(model=model, **(defaults_of(node) | given | widgets)).args
 
-    return ask
+    return call
 
 
-def test_an_exact_model_does_not_drift_and_needs_no_scaling(pack, host, conds, exact, ask):
+def test_an_exact_model_does_not_drift_and_needs_no_scaling(pack, host, conds, exact, call):
     found = []
     for scale in (1.0, LOUD):
         model, _ = exact(scale)
-        measured = Measurement.from_json(ask("Measure", model, refine=4)[2])
+        measured = Measurement.from_json(call("Measure", model, refine=4)[2])
         assert measured.quotient == pytest.approx([1.0] * STEPS, abs=0.1)  # Euler's own error
         assert measured.variance_error == pytest.approx([0.0] * (STEPS + 1), abs=0.25)
         found += [measured.quotient, measured.variance_error]
@@ -92,7 +92,7 @@ def test_an_exact_model_does_not_drift_and_needs_no_scaling(pack, host, conds, e
 def test_diffier_shows_the_model_states_as_loud_as_the_samplers(pack, host, conds, exact, sigmas_of):
     finals, node = [], pack["SteadyDiffDiffIER"]
     for scale in (1.0, LOUD):
-        model, asked = exact(scale)
+        model, called = exact(scale)
         settings = defaults_of(node) | {"start_percent": 0.0, "iterations": 3}
         guider = host.samplers.CFGGuider(node.execute(model=model, **settings)[0])
         guider.set_conds(conds["positive"], conds["negative"])
@@ -100,17 +100,17 @@ def test_diffier_shows_the_model_states_as_loud_as_the_samplers(pack, host, cond
         noise = torch.randn(1, 4, WIDE, WIDE, generator=torch.Generator().manual_seed(0))
         euler, sigmas = host.samplers.sampler_object("euler"), sigmas_of(model, STEPS)
         finals.append(guider.sample(noise, 0 * noise, euler, sigmas, seed=1, disable_pbar=True))
-        levels = dict.fromkeys(level for level, _ in asked)
-        stds = [[std for level, std in asked if level == one] for one in levels]
-        asked_again = [found for found in stds if len(found) > 1]
-        assert len(asked_again) > STEPS / 2
-        for outer, *inner in asked_again:
+        levels = dict.fromkeys(level for level, _ in called)
+        stds = [[std for level, std in called if level == one] for one in levels]
+        called_again = [found for found in stds if len(found) > 1]
+        assert len(called_again) > STEPS / 2
+        for outer, *inner in called_again:
             assert inner == pytest.approx([outer] * len(inner), rel=0.5)
     torch.testing.assert_close(finals[1], LOUD * finals[0], rtol=1e-3, atol=1e-3)
 
 
-def test_the_report_counts_errors_in_units_of_the_models_own_noise(exact, ask):
-    plain = json.loads(ask("DiffIERReport", exact(LOUD)[0])[1])["without"]
+def test_the_report_counts_errors_in_units_of_the_models_own_noise(exact, call):
+    plain = json.loads(call("DiffIERReport", exact(LOUD)[0])[1])["without"]
     ratios = [(1 - sigma) * STD / sigma for sigma in plain["sigmas"][:-1]]
     gains = [ratio**2 / (1 + ratio**2) for ratio in ratios]
     # again = gain * denoised + gain / alpha * sigma * noise, and denoised varies by gain times the data.

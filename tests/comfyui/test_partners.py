@@ -61,10 +61,10 @@ def tired(model, sigmas_of):
 
 
 @pytest.fixture
-def asked(pack, host, conds, sigmas_of, model):
+def called(pack, host, conds, sigmas_of, model):
     """Run one of the measuring nodes; returns its outputs."""
 
-    def asked(node, patched, sigmas=True, **widgets):
+    def called(node, patched, sigmas=True, **widgets):
         inputs = {"model": patched, "sampler": host.samplers.sampler_object("euler"), **widgets}
         inputs |= {name: conds[name] for name in ("positive", "negative")}
         if sigmas:
@@ -75,7 +75,7 @@ def asked(pack, host, conds, sigmas_of, model):
             inputs |= {"cfg": 2.0, "seed": 5, "count": 2, "batch_size": 2}
         return pack[f"SteadyDiff{node}"].execute(**inputs).args
 
-    return asked
+    return called
 
 
 def apg_by_level(model):
@@ -97,26 +97,26 @@ def apg_by_level(model):
     return clone
 
 
-def test_measuring_compares_answers_of_one_memory(model, asked):
+def test_measuring_compares_answers_of_one_memory(model, called):
     clean = {"samples": torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(4))}
     by_level, by_core = (
-        json.loads(asked("Measure", put(model), refine=1, reference=clean)[2])["curves"]
+        json.loads(called("Measure", put(model), refine=1, reference=clean)[2])["curves"]
         for put in (apg_by_level, matrix.apg_of_momentum)
     )
     for norms in ("sampling_norm", "training_norm"):
         assert by_core[norms] == pytest.approx(by_level[norms], rel=1e-4)
 
 
-def test_calibrating_tries_each_step_with_one_memory(tired, model, asked):
-    measured = asked("Measure", model, refine=1)[2]
+def test_calibrating_tries_each_step_with_one_memory(tired, model, called):
+    measured = called("Measure", model, refine=1)[2]
     for method in ("norm", "variance"):
         given = {"measurement": measured, "method": method, "count": 2, "sigmas": False}
-        by_level, by_memory = (asked("Calibrate", tired(memory), **given)[2] for memory in (False, True))
+        by_level, by_memory = (called("Calibrate", tired(memory), **given)[2] for memory in (False, True))
         assert by_memory == by_level
 
 
-def test_the_report_compares_like_with_like(tired, asked, diffier):
+def test_the_report_compares_like_with_like(tired, called, diffier):
     by_level, by_memory = (
-        json.loads(asked("DiffIERReport", diffier(tired(memory)))[1]) for memory in (False, True)
+        json.loads(called("DiffIERReport", diffier(tired(memory)))[1]) for memory in (False, True)
     )
     assert by_memory == by_level

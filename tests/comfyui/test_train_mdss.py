@@ -207,10 +207,10 @@ def test_tokens_of_reference_pictures_are_left_out(families):
     network = families["Flux"].model.diffusion_model
     x, more = torch.randn(1, 16, 6, 5), {"y": torch.zeros(1, 32), "guidance": torch.ones(1)}
     layer, context = last_layer(network), torch.randn(1, 6, 16)
-    with capture(layer) as heard:
+    with capture(layer) as recorded:
         answer = network(x, torch.tensor([0.5]), context, ref_latents=[torch.randn(1, 16, 4, 4)], **more)
-    assert heard[0].shape[1] == 3 * 3 + 2 * 2 and patch_of(network) == 2
-    found = to_latent(network, apply_head(heard[0], layer.weight, layer.bias), x.shape[-2:])
+    assert recorded[0].shape[1] == 3 * 3 + 2 * 2 and patch_of(network) == 2
+    found = to_latent(network, apply_head(recorded[0], layer.weight, layer.bias), x.shape[-2:])
     torch.testing.assert_close(found, answer)
 
 
@@ -255,9 +255,9 @@ def test_models_that_cannot_be_trained_are_refused_by_name(families, node, finet
         ({}, "small takes the variant posterior or ddim"),
         ({"k": 999}, "has 1000, so k is"),
     ):
-        asked = replace(wanted, **({"variant": None} if change else {}), **change)
+        called = replace(wanted, **({"variant": None} if change else {}), **change)
         with pytest.raises(Exception, match=sentence):
-            node.train(families["SD15"], pytest.fail, "small", asked, PLAN, None, None, {})
+            node.train(families["SD15"], pytest.fail, "small", called, PLAN, None, None, {})
 
 
 # --- the command ------------------------------------------------------------------------------------------

@@ -85,11 +85,11 @@ def test_2_shape_dtype_and_device_are_kept(method, run_name, shape):
 @every_active
 def test_3_inputs_are_not_changed(method, run_name, shape):
     run = RUNS[run_name]
-    answers = []
+    predictions = []
 
     def noted(x, sigma):
         denoised = denoiser(run)(x, sigma)
-        answers.append((denoised, denoised.clone()))
+        predictions.append((denoised, denoised.clone()))
         return denoised
 
     wrapped = method.wrap(noted, run)
@@ -99,7 +99,7 @@ def test_3_inputs_are_not_changed(method, run_name, shape):
     assert torch.equal(sigma, kept[1])
     # A method that rectifies the sampler's state says so and may write to x.
     if method.acts_on != "state":
-        assert torch.equal(x, kept[0]) and all(torch.equal(*answer) for answer in answers)
+        assert torch.equal(x, kept[0]) and all(torch.equal(*prediction) for prediction in predictions)
 
 
 @every_active

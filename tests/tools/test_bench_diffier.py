@@ -24,18 +24,18 @@ def test_no_way_spends_more_calls_than_the_others(variant, calls):
 @pytest.mark.parametrize("space", ["ve", "flow"])
 @pytest.mark.parametrize("steps", [16, 26])
 def test_a_restart_spends_its_calls_and_ends_at_the_data(space, steps):
-    variant, asked = {"ve": "epsilon", "flow": "flow"}[space], []
+    variant, called = {"ve": "epsilon", "flow": "flow"}[space], []
     exact = gaussian_denoiser(0.0, 1.0, space)
 
     def denoise(x, sigma):
-        asked.append(float(sigma[0]))
+        called.append(float(sigma[0]))
         return exact(x, sigma)
 
     sigmas = Condition(variant, "euler", steps, 1.0).run.sigmas
     x = torch.randn(200, 4, 8, 8) * (1 + sigmas[0] ** 2 if space == "ve" else 1.0) ** 0.5
     found = bench.sample_restart(space, denoise, x, sigmas)
-    assert len(asked) == steps + bench.RESTART_STEPS
-    assert sum(a < b for a, b in zip(asked, asked[1:], strict=False)) == 1
+    assert len(called) == steps + bench.RESTART_STEPS
+    assert sum(a < b for a, b in zip(called, called[1:], strict=False)) == 1
     assert found.std().item() == pytest.approx(1.0, abs=0.12)
 
 

@@ -88,14 +88,14 @@ def test_the_fraction_of_a_rising_step_is_negative_and_read_from_the_level_below
 
 def states(settings, run=RUN, denoise=None):
     """The states at which the model is asked, in a run that starts at 0."""
-    asked = []
+    called = []
 
     def note(x, sigma):
-        asked.append(x.clone())
+        called.append(x.clone())
         return (denoise or (lambda x, sigma: x))(x, sigma)  # this one leaves every state where it is
 
     sample_euler(settings.wrap(note, run), torch.zeros(1, 1, 2), run.sigmas)
-    return [x.flatten()[0].item() for x in asked]
+    return [x.flatten()[0].item() for x in called]
 
 
 def test_it_acts_before_every_call_but_the_first():
@@ -125,22 +125,22 @@ def test_gains_are_those_of_the_level_and_a_gain_of_0_asks_no_network():
     sigma = torch.tensor([0.1, 0.2, 0.99, 1.0, 2.9, 3.0, 50.0])
     assert band_gain(sigma, bands).tolist() == [0.5, 0.5, 0.5, 0.0, 0.0, 1.0, 1.0]
     assert band_gain(sigma, ()).tolist() == [1.0] * 7
-    asked = []
+    called = []
 
     def network(x):
-        asked.append(x)
+        called.append(x)
         return torch.ones_like(x)
 
     one = method(network, "phi", "ve", (0.0, math.inf), bands)
     first, last = math.hypot(4, 1), 0.5 * math.hypot(0.25, 1)
-    assert states(one) == pytest.approx([0.0, first, first, first + last]) and len(asked) == 2
+    assert states(one) == pytest.approx([0.0, first, first, first + last]) and len(called) == 2
     nothing = method(network, "phi", "ve", (0.0, math.inf), (Band(0.0, 0.0),))
     wrapped = nothing.wrap(lambda x, sigma: x, RUN)
     x = torch.full((1, 1, 2), -0.0)
     for level in RUN.sigmas[:-1]:
         wrapped(x, torch.tensor([level]))
     assert torch.equal(x.signbit(), torch.ones(1, 1, 2, dtype=torch.bool))
-    assert len(asked) == 2 and wrapped.applied == 0
+    assert len(called) == 2 and wrapped.applied == 0
 
 
 def test_the_state_is_written_in_place_and_counted():

@@ -203,21 +203,21 @@ def test_samples_are_held_out_evenly_and_in_pairs(count, held):
 
 
 def test_what_is_explained_is_measured_on_samples_held_out():
-    base, asked = base_of(bias=lambda d: 0.9 * d), []
+    base, called = base_of(bias=lambda d: 0.9 * d), []
     draw = base.draw
 
     def kept(rows, rng):
-        asked.append(rows)
+        called.append(rows)
         return draw(len(rows), rng)
 
     batches = []
     base = replace(base, held_out=(40, kept), draw=None)
     measure_bands(Known(), base, AntiBiasRecipe(batch=16), 1, lambda: batches.append(1))
-    assert len(batches) == len(asked)
-    per_band = len(asked) // 7
+    assert len(batches) == len(called)
+    per_band = len(called) // 7
     assert all(
-        sorted(torch.cat(asked[i : i + per_band]).tolist()) == list(range(40))
-        for i in range(0, len(asked), per_band)
+        sorted(torch.cat(called[i : i + per_band]).tolist()) == list(range(40))
+        for i in range(0, len(called), per_band)
     )
 
 

@@ -107,10 +107,10 @@ def test_it_is_recovered_from_a_measurement_of_few_samples():
     run, factor = run_of("ve"), 1.02
     denoise = overpredicting(factor, "ve")
     recorder = Recorder(run, range(run.steps))
-    heard = recorder.around(denoise)
+    recorded = recorder.around(denoise)
     clean = unit_noise(SHAPE, range(100, 100 + BATCH)).double() * STD
-    recorder.sample(sample_euler, heard, first(run))
-    recorder.train(heard, clean, noise_for(clean, range(BATCH)))
+    recorder.sample(sample_euler, recorded, first(run))
+    recorder.train(recorded, clean, noise_for(clean, range(BATCH)))
     target = recorder.measurement(0, "given").training_rms
     found = calibrate(sample_euler, denoise, first(run), run, target)
     for scale, best in zip(found.scales, best_scales(factor, run), strict=False):
@@ -346,9 +346,9 @@ def two_points(x, sigma):
 def scales_by_chance(sampler, seed, count=8):
     """Calibrate on samples of this seed, and with other noise in the sampler."""
     run, seeds = run_of("ve", 12), range(1000 * seed, 1000 * seed + count)
-    luck = torch.Generator().manual_seed(seed)
-    signs = torch.randint(0, 2, (count, 2, 8, 8), generator=luck).double() * 2 - 1
-    clean = 0.6 * signs + 0.2 * torch.randn(signs.shape, generator=luck)
+    chance = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, (count, 2, 8, 8), generator=chance).double() * 2 - 1
+    clean = 0.6 * signs + 0.2 * torch.randn(signs.shape, generator=chance)
     noise, target = noise_for(clean, seeds), []
     for sigma in run.sigmas[:-1]:
         x = clean + sigma * noise

@@ -195,9 +195,9 @@ def test_every_method_samples_there(space, sampler):
 def test_a_model_is_measured_and_calibrated_there(space):
     run, clean, first = RUNS[space], 0.6 * noise(), noise() * RUNS[space].sigmas[0]
     recorder = Recorder(run, range(run.steps))
-    heard = recorder.around(guided(space))
-    recorder.sample(sample_euler, heard, first)
-    recorder.train(heard, clean, noise_for(clean, range(COUNT)).to(HERE))
+    recorded = recorder.around(guided(space))
+    recorder.sample(sample_euler, recorded, first)
+    recorder.train(recorded, clean, noise_for(clean, range(COUNT)).to(HERE))
     wanted = recorder.measurement(0, "given").training_rms
     assert calibrate(sample_euler, guided(space), first, run, wanted).calls
     assert calibrate_variance(sample_euler, guided(space), first, run, spectrum(clean)).calls

@@ -56,16 +56,16 @@ def gain(sigma, std, space):
 
 @pytest.mark.parametrize("space", SPACES)
 def test_carrying_the_error_is_a_step_of_descent_in_the_noise(space, shape, latents):
-    x, denoised, answer, z = (latents(shape) for _ in range(4))
+    x, denoised, prediction, z = (latents(shape) for _ in range(4))
     sigma, strength = torch.full((len(x),), 0.3).double(), 0.7
     again = add_noise(denoised, z, sigma, space)
     eps = eps_from_denoised(x, denoised, sigma, space)
-    error = eps_from_denoised(again, answer, sigma, space) - z
+    error = eps_from_denoised(again, prediction, sigma, space) - z
     expected = denoised_from_eps(x, eps - strength * error, sigma, space)
-    torch.testing.assert_close(carry_error(denoised, answer, strength), expected)
+    torch.testing.assert_close(carry_error(denoised, prediction, strength), expected)
     loss = error.flatten(1).square().mean(1)
-    torch.testing.assert_close(residual_loss(denoised, answer, sigma, space), loss)
-    assert carry_error(denoised, answer, 0.0).equal(denoised)
+    torch.testing.assert_close(residual_loss(denoised, prediction, sigma, space), loss)
+    assert carry_error(denoised, prediction, 0.0).equal(denoised)
 
 
 def test_a_loss_at_sigma_zero_is_finite():
@@ -246,8 +246,8 @@ def test_an_error_far_beyond_that_of_knowing_nothing_is_not_believed(space, late
     """Each sample by itself; the first errs by 0.5 in its noise, the second by 200."""
     x, sigma = latents((2, 4, 5)), 0.5
     off = torch.tensor([0.5, 200.0]).double().view(2, 1, 1) * (1.0 if space == "flow" else 0.5)
-    answers = iter([x * 0, x * 0 - off])
-    found = corrected(DiffIER(strength=0.4), space, sigma, x, lambda x, s: next(answers))
+    predictions = iter([x * 0, x * 0 - off])
+    found = corrected(DiffIER(strength=0.4), space, sigma, x, lambda x, s: next(predictions))
     reach = 1.0 if space == "flow" else 0.5  # sigma / alpha
     expected = 0.4 * reach * torch.tensor([0.5, 2.0]).double().view(2, 1, 1)
     torch.testing.assert_close(found, expected.expand_as(x))

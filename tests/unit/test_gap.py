@@ -112,13 +112,13 @@ def test_the_optimal_weight_is_the_models_own_whatever_the_cfg(space, share, cfg
 
 def test_L_of_w_is_the_loss_of_the_guided_noise():
     """L(w) against (e_w - z)² by hand, from the same pairs."""
-    run, asked = RUNS["ve"], []
+    run, called = RUNS["ve"], []
     true, uncond = gaussian_denoiser(MEANS[0], STD), both_classes("ve")
     recorder = GapRecorder(run, range(run.steps))
     model = Guided(true, uncond, 1.0)
 
     def seen(x, sigma):
-        asked.append((x, sigma))
+        called.append((x, sigma))
         return recorder.around(model)(x, sigma)
 
     clean = real_pictures(5)
@@ -126,7 +126,7 @@ def test_L_of_w_is_the_loss_of_the_guided_noise():
     recorder.pair(seen, clean)
     recorder.sample(sample_euler, recorder.around(model), torch.randn(5, 2, 16, 16) * run.sigmas[0])
     found, loss = recorder.gap(), 0.0
-    for x, sigma in asked:
+    for x, sigma in called:
         guided = torch.lerp(uncond(x, sigma), true(x, sigma), 3.0)
         loss += ((clean - guided) / sigma.view(-1, 1, 1, 1)).square().mean().item() / run.steps
     assert found.loss_at(3.0) == pytest.approx(loss, rel=1e-4)

@@ -261,10 +261,10 @@ def test_state_and_clean_estimate_move_together_and_the_networks_answer_stays(sp
 
 
 def test_the_second_output_is_asked_with_the_state_the_model_was_asked_with(latents):
-    seen, asked = [], []
+    seen, called = [], []
 
     def denoise(x, sigma):
-        asked.append(x.clone())
+        called.append(x.clone())
         return gaussian_denoiser()(x, sigma)
 
     def xi(x):
@@ -272,8 +272,8 @@ def test_the_second_output_is_asked_with_the_state_the_model_was_asked_with(late
         return 0.1 * x
 
     sample_euler(method(xi).wrap(denoise, RUN), latents((1, 2, 3)) * 10, RUN.sigmas)
-    assert len(seen) == len(asked) == 4
-    assert all(torch.equal(a, b) for a, b in zip(seen, asked, strict=True))
+    assert len(seen) == len(called) == 4
+    assert all(torch.equal(a, b) for a, b in zip(seen, called, strict=True))
 
 
 def test_it_acts_only_at_levels_it_was_trained_at_and_asked_for(latents):

@@ -26,8 +26,8 @@ class Planted(nn.Module):
         nn.init.zeros_(self.out[2].bias)
 
     def forward(self, x, alpha, sigma):
-        answer = (x - alpha * 0.5) / sigma
-        return answer - (0.5 if self.flow else 0) + self.error + self.out(x)
+        prediction = (x - alpha * 0.5) / sigma
+        return prediction - (0.5 if self.flow else 0) + self.error + self.out(x)
 
 
 def base_of(space="ve", error=0.3):

@@ -46,8 +46,8 @@ def measured(denoise, run, method=None, count=COUNT, batch=8, **facts):
     first = unit_noise(SHAPE, range(count)).double() * marginal_std(run.sigmas[0], run.space)
     clean = unit_noise(SHAPE, range(500, 500 + count)).double() * STD
     recorder = Recorder(run, step_calls(sample_euler, first, run))
-    heard = recorder.around(denoise)
-    corrected = method.wrap(heard, run) if method else heard
+    recorded = recorder.around(denoise)
+    corrected = method.wrap(recorded, run) if method else recorded
     for at in range(0, count, batch):
         recorder.sample(sample_euler, corrected, first[at : at + batch])
         samples = clean[at : at + batch]
@@ -274,11 +274,11 @@ def paper_of(denoise, run, clean, sampler=sample_euler):
     """A measurement with the paper's curves, in one batch."""
     count = len(clean)
     recorder = Recorder(run, range(run.steps))
-    heard, noise = recorder.around(denoise), noise_for(clean, range(count))
+    recorded, noise = recorder.around(denoise), noise_for(clean, range(count))
     first = unit_noise(clean.shape[1:], range(count)).double() * run.sigmas[0]
-    recorder.sample(sampler, heard, first)
-    recorder.train(heard, clean, noise, step_noise(clean, range(count)))
-    recorder.pair(sampler, heard, clean, noise)
+    recorder.sample(sampler, recorded, first)
+    recorder.train(recorded, clean, noise, step_noise(clean, range(count)))
+    recorder.pair(sampler, recorded, clean, noise)
     return recorder.measurement(0, "given")
 
 
@@ -332,18 +332,21 @@ def test_the_papers_curves_are_measured_on_demand_and_survive_json():
 
 def of_two_kinds(seed, count=12):
     """A measurement on samples of differing contrast, which a Gaussian denoiser does not know."""
-    run, luck = run_of("ve", 5), torch.Generator().manual_seed(seed)
+    run, chance = run_of("ve", 5), torch.Generator().manual_seed(seed)
     seeds = range(1000 * seed, 1000 * seed + count)
-    contrast = torch.rand(count, 1, 1, 1, generator=luck).double() + 0.3
+    contrast = torch.rand(count, 1, 1, 1, generator=chance).double() + 0.3
 
     def denoise(x, sigma):
         level, size = sigma.double().view(-1, 1, 1, 1), contrast[: len(x)]
         return x * size**2 / (size**2 + level**2)
 
     recorder = Recorder(run, range(run.steps))
-    heard, clean = recorder.around(denoise), contrast * torch.randn(count, *SHAPE, generator=luck).double()
-    recorder.sample(sample_euler, heard, unit_noise(SHAPE, seeds).double() * run.sigmas[0])
-    recorder.train(heard, clean, noise_for(clean, seeds))
+    recorded, clean = (
+        recorder.around(denoise),
+        contrast * torch.randn(count, *SHAPE, generator=chance).double(),
+    )
+    recorder.sample(sample_euler, recorded, unit_noise(SHAPE, seeds).double() * run.sigmas[0])
+    recorder.train(recorded, clean, noise_for(clean, seeds))
     return recorder.measurement(seeds[0], "given")
 
 

@@ -82,11 +82,11 @@ def test_the_calls_that_begin_steps(sampler, space, shape):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_run_taken_call_by_call_is_the_run(sampler, shape):
-    x, denoise, answers = torch.randn(shape) * 10, gaussian_denoiser(0.2, 0.7), []
-    found = next_call(sampler, x, RUN.sigmas, answers)
+    x, denoise, predictions = torch.randn(shape) * 10, gaussian_denoiser(0.2, 0.7), []
+    found = next_call(sampler, x, RUN.sigmas, predictions)
     while isinstance(found, ModelCall):
-        answers.append(denoise(*found))
-        found = next_call(sampler, x, RUN.sigmas, answers)
+        predictions.append(denoise(*found))
+        found = next_call(sampler, x, RUN.sigmas, predictions)
     torch.manual_seed(0)
     torch.testing.assert_close(found, sampler(denoise, x, RUN.sigmas), rtol=0, atol=0)
 

@@ -57,13 +57,13 @@ def training_table(space, count=1000):
 @pytest.mark.parametrize("k", [1, 21, -5])
 @pytest.mark.parametrize("space", ["ve", "flow"])
 def test_levels_call_the_network_so_many_training_levels_lower(space, k):
-    table, asked = training_table(space), []
+    table, called = training_table(space), []
     shifted = TimeShift(levels=k, table=tuple(table.tolist())).wrap(
-        lambda x, sigma: asked.append(sigma) or x, Run(space, (float(table[900]), 0.0))
+        lambda x, sigma: called.append(sigma) or x, Run(space, (float(table[900]), 0.0))
     )
     places = torch.tensor([30, 200, 500, 900])
     shifted(torch.randn(4, 3, dtype=torch.float64), table[places])
-    torch.testing.assert_close(asked[0], table[places - k])
+    torch.testing.assert_close(called[0], table[places - k])
 
 
 def test_levels_end_at_the_lowest_and_mean_thousandths():

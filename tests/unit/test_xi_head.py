@@ -27,8 +27,8 @@ def test_an_untrained_head_and_untrained_additions_change_no_bit(network):
     for rank in (0, 4):
         model = TwoHeads(network, rank=rank)
         with model.attached():
-            answer, xi = model(*INPUTS)
-        assert torch.equal(answer, plain) and xi.shape == plain.shape and not xi.any()
+            prediction, xi = model(*INPUTS)
+        assert torch.equal(prediction, plain) and xi.shape == plain.shape and not xi.any()
     assert TwoHeads(network, xi=False)(*INPUTS)[1] is None
 
 
@@ -36,12 +36,12 @@ def test_the_head_reads_what_the_last_layer_reads(network):
     """With the last layer's own weights it gives the last layer's answer."""
     model = TwoHeads(network)
     model.xi.load_state_dict(network.out[2].state_dict())
-    answer, xi = model(*INPUTS)
-    torch.testing.assert_close(xi, answer)
-    with capture(network.out[2]) as heard:
+    prediction, xi = model(*INPUTS)
+    torch.testing.assert_close(xi, prediction)
+    with capture(network.out[2]) as recorded:
         network(*INPUTS)
     torch.testing.assert_close(
-        apply_head(heard[0].half(), model.xi.weight, model.xi.bias), answer, atol=0.02, rtol=0
+        apply_head(recorded[0].half(), model.xi.weight, model.xi.bias), prediction, atol=0.02, rtol=0
     )
     assert not network.out[2]._forward_pre_hooks
 
@@ -94,8 +94,8 @@ def test_gradient_checkpoints_change_no_gradient(network):
         for weight in model.parameters():
             nn.init.normal_(weight, std=0.1)
         with model.attached():
-            answer, xi = model(*INPUTS)
-            (answer.square().mean() + xi.square().mean()).backward()
+            prediction, xi = model(*INPUTS)
+            (prediction.square().mean() + xi.square().mean()).backward()
         return [weight.grad for weight in model.parameters()]
 
     plain = gradients()

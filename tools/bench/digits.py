@@ -106,9 +106,9 @@ def calibrated(sampler: str, cfg: float, run: Run) -> tuple[Method, ...]:
     """Return the schedule that lets the predicted noise be as large as on real pictures."""
     real = parts()["references"]
     noise = torch.randn(real.pictures.shape, generator=torch.Generator().manual_seed(run.seed or 0))
-    asked = world.denoise_with(networks()[0], real.labels, cfg)
+    denoise = world.denoise_with(networks()[0], real.labels, cfg)
     wanted = [
-        float(training_norm(asked, real.pictures, noise, sigma).square().mean().sqrt())
+        float(training_norm(denoise, real.pictures, noise, sigma).square().mean().sqrt())
         for sigma in run.sigmas[:-1]
     ]
     denoise = world.denoise_with(networks()[0], labels(CALIBRATED), cfg)

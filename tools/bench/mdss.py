@@ -195,9 +195,9 @@ def head_of(bench: Bench, work: Path, variant: str, name: str) -> Figures:
     assert two.xi and model.head
     two.xi.load_state_dict(model.head._asdict())
     loss = mdss_cost.Always(two, base, trainings(variant)[name].recipe, 1)
-    asked = [loss(torch.Generator().manual_seed(-i), 0) for i in range(1, 3 if bench.quick else 41)]
-    left, error = (sum(float(figures[key]) for figures in asked) for key in ("xi", "error"))
-    return {"rms": (error / len(asked)) ** 0.5, "found_percent": 100 * (1 - left / error)}
+    losses = [loss(torch.Generator().manual_seed(-i), 0) for i in range(1, 3 if bench.quick else 41)]
+    left, error = (sum(float(figures[key]) for figures in losses) for key in ("xi", "error"))
+    return {"rms": (error / len(losses)) ** 0.5, "found_percent": 100 * (1 - left / error)}
 
 
 # --- curves -----------------------------------------------------------------------------------------------

@@ -61,14 +61,14 @@ def diffusion(variant: str, unet: UNet, text: TextEncoder, n: int) -> dict:
     return judged(torch.cat(pictures), attributes(scenes))
 
 
-def judged(drawn: torch.Tensor, asked: dict[str, torch.Tensor]) -> dict:
-    """Shares of pictures in which the reader finds what was asked, and the distance from real drawings."""
+def judged(drawn: torch.Tensor, requested: dict[str, torch.Tensor]) -> dict:
+    """Shares of pictures in which the reader finds what was wanted, and the distance from real drawings."""
     judge = files.load_reader()
     read = judge.read(drawn)
     features = [judge.features(x) for x in (drawn, render(sample_scenes(HELD_OUT + 3, len(drawn))))]
     distance = frechet_distance(*moments(features[0]), *moments(features[1]))
-    shares = {name: _share(read[name], asked[name]) for name in asked}
-    return {"found": float(found(read, asked).float().mean()), "frechet": distance, **shares}
+    shares = {name: _share(read[name], requested[name]) for name in requested}
+    return {"found": float(found(read, requested).float().mean()), "frechet": distance, **shares}
 
 
 def _decode(model: Autoencoder, latents: torch.Tensor) -> torch.Tensor:
@@ -76,8 +76,8 @@ def _decode(model: Autoencoder, latents: torch.Tensor) -> torch.Tensor:
     return (model.decode(latents).clamp(-1, 1) + 1) / 2
 
 
-def _share(read: torch.Tensor, asked: torch.Tensor) -> float:
-    return float((read == asked)[asked != IGNORED].float().mean())
+def _share(read: torch.Tensor, requested: torch.Tensor) -> float:
+    return float((read == requested)[requested != IGNORED].float().mean())
 
 
 def _kept(variant: str, state: Path) -> tuple[UNet, TextEncoder]:

@@ -130,16 +130,16 @@ class Bench:
         print(json.dumps(result))
         return code
 
-    def _asked(self) -> list[Cell]:
+    def _selected(self) -> list[Cell]:
         return [cell for cell in self.cells if fnmatch.fnmatchcase(cell.key, self.only)]
 
     def _due(self) -> list[Cell]:
-        wanted = [cell for cell in self._asked() if cell.quick or not self.quick]
+        wanted = [cell for cell in self._selected() if cell.quick or not self.quick]
         return [cell for cell in wanted if self.fresh or cell.key not in self.results]
 
     def _compare(self) -> int:
         """Measure what was kept again; 1 if nothing was. Times are shown too."""
-        kept = [cell for cell in self._asked() if cell.key in self.results]
+        kept = [cell for cell in self._selected() if cell.key in self.results]
         for cell in kept:
             before, now = self.results[cell.key]["figures"], cell.measure()
             changed = [

@@ -314,13 +314,13 @@ def cost(scaling: Cells, prompt: Cells, mdss: Cells, diffier: Cells) -> str:
     """Per method: its operations and its own time, beside a guided call of an SD1.5-sized network."""
     scaled = [cell["figures"]["ours_ms"] for key, cell in scaling.items() if key.startswith("own time")]
     network = prompt["cost"]["figures"]
-    head, asked = mdss["cost in sampling"]["figures"], diffier["own time"]["figures"]
+    head, own = mdss["cost in sampling"]["figures"], diffier["own time"]["figures"]
     lines = [["method", "operations more", "own time, ms"]]
     lines.append(["Epsilon Scaling", "0 %", f"{min(scaled):.2f} to {max(scaled):.2f}"])
     lines.append(["Anti-Bias Prompt", f"{network['percent']:.2f} %", f"{network['network_ms']:.0f}"])
     lines.append(["MDSS", f"{head['more_operations_percent']:.3f} %", f"{head['own_ms']:.1f}"])
-    lines.append(["DiffIER, renoise, at a corrected step", "100 %", f"{asked['renoise_ms']:.2f}, and a call"])
-    lines.append(["DiffIER, norm", "0 %", f"{asked['norm_ms']:.2f}"])
+    lines.append(["DiffIER, renoise, at a corrected step", "100 %", f"{own['renoise_ms']:.2f}, and a call"])
+    lines.append(["DiffIER, norm", "0 %", f"{own['norm_ms']:.2f}"])
     call, operations = diffier["guided SD1.5 call"]["figures"]["call_ms"], network["guided_call_gflop"]
     lines.append(["*the guided call itself*", f"*{operations:,.0f} GFLOP*", f"*{call:,.0f}*"])
     return markdown(lines)
