@@ -9,6 +9,7 @@ from ..steadydiff.drift.steady import steady
 from ..steadydiff.hosts.comfy.drift import calibrate_model, check_calibration
 from ..steadydiff.inputs.drift import CALIBRATE
 from ..steadydiff.plots import schedule_figure
+from ..steadydiff.references import is_shipped
 from ..steadydiff.schedules import Schedule
 from .shared import schema
 from .shared.plot import image
@@ -83,4 +84,5 @@ class SteadyDiffCalibrate(io.ComfyNode):
         made = Schedule(*as_method(method, scales), setup.made_for)
         plot = image(schedule_figure, made)
         text = made.to_json()
-        return io.NodeOutput(text, plot, text, "\n".join(remarks(found, taken, drawn, measured.is_own)))
+        said = remarks(found, taken, drawn, measured.is_own, is_shipped(measured.reference))
+        return io.NodeOutput(text, plot, text, "\n".join(said))

@@ -85,7 +85,7 @@ def drift_figure(measured: Measurement, other: Measurement | None = None) -> Fig
         _band(variances, ends, one.variance_error, errors.get("variance_error"), color, 100)
         if paper and one.delta:
             _paper_curves(more, one, (ends, after, steps), style)
-    figure.suptitle(f"Shows {measured.shows}", color=INK, fontsize=11, x=0.02, ha="left")
+    figure.suptitle(fill(f"Shows {measured.shows}", 70), color=INK, fontsize=11, x=0.02, ha="left")
     norms.legend(frameon=False, fontsize=9, labelcolor=INK)
     titles = (
         "Norm of the predicted noise",

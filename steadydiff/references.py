@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import SettingsError
@@ -17,6 +18,12 @@ from .picture_files import pictures_in, pixels, read_picture
 
 FOLDER = Path(__file__).resolve().parents[1] / "models" / "references"
 CAPTIONS = "captions.json"
+
+OWN, SHIPPED = STAND_INS = ("own samples", "shipped pictures")
+"""What serves as reference where no pictures are connected."""
+
+OTHER_KIND = "what the model draws otherwise than these photographs shows as well, and is no drift"
+"""What pictures of another kind show as reference."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +36,17 @@ class References:
     @property
     def source(self) -> str:
         """Where they come from, in words."""
-        return shipped_pictures(len(self.pictures))
+        return f"{len(self.pictures)} {SHIPPED}"
 
 
-def shipped_pictures(count: int) -> str:
-    """Return in words that so many of the pictures that ship are the reference."""
-    return f"{count} shipped pictures"
+def is_shipped(source: str) -> bool:
+    """Whether words name pictures that ship, as `References.source` does."""
+    return source.endswith(SHIPPED)
+
+
+def stand_in(choice: str, count: int) -> References | None:
+    """Return at most `count` pictures for one of STAND_INS; None for the model's own samples."""
+    return shipped_references(count) if choice == SHIPPED else None
 
 
 def shipped_references(count: int | None = None, folder: Path = FOLDER) -> References:
@@ -52,3 +64,13 @@ def shipped_references(count: int | None = None, folder: Path = FOLDER) -> Refer
     chosen = files[:count]
     pictures = torch.stack([pixels(read_picture(file, file.name)) for file in chosen])
     return References(pictures.float() / 255, tuple(captions[file.name] for file in chosen))
+
+
+def fitted(pictures: Tensor, height: int, width: int) -> Tensor:
+    """Return pictures [N, H, W, 3] in 0..1 in another size: scaled to cover it, and cut at the middle."""
+    _, h, w, _ = pictures.shape
+    share = max(height / h, width / w)
+    size = max(round(h * share), height), max(round(w * share), width)
+    scaled = F.interpolate(pictures.movedim(-1, 1), size, mode="bicubic", antialias=True).clamp(0, 1)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return scaled.movedim(1, -1)[:, top : top + height, left : left + width]

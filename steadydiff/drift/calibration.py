@@ -16,6 +16,7 @@ from torch import Tensor
 from ..denoiser import Denoise, Run, signal_level
 from ..errors import SettingsError
 from ..metrics.spectrum import ring_sizes, spectrum
+from ..references import OTHER_KIND
 from ..schedules import linear_schedule
 from .steady import innovation_error
 from .stepping import Remember, Sampler, nothing
@@ -153,10 +154,13 @@ def samples_needed(count: int, drawn: bool) -> int:
     return max(count, LEAST_DRAWN) if drawn else count
 
 
-def remarks(found: Calibration, count: int, drawn: bool, own: bool = False) -> list[str]:
+def remarks(
+    found: Calibration, count: int, drawn: bool, own: bool = False, shipped: bool = False
+) -> list[str]:
     """Say in sentences how far a calibration on `count` samples is to be trusted.
 
-    drawn: as `draws_noise`; own: whether the model's own samples were the reference
+    drawn: as `draws_noise`; own: whether the model's own samples were the reference, or
+    shipped: the pictures that ship
     """
     said = [f"Found on {count} samples with {found.calls} rounds of model calls."]
     sought = [error for error, scale in zip(found.errors, found.scales, strict=True) if error or scale != 1]
@@ -181,6 +185,11 @@ def remarks(found: Calibration, count: int, drawn: bool, own: bool = False) -> l
         said.append(
             "The reference was the model's own samples: the scales mend few-step error only, not the model's "
             "own bias, which cannot be seen so. Measure against real pictures for that."
+        )
+    if shipped:
+        said.append(
+            f"The reference was shipped pictures: {OTHER_KIND}, and the scales make up for it all the same. "
+            f"Measure against real pictures of what the prompt asks for before you use them."
         )
     return said
 

@@ -28,6 +28,7 @@ from ..files.checkpoints import load_checkpoint, save_checkpoint
 from ..methods.epsilon_scaling import EpsilonScaling
 from ..methods.method import Method
 from ..methods.window import later_half
+from ..references import OTHER_KIND, is_shipped
 from ..schedules import MadeFor, Schedule, parsed
 from .fit import PLAIN, Correction, Fit, FitSettings, Progress, Signs
 from .measurement import FEW_STEP_ONLY, OWN_SAMPLES
@@ -213,6 +214,8 @@ class KeptFit:
         lines = [self.headline]
         if self.is_own:
             lines[0] = f"No pictures connected: {FEW_STEP_ONLY}. {lines[0]}"
+        elif is_shipped(self.references):
+            lines[0] = f"Against {self.references}: {OTHER_KIND}. {lines[0]}"
         lines.append(f"Why: {fit.reason}.")
         if "disagree" in lines[0]:
             lines.append(_two_reasons(before, self.made_for.cfg, self.is_own))

@@ -13,6 +13,7 @@ from ..errors import SettingsError
 from ..metrics.norms import norm_quotient
 from ..metrics.paper import PAPER_CURVES
 from ..metrics.spectrum import ring_count
+from ..references import OTHER_KIND, OWN, is_shipped
 from ..schedules import MadeFor, parsed
 
 MEASUREMENT_FORMAT = "steadydiff.measurement"
@@ -25,7 +26,7 @@ CURVES = (
     "state_variance",
     "expected_variance",
 )
-OWN_SAMPLES = "own samples"
+OWN_SAMPLES = OWN
 FEW_STEP_ONLY = "few-step error only, not the model's own bias"
 """What a model's own samples show as reference: the bias that made them is in them, and cancels."""
 
@@ -130,7 +131,10 @@ class Measurement:
     @property
     def shows(self) -> str:
         """What the curves show with this reference, in words."""
-        return FEW_STEP_ONLY if self.is_own else "few-step error and the model's own bias"
+        if self.is_own:
+            return FEW_STEP_ONLY
+        told = "few-step error and the model's own bias"
+        return f"{told}, against {self.reference}: {OTHER_KIND}" if is_shipped(self.reference) else told
 
     @property
     def quotient(self) -> tuple[float, ...]:

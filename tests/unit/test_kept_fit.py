@@ -145,6 +145,9 @@ def test_the_headline_says_what_was_found(correction, before, said):
     assert kept(correction, before).report().startswith(said)
     own = kept(correction, before, "own samples of 80 steps").report()
     assert own.startswith("No pictures connected: few-step error only, not the model's own bias. " + said)
+    shipped = kept(correction, before, "32 shipped pictures").report().splitlines()
+    assert shipped[0].startswith("Against 32 shipped pictures: what the model draws otherwise")
+    assert shipped[0].endswith("is no drift. " + said)
 
 
 def test_signs_are_told_in_words():

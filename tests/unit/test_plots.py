@@ -51,9 +51,12 @@ def test_a_second_measurement_lies_behind():
 def test_the_headline_says_what_the_reference_lets_be_seen():
     own = replace(MEASURED, reference=own_samples(80))
     assert own.is_own and not MEASURED.is_own
-    said = [drift_figure(one).get_suptitle() for one in (own, MEASURED)]
+    shipped = replace(MEASURED, reference="32 shipped pictures")
+    said = [drift_figure(one).get_suptitle() for one in (own, MEASURED, shipped)]
     assert said[0] == "Shows few-step error only, not the model's own bias"
     assert said[1] == "Shows few-step error and the model's own bias"
+    assert said[2].startswith(f"{said[1]}, against 32 shipped") and max(map(len, said[2].split("\n"))) <= 70
+    assert said[2].endswith("is no drift")
 
 
 def banded(axes):
