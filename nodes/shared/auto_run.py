@@ -189,12 +189,17 @@ def digest_of(images: Sequence[torch.Tensor], vae) -> str:
 
 
 def encoded(images: Sequence[torch.Tensor], vae, shape: tuple[int, ...]) -> torch.Tensor:
-    """The images as latents [N, C, *S] of the size that is sampled; cut where their shape differs."""
+    """The images as latents [N, C, *S] of the size that is sampled; cut where their shape differs.
+
+    Smaller ones are enlarged smoothly: `area` would repeat each pixel as a block.
+    """
     height, width = (side * vae.spacial_compression_encode() for side in shape[-2:])
 
     def fitted(picture: torch.Tensor) -> torch.Tensor:
         whole = picture[None, ..., :3].movedim(-1, 1)
-        return comfy.utils.common_upscale(whole, width, height, "area", "center").movedim(1, -1)
+        grows = max(height / whole.shape[-2], width / whole.shape[-1]) > 1
+        how = "bicubic" if grows else "area"
+        return comfy.utils.common_upscale(whole, width, height, how, "center").clamp(0, 1).movedim(1, -1)
 
     # One by one: VAEs of videos take several for one video.
     return torch.cat([vae.encode(fitted(picture)).cpu() for picture in images])

@@ -268,6 +268,17 @@ def test_photos_are_measured_against_images(auto, world):
     assert not known(auto, model, **{**own, "images": pictures.flip(1)})
 
 
+def test_small_images_are_enlarged_smoothly_and_large_ones_averaged():
+    encoded = load(f"{PACK}.nodes.shared.auto_run").encoded
+    vae = SimpleNamespace(spacial_compression_encode=lambda: 1, encode=lambda picture: picture.movedim(-1, 1))
+    ramp = torch.linspace(0, 1, 8)[None, :, None].expand(8, 8, 3)
+    [large] = encoded([ramp], vae, (3, 32, 32))
+    steps = large[0, 16].diff()
+    assert large.shape == (3, 32, 32) and (steps[4:-4] > 0.01).all() and 0 <= large.min() <= large.max() <= 1
+    [small] = encoded([ramp], vae, (3, 4, 4))
+    torch.testing.assert_close(small[0, 2], ramp[0, :, 0].unflatten(0, (4, 2)).mean(1))
+
+
 def test_pictures_of_a_folder_come_one_by_one_in_sizes_of_their_own(pack, auto, world):
     pictures = [torch.rand(1, 24 + i, 40, 3) for i in range(9)]
     info = auto(images=pictures, **world)[1]
