@@ -10,9 +10,11 @@ from ..steadydiff.drift.kept_fit import digest
 from ..steadydiff.errors import SettingsError
 from ..steadydiff.hosts.comfy.attach import attach_chooser, patches_of
 from ..steadydiff.hosts.comfy.fit import check_bare, corrected
+from ..steadydiff.inputs.references import STAND_IN
 from ..steadydiff.plots import fit_figure
+from ..steadydiff.references import OWN, SHIPPED, shipped_references
 from .shared import schema
-from .shared.auto_run import MEASURE, AutoRun, Fitter
+from .shared.auto_run import CONNECTED, MEASURE, AutoRun, Fitter
 from .shared.host import HOST, fitted_shape, say
 from .shared.plot import image, no_image
 from .shared.set_up import make_setup
@@ -106,6 +108,7 @@ class SteadyDiffAuto(io.ComfyNode):
                     "batch_size", default=4, min=1, max=4096, optional=True, extra_dict={"advanced": True},
                     tooltip="How many pictures are sampled at a time: more is faster and takes more memory.",
                 ),
+                schema.later(STAND_IN),
             ],
             outputs=[
                 io.Model.Output(
@@ -129,7 +132,7 @@ class SteadyDiffAuto(io.ComfyNode):
 
 def correct(
     images, model, steps, cfg, sampler_name, scheduler, quality, measure,
-    positive=None, negative=None, latent_image=None, vae=None, seed=0, batch_size=4,
+    positive=None, negative=None, latent_image=None, vae=None, seed=0, batch_size=4, stand_in=OWN,
 ) -> tuple:  # fmt: skip
     """Return the model, corrected or as it is, what is said of it, and its plot.
 
@@ -138,7 +141,10 @@ def correct(
     """
     check_bare(patches_of(model, HOST))
     plan = Plan.of(quality, batch=batch_size, seed=seed)
-    fitter = Fitter(plan, measure, images, vae)
+    source = CONNECTED
+    if images is None and stand_in == SHIPPED:
+        images, source = list(shipped_references(plan.pictures).pictures), SHIPPED
+    fitter = Fitter(plan, measure, images, vae, source)
     run = {"positive": positive, "negative": negative, "latent_image": latent_image}
     missing = [name for name, given in run.items() if given is None]
     if missing and len(missing) < len(run):

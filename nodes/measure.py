@@ -6,10 +6,14 @@ import math
 from comfy_api.latest import io
 
 from ..steadydiff.drift.measurement import Measurement
+from ..steadydiff.errors import SettingsError
 from ..steadydiff.hosts.comfy.drift import measure_model
 from ..steadydiff.inputs.drift import MEASURE, PAPER_CURVES
+from ..steadydiff.inputs.references import STAND_IN
 from ..steadydiff.plots import drift_figure
+from ..steadydiff.references import OWN, SHIPPED, shipped_references
 from .shared import schema
+from .shared.auto_run import encoded
 from .shared.host import fitted_shape
 from .shared.plot import image
 from .shared.set_up import make_setup
@@ -60,6 +64,10 @@ class SteadyDiffMeasure(io.ComfyNode):
                     "measurement", optional=True,
                     tooltip="An earlier measurement, drawn in grey for comparison, e.g. of the bare model.",
                 ),
+                schema.later(STAND_IN),
+                io.Vae.Input(
+                    "vae", optional=True, tooltip="Encodes the shipped pictures; the model's own VAE."
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="plot", tooltip="Norms, their quotient, and variance errors."),
@@ -74,9 +82,11 @@ class SteadyDiffMeasure(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, positive, negative, sampler, sigmas, latent_image, cfg, seed, count, batch_size, refine,
-        reference=None, paper_curves=False, measurement=None,
+        reference=None, paper_curves=False, measurement=None, stand_in=OWN, vae=None,
     ) -> io.NodeOutput:  # fmt: skip
         other = None if measurement is None else Measurement.from_json(measurement)
+        if reference is None and stand_in == SHIPPED:
+            reference = shipped_latents(count, vae, fitted_shape(model, latent_image))
         steps = len(sigmas) - 1
         calls = math.ceil(count / batch_size) * steps * (2 + paper_curves + (0 if reference else refine))
         setup = make_setup(model, positive, negative, sampler, sigmas, cfg, calls)
@@ -89,6 +99,14 @@ class SteadyDiffMeasure(io.ComfyNode):
         return io.NodeOutput(
             plot, report(found, other), found.to_json(), {"samples": used, SOURCE: found.reference}
         )
+
+
+def shipped_latents(count: int, vae, shape: tuple[int, ...]) -> dict:
+    """The pictures that ship as a reference, at most `count` of them, at the size that is sampled."""
+    if vae is None:
+        raise SettingsError(f"{SHIPPED} need the vae that encodes them; connect it")
+    shipped = shipped_references(count)
+    return {"samples": encoded(list(shipped.pictures), vae, shape), SOURCE: shipped.source}
 
 
 def report(found: Measurement, other: Measurement | None) -> str:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import SettingsError
@@ -44,12 +43,7 @@ def is_shipped(source: str) -> bool:
     return source.endswith(SHIPPED)
 
 
-def stand_in(choice: str, count: int) -> References | None:
-    """Return at most `count` pictures for one of STAND_INS; None for the model's own samples."""
-    return shipped_references(count) if choice == SHIPPED else None
-
-
-def shipped_references(count: int | None = None, folder: Path = FOLDER) -> References:
+def shipped_files(count: int | None = None, folder: Path = FOLDER) -> list[Path]:
     """Return the first pictures that ship, all without a count; any number of the first is of mixed kinds.
 
     Raises:  SettingsError where they are not there.
@@ -60,17 +54,12 @@ def shipped_references(count: int | None = None, folder: Path = FOLDER) -> Refer
             f"the pictures that ship are not in {folder}; get the folder models/references from SteadyDiff's "
             f"repository, or connect pictures of your own"
         )
+    return files[:count]
+
+
+def shipped_references(count: int | None = None, folder: Path = FOLDER) -> References:
+    """Return them read, with their captions; as `shipped_files`."""
+    files = shipped_files(count, folder)
     captions = json.loads((folder / CAPTIONS).read_text(encoding="utf-8"))
-    chosen = files[:count]
-    pictures = torch.stack([pixels(read_picture(file, file.name)) for file in chosen])
-    return References(pictures.float() / 255, tuple(captions[file.name] for file in chosen))
-
-
-def fitted(pictures: Tensor, height: int, width: int) -> Tensor:
-    """Return pictures [N, H, W, 3] in 0..1 in another size: scaled to cover it, and cut at the middle."""
-    _, h, w, _ = pictures.shape
-    share = max(height / h, width / w)
-    size = max(round(h * share), height), max(round(w * share), width)
-    scaled = F.interpolate(pictures.movedim(-1, 1), size, mode="bicubic", antialias=True).clamp(0, 1)
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    return scaled.movedim(1, -1)[:, top : top + height, left : left + width]
+    pictures = torch.stack([pixels(read_picture(file, file.name)) for file in files])
+    return References(pictures.float() / 255, tuple(captions[file.name] for file in files))

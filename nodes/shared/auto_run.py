@@ -32,6 +32,7 @@ from .meter import Meter
 from .schedule_folder import auto_file
 from .set_up import scheduler_name
 
+CONNECTED = "connected images"
 MEASURE = ("when needed", "again", "never")
 NEVER = (
     "Not measured: measure is never, and no measurement of this model with this sampler, steps, cfg and "
@@ -43,16 +44,19 @@ class Fitter:
     """Finds the fit of a run.
 
     images: real pictures [H, W, 3] in 0..1, of any sizes, or None; `vae` encodes them
+    source: where they come from, in words
 
     Raises:  SettingsError for images without a vae.
     """
 
-    def __init__(self, plan: Plan, measure: str, images: Sequence[torch.Tensor] | None, vae) -> None:
+    def __init__(
+        self, plan: Plan, measure: str, images: Sequence[torch.Tensor] | None, vae, source: str = CONNECTED
+    ) -> None:
         if images is not None and vae is None:
-            raise SettingsError("images need the vae that encodes them; connect it")
+            raise SettingsError(f"{source} need the vae that encodes them; connect it")
         self._images = images and images[: plan.pictures]
         self._digest = digest_of(self._images, vae) if self._images else None
-        self._plan, self._vae, self._measure = plan, vae, measure
+        self._plan, self._vae, self._measure, self._source = plan, vae, measure, source
         self._measured: set[str] = set()
 
     def __call__(self, setup: Setup, shape: tuple[int, ...], prompt: str) -> tuple[KeptFit | None, str]:
@@ -87,7 +91,7 @@ class Fitter:
             real = own_references(plan, unfinished, partial(draw_reference, setup, shape, plan.refine))
             references = own_samples(setup.run.steps * plan.refine)
         else:
-            real, references = encoded(images, self._vae, shape), f"{count} connected images"
+            real, references = encoded(images, self._vae, shape), f"{count} {self._source}"
         fit = fit_model(setup, shape, real, plan, unfinished.done, lambda name: unfinished.save())
         kept = KeptFit(key, fit, setup.made_for, plan.pictures, references, prompt, shape)
         kept_fit.save(file, kept)

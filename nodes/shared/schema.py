@@ -39,6 +39,7 @@ LABELS = {
     "tsr_k": "TSR k", "tsr_sigma": "TSR sigma", "dcw_lambda": "DCW lambda",
     "divide_by_cfg": "divide by cfg", "min_gain": "smallest gain", "most": "phrases per list",
     "against": "weight of the drawing", "keep_as": "save search as", "drop": "also remove phrases",
+    "stand_in": "without pictures",
 }  # fmt: skip
 """What the node shows instead of an input's name."""
 

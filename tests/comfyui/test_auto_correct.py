@@ -268,6 +268,17 @@ def test_photos_are_measured_against_images(auto, world):
     assert not known(auto, model, **{**own, "images": pictures.flip(1)})
 
 
+def test_pictures_that_ship_serve_where_none_are_connected(auto, world):
+    model, shipped = world.pop("model"), {**world, "stand_in": "shipped pictures"}
+    info = auto(model, **shipped)[1]
+    assert info.startswith("Against 16 shipped pictures: what the model draws otherwise")
+    assert "Measured on 16 pictures, against 16 shipped pictures." in info
+    assert known(auto, model, **shipped) and not known(auto, model, **world)
+    assert not known(auto, model, **shipped, images=torch.rand(8, 16, 16, 3))
+    with pytest.raises(Exception, match="shipped pictures need the vae that encodes them; connect it"):
+        auto(model, **{**shipped, "vae": None})
+
+
 def test_small_images_are_enlarged_smoothly_and_large_ones_averaged():
     encoded = load(f"{PACK}.nodes.shared.auto_run").encoded
     vae = SimpleNamespace(spacial_compression_encode=lambda: 1, encode=lambda picture: picture.movedim(-1, 1))

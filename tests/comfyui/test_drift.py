@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -153,6 +154,22 @@ def test_whose_samples_were_the_reference_is_said(model, measure, calibrate):
         assert (json.loads(found[1])["shows"] == unseen) is expected
         assert (unseen in calibrate(model, found[2], report=True)) is expected
     assert Measurement.from_json(real[2]).reference == "given"
+
+
+def test_pictures_that_ship_serve_where_no_reference_is_connected(model, measure, calibrate):
+    def encode(picture):
+        return torch.nn.functional.avg_pool2d(picture.movedim(-1, 1), 8)[:, [0, 1, 2, 0]] - 0.5
+
+    shipped = {"stand_in": "shipped pictures", "count": 3}
+    vae = SimpleNamespace(encode=encode, spacial_compression_encode=lambda: 8)
+    found = measure(model, vae=vae, **shipped)
+    assert Measurement.from_json(found[2]).reference == "3 shipped pictures"
+    assert ", against 3 shipped pictures: what the model draws otherwise" in json.loads(found[1])["shows"]
+    assert "The reference was shipped pictures" in calibrate(model, found[2], report=True)
+    again = measure(model, reference=found[3], count=3)
+    assert Measurement.from_json(again[2]) == Measurement.from_json(found[2])
+    with pytest.raises(Exception, match="shipped pictures need the vae that encodes them; connect it"):
+        measure(model, **shipped)
 
 
 def test_measuring_leaves_no_trace(model, measure, sample):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from steadydiff.errors import SettingsError
 from steadydiff.picture_files import pictures_in
-from steadydiff.references import FOLDER, fitted, shipped_references
+from steadydiff.references import FOLDER, shipped_references
 
 LICENCES = ("public domain", "CC0-1.0")
 
@@ -52,19 +52,6 @@ def test_they_are_read_as_tensors_with_their_captions():
     assert found.source == "32 shipped pictures"
     assert first.captions == found.captions[:16]
     assert torch.equal(first.pictures, found.pictures[:16])
-
-
-@pytest.mark.parametrize("size", [(64, 64), (48, 96), (96, 48), (512, 512)])
-def test_they_are_cut_at_the_middle_to_any_size(size):
-    """A picture of two plain halves and a grey frame keeps its middle line."""
-    pictures = torch.full((1, 256, 256, 3), 0.5)
-    pictures[:, :, 64:128], pictures[:, :, 128:192] = 0.2, 0.8
-    made = fitted(pictures, *size)
-    assert made.shape == (1, *size, 3)
-    middle = size[1] // 2
-    assert made[0, size[0] // 2, middle - 5].mean() == pytest.approx(0.2, abs=0.03)
-    assert made[0, size[0] // 2, middle + 5].mean() == pytest.approx(0.8, abs=0.03)
-    torch.testing.assert_close(fitted(pictures, 256, 256), pictures)
 
 
 def test_without_the_folder_it_says_where_to_get_it(tmp_path):
