@@ -22,8 +22,10 @@ from steadydiff.errors import SettingsError, SteadyDiffError
 from steadydiff.hosts.webui.fit import FitRequest, fit_next
 from steadydiff.inputs.arpo import Line
 from steadydiff.inputs.kinds import Switch, Whole
+from steadydiff.inputs.references import STAND_IN
 from steadydiff.picture_files import pictures_in, read_picture
 from steadydiff.plots import fit_figure, picture
+from steadydiff.references import SHIPPED, shipped_files
 
 from .host import find_host
 from .layout import MORE
@@ -45,8 +47,14 @@ CHOICES = (
         "How many pictures are sampled at a time: more is faster and takes more memory.",
     ),
     Switch("again", False, "Measures anew though a fit is kept for this checkpoint, sampler, steps and CFG."),
+    STAND_IN,
 )  # fmt: skip
-LABELS = {"pictures": "Folder of real pictures", "batch_size": "Pictures at a time", "again": "Measure again"}
+LABELS = {
+    "pictures": "Folder of real pictures",
+    "batch_size": "Pictures at a time",
+    "again": "Measure again",
+    "stand_in": "Without pictures",
+}
 
 
 class Measuring:
@@ -100,11 +108,13 @@ class Measuring:
 
     def _begin(self, p: Any) -> None:
         plan, folder = Plan.of(self._quality), self._choices["pictures"].strip()
+        shipped = not folder and self._choices["stand_in"] == SHIPPED
         files = picture_files(folder, plan.pictures) if folder else []
+        files = shipped_files(plan.pictures) if shipped else files
         request = FitRequest(
             key_of(p), plan, digest(p.prompt, p.negative_prompt), self._choices["again"], self._say,
             encoded(files, p.width, p.height) if files else None,
-            f"{len(files)} pictures of {folder}" if files else "",
+            f"{len(files)} {SHIPPED if shipped else f'pictures of {folder}'}" if files else "",
         )  # fmt: skip
         fit_next(p.sampler, find_host(), request, self._keep)
 

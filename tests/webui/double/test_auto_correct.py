@@ -30,12 +30,13 @@ def ours(webui, script):
 def press(ours):
     """Press the button; returns all that is shown, one after another."""
 
-    def press(pictures="", again=False, batch_size=8, **changed):
+    def press(pictures="", again=False, batch_size=8, stand_in="own samples", **changed):
         settings = {**SETTINGS, **changed}
         values = [settings[name] for name in ours.auto_correct.SETTINGS]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(ours.auto_correct, "POLL_SECONDS", 0.001)  # the tiny run is over in no time
-            return [*ours.auto_correct.clicked(*values, "quick", pictures, batch_size, again)]
+            given = "quick", pictures, batch_size, again, stand_in
+            return [*ours.auto_correct.clicked(*values, *given)]
 
     return press
 
@@ -149,6 +150,16 @@ def test_real_pictures_are_measured_against(press, tmp_path, kept):
     assert f"against 9 pictures of {tmp_path}" in said and "few-step" not in said
     assert "measured before" in press(str(tmp_path))[-1][2]
     assert "measured before" not in press()[-1][2]  # its own samples are asked for
+
+
+def test_pictures_that_ship_serve_where_no_folder_is_named(press, tmp_path):
+    said = press(stand_in="shipped pictures")[-1][2]
+    assert "Against 16 shipped pictures: what the model draws otherwise" in said
+    assert "measured before" in press(stand_in="shipped pictures")[-1][2]
+    assert "measured before" not in press()[-1][2]
+    for number in range(8):
+        Image.new("RGB", (64, 64), (20 * number, 90, 200)).save(tmp_path / f"{number}.png")
+    assert f"against 8 pictures of {tmp_path}" in press(str(tmp_path), stand_in="shipped pictures")[-1][2]
 
 
 @pytest.mark.parametrize(

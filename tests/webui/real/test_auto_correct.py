@@ -12,7 +12,7 @@ from steadydiff_webui import auto_correct, folders
 given = {"prompt": "a cat", "negative_prompt": "a dog", "sampler_name": "Euler", "scheduler": "Automatic"}
 given |= {"steps": 3, "cfg_scale": 3.0, "distilled_cfg_scale": 3.5, "width": 64, "height": 64, **changed}
 settings = [given[name] for name in auto_correct.SETTINGS]
-shown = [one for one in auto_correct.clicked(*settings, "quick", pictures, 8, again)]
+shown = [one for one in auto_correct.clicked(*settings, "quick", pictures, 8, again, stand_in)]
 result = [one[2] for one in shown], shown[-1][0] is True, sorted(map(str, folders.FITS.home.glob("*.json")))
 """
 USE = {"auto_correct": {"quality": "quick"}}
@@ -28,8 +28,8 @@ FIELDS = {
 @pytest.fixture
 def press(packed):
     """Press the button; returns what was said at last, whether use was switched on, and the kept files."""
-    yield lambda pictures="", again=False, **changed: packed.ask(
-        "run", source=PRESSED, pictures=pictures, again=again, changed=changed
+    yield lambda pictures="", again=False, stand_in="own samples", **changed: packed.ask(
+        "run", source=PRESSED, pictures=pictures, again=again, stand_in=stand_in, changed=changed
     )
     for file in packed.data.glob("models/steadydiff_schedules/auto/*"):
         file.unlink()
@@ -91,6 +91,8 @@ def test_real_pictures_and_what_cannot_be_measured(press, tmp_path):
     for number in range(8):
         Image.new("RGB", (70, 90), (20 * number, 90, 200)).save(tmp_path / f"{number}.png")
     assert f"against 8 pictures of {tmp_path}" in press(str(tmp_path))[0][-1]
+    assert "against 16 shipped pictures" in press(stand_in="shipped pictures")[0][-1]
+    assert f"against 8 pictures of {tmp_path}" in press(str(tmp_path), stand_in="shipped pictures")[0][-1]
     assert "does not go through" in press(sampler_name="DDIM")[0][-1]
 
 
