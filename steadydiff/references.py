@@ -21,7 +21,7 @@ CAPTIONS = "captions.json"
 OWN, SHIPPED = STAND_INS = ("own samples", "shipped pictures")
 """What serves as reference where no pictures are connected."""
 
-OTHER_KIND = "what the model draws otherwise than these photographs shows as well, and is no drift"
+OTHER_KIND = "show also what differs from these photographs, and their blur above 256 pixels, not only drift"
 """What pictures of another kind show as reference."""
 
 

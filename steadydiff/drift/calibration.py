@@ -188,7 +188,7 @@ def remarks(
         )
     if shipped:
         said.append(
-            f"The reference was shipped pictures: {OTHER_KIND}, and the scales make up for it all the same. "
+            f"The reference was shipped pictures, which {OTHER_KIND}; the scales make up for all of it. "
             f"Measure against real pictures of what the prompt asks for before you use them."
         )
     return said

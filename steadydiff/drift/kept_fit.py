@@ -215,7 +215,7 @@ class KeptFit:
         if self.is_own:
             lines[0] = f"No pictures connected: {FEW_STEP_ONLY}. {lines[0]}"
         elif is_shipped(self.references):
-            lines[0] = f"Against {self.references}: {OTHER_KIND}. {lines[0]}"
+            lines[0] = f"Against {self.references}, which {OTHER_KIND}. {lines[0]}"
         lines.append(f"Why: {fit.reason}.")
         if "disagree" in lines[0]:
             lines.append(_two_reasons(before, self.made_for.cfg, self.is_own))

@@ -134,7 +134,7 @@ class Measurement:
         if self.is_own:
             return FEW_STEP_ONLY
         told = "few-step error and the model's own bias"
-        return f"{told}, against {self.reference}: {OTHER_KIND}" if is_shipped(self.reference) else told
+        return f"{told}, against {self.reference}, which {OTHER_KIND}" if is_shipped(self.reference) else told
 
     @property
     def quotient(self) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ STAND_IN = Choice(
     options=STAND_INS,
     tooltip=(
         "Serves where no pictures are given. own samples: the model's own, finely stepped, which show the "
-        "error of few steps only. shipped pictures: 32 mixed photographs, 256 pixels a side, which also show "
-        "whatever the model draws otherwise than they; real pictures of what the prompt asks for are better."
+        "error of few steps only. shipped pictures: 32 mixed photographs, which also show whatever the model "
+        "draws otherwise; above 256 pixels they are enlarged and mislead. Pictures of your own are better."
     ),
 )

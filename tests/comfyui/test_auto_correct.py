@@ -271,7 +271,7 @@ def test_photos_are_measured_against_images(auto, world):
 def test_pictures_that_ship_serve_where_none_are_connected(auto, world):
     model, shipped = world.pop("model"), {**world, "stand_in": "shipped pictures"}
     info = auto(model, **shipped)[1]
-    assert info.startswith("Against 16 shipped pictures: what the model draws otherwise")
+    assert info.startswith("Against 16 shipped pictures, which show also what differs")
     assert "Measured on 16 pictures, against 16 shipped pictures." in info
     assert known(auto, model, **shipped) and not known(auto, model, **world)
     assert not known(auto, model, **shipped, images=torch.rand(8, 16, 16, 3))

@@ -164,7 +164,7 @@ def test_pictures_that_ship_serve_where_no_reference_is_connected(model, measure
     vae = SimpleNamespace(encode=encode, spacial_compression_encode=lambda: 8)
     found = measure(model, vae=vae, **shipped)
     assert Measurement.from_json(found[2]).reference == "3 shipped pictures"
-    assert ", against 3 shipped pictures: what the model draws otherwise" in json.loads(found[1])["shows"]
+    assert ", against 3 shipped pictures, which show also" in json.loads(found[1])["shows"]
     assert "The reference was shipped pictures" in calibrate(model, found[2], report=True)
     again = measure(model, reference=found[3], count=3)
     assert Measurement.from_json(again[2]) == Measurement.from_json(found[2])

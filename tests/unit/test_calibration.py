@@ -408,7 +408,7 @@ def test_what_is_to_be_known_of_a_calibration_is_said():
     exact = Calibration((1.01, 1.0), (1.0,) * 2, (1.0,) * 2, 9, (0.0, 0.0))
     assert remarks(exact, 8, False) == ["Found on 8 samples with 9 rounds of model calls."]
     assert "few-step error only, not the model's own bias" in remarks(exact, 8, False, own=True)[-1]
-    assert "shipped pictures: what the model draws otherwise" in remarks(exact, 8, False, shipped=True)[-1]
+    assert "shipped pictures, which show also what differs" in remarks(exact, 8, False, shipped=True)[-1]
     assert (samples_needed(8, True), samples_needed(8, False), samples_needed(64, True)) == (32, 8, 64)
 
 

@@ -146,8 +146,8 @@ def test_the_headline_says_what_was_found(correction, before, said):
     own = kept(correction, before, "own samples of 80 steps").report()
     assert own.startswith("No pictures connected: few-step error only, not the model's own bias. " + said)
     shipped = kept(correction, before, "32 shipped pictures").report().splitlines()
-    assert shipped[0].startswith("Against 32 shipped pictures: what the model draws otherwise")
-    assert shipped[0].endswith("is no drift. " + said)
+    assert shipped[0].startswith("Against 32 shipped pictures, which show also what differs")
+    assert shipped[0].endswith("not only drift. " + said)
 
 
 def test_signs_are_told_in_words():

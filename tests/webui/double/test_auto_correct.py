@@ -154,7 +154,7 @@ def test_real_pictures_are_measured_against(press, tmp_path, kept):
 
 def test_pictures_that_ship_serve_where_no_folder_is_named(press, tmp_path):
     said = press(stand_in="shipped pictures")[-1][2]
-    assert "Against 16 shipped pictures: what the model draws otherwise" in said
+    assert "Against 16 shipped pictures, which show also what differs" in said
     assert "measured before" in press(stand_in="shipped pictures")[-1][2]
     assert "measured before" not in press()[-1][2]
     for number in range(8):
