@@ -126,8 +126,9 @@ class SteadyDiffAuto(io.ComfyNode):
     def execute(cls, images=None, **others) -> io.NodeOutput:
         pictures = [picture for batch in images for picture in batch] if images else None
         model, info, plot = correct(pictures, **{name: values[0] for name, values in others.items()})
-        shown = ui.PreviewImage(plot, cls=cls) if "positive" in others else None
-        return io.NodeOutput(model, info, plot, ui=shown)
+        if "positive" not in others:
+            return io.NodeOutput(model, info, plot)
+        return io.NodeOutput(model, info, plot, ui=ui.PreviewImage(plot, cls=cls))
 
 
 def correct(

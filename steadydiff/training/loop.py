@@ -24,6 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..errors import CheckpointError, SettingsError, SteadyDiffError
 from ..files.atomic import atomic_write, check_writable
@@ -230,7 +231,7 @@ def _number(loss: Tensor) -> float:
 
 @torch.no_grad()
 def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+    get_ema_multi_avg_fn(decay)(list(average.parameters()), list(model.parameters()), 0)
     for slow, fast in zip(average.buffers(), model.buffers(), strict=True):
         slow.copy_(fast)  # batch statistics are averages already
 

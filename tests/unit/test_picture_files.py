@@ -86,8 +86,15 @@ def test_what_is_no_picture_is_told_in_a_sentence(read, data, tmp_path):
     assert "BytesIO" not in str(told.value)
 
 
-@pytest.mark.parametrize("name", ["scene:²", "scene:1000", "a\0.png"])
-def test_the_command_says_which_picture_it_cannot_read(name, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("scene:²", "is no drawing of the tiny world"),
+        ("scene:1000", "is no drawing of the tiny world"),
+        ("a\0.png", "cannot be read as a picture"),
+    ],
+)
+def test_the_command_says_which_picture_it_cannot_read(name, told, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["arpo", name])
     assert arpo.main() == 1
-    assert f"{name} cannot be read as a picture" in capsys.readouterr().err
+    assert f"{name} {told}" in capsys.readouterr().err
