@@ -5,8 +5,8 @@ from dataclasses import replace
 import comfy.samplers
 from comfy_api.latest import io, ui
 
+from ..steadydiff.drift.digest import digest
 from ..steadydiff.drift.fit_plan import QUALITIES, Plan
-from ..steadydiff.drift.kept_fit import digest
 from ..steadydiff.errors import SettingsError
 from ..steadydiff.hosts.comfy.attach import attach_chooser, patches_of
 from ..steadydiff.hosts.comfy.fit import check_bare, corrected

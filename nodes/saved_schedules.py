@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..steadydiff.drift.kept_fit import schedule_in
+from ..steadydiff.drift.saved_fit import schedule_in
 from ..steadydiff.errors import SettingsError
 from ..steadydiff.files.atomic import write_whole
 from ..steadydiff.schedules import Schedule

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from .arpo.log import Log
     from .drift.gap import Gap
-    from .drift.kept_fit import KeptFit
     from .drift.measurement import Measurement
+    from .drift.saved_fit import SavedFit
 
 # The plot is a card of its own, dark on light, so that it reads the same on a dark and on a light canvas.
 PAPER, INK, FAINT, LINE, NEUTRAL = "#faf9f6", "#22252a", "#d9d7d0", "#0b6e99", "#8a8680"
@@ -176,7 +176,7 @@ def gap_figure(plain: Gap, corrected: Gap, cfg: float) -> Figure:
     return figure
 
 
-def fit_figure(kept: KeptFit | None) -> Figure:
+def fit_figure(kept: SavedFit | None) -> Figure:
     """Draw the signs of plain and corrected pictures, and how near what was tried comes to the references.
 
     Bars are two standard errors to either side; grey where nothing was corrected.

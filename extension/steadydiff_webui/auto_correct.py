@@ -16,8 +16,9 @@ import torch
 from modules import call_queue, sd_samplers_common, shared
 from PIL import Image, ImageOps
 
+from steadydiff.drift.digest import digest
 from steadydiff.drift.fit_plan import Plan
-from steadydiff.drift.kept_fit import KeptFit, digest
+from steadydiff.drift.saved_fit import SavedFit
 from steadydiff.errors import SettingsError, SteadyDiffError
 from steadydiff.hosts.webui.fit import FitRequest, fit_next
 from steadydiff.inputs.arpo import Line
@@ -68,7 +69,7 @@ class Measuring:
     def __init__(self, settings: dict[str, Any], quality: str, choices: dict[str, Any]) -> None:
         self._settings, self._quality, self._choices = settings, quality, choices
         self.said, self.error, self.ended = "Waiting for the generation before it.", "", False
-        self.found: tuple[KeptFit, Path, bool] | None = None
+        self.found: tuple[SavedFit, Path, bool] | None = None
         self._running = self._cancelled = False
 
     def start(self) -> None:
@@ -225,7 +226,7 @@ def shown(said: str = "", running: bool = False, error: str = "", **more: Any) -
     return [more.get("switch", gr.update()), more.get("curve", gr.update()), words, *buttons]
 
 
-def chosen(kept: KeptFit, file: Path, before: bool) -> list:
+def chosen(kept: SavedFit, file: Path, before: bool) -> list:
     """Show a fit, and switch its use on."""
     again = " It was measured before; tick Measure again to measure anew." if before else ""
     said = (

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from modules import paths, shared
 
-from steadydiff.drift.kept_fit import FOUND
+from steadydiff.drift.saved_fit import FOUND
 from steadydiff.errors import SettingsError
 from steadydiff.files.text import read_text
 

@@ -14,10 +14,11 @@ import comfy.samplers
 import comfy.utils
 import torch
 
-from ...steadydiff.drift import kept_fit
+from ...steadydiff.drift import saved_fit
+from ...steadydiff.drift.digest import digest
 from ...steadydiff.drift.fit_plan import Plan, own_references, problem_of
-from ...steadydiff.drift.kept_fit import KeptFit, Unfinished, digest
 from ...steadydiff.drift.measurement import own_samples
+from ...steadydiff.drift.saved_fit import SavedFit, Unfinished
 from ...steadydiff.drift.stepping import fixed_rng
 from ...steadydiff.errors import HostError, SettingsError
 from ...steadydiff.files.atomic import check_writable
@@ -59,7 +60,7 @@ class Fitter:
         self._plan, self._vae, self._measure, self._source = plan, vae, measure, source
         self._measured: set[str] = set()
 
-    def __call__(self, setup: Setup, shape: tuple[int, ...], prompt: str) -> tuple[KeptFit | None, str]:
+    def __call__(self, setup: Setup, shape: tuple[int, ...], prompt: str) -> tuple[SavedFit | None, str]:
         """Return the fit, None where there is to be none, and what is said of it.
 
         shape: [C, *S] of one latent;  prompt: a digest of the conditioning
@@ -67,7 +68,7 @@ class Fitter:
         key = key_of(setup, self._plan, self._digest)
         file = auto_file(setup.made_for, key)
         anew = self._measure == "again" and key not in self._measured
-        kept = None if anew else kept_fit.load(file, key)
+        kept = None if anew else saved_fit.load(file, key)
         if kept is None and self._measure == "never":
             return None, NEVER
         if kept is None:
@@ -75,7 +76,7 @@ class Fitter:
             self._measured.add(key)
         return kept, "\n".join([kept.report(), *kept.remarks(prompt, shape), f"Kept in {file.name}."])
 
-    def _measured_now(self, setup: Setup, shape: tuple[int, ...], key: str, prompt: str, file) -> KeptFit:
+    def _measured_now(self, setup: Setup, shape: tuple[int, ...], key: str, prompt: str, file) -> SavedFit:
         """Measure, and keep what was found; what was measured when it is cancelled is gone on from next
         time."""
         plan, images = self._plan, self._images
@@ -93,8 +94,8 @@ class Fitter:
         else:
             real, references = encoded(images, self._vae, shape), f"{count} {self._source}"
         fit = fit_model(setup, shape, real, plan, unfinished.done, lambda name: unfinished.save())
-        kept = KeptFit(key, fit, setup.made_for, plan.pictures, references, prompt, shape)
-        kept_fit.save(file, kept)
+        kept = SavedFit(key, fit, setup.made_for, plan.pictures, references, prompt, shape)
+        saved_fit.save(file, kept)
         unfinished.end()
         return kept
 
@@ -135,7 +136,7 @@ class AutoRun:
         self._tell(info)
         if kept is None:
             return ()
-        methods = kept_fit.methods_of(kept.fit.correction, setup.made_for, setup.run)
+        methods = saved_fit.methods_of(kept.fit.correction, setup.made_for, setup.run)
         return tuple(Patch(method) for method in methods)
 
     def _tell(self, info: str, warning: bool = False) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ...steadydiff.drift.kept_fit import FOUND, file_name
+from ...steadydiff.drift.saved_fit import FOUND, file_name
 from ...steadydiff.errors import SettingsError
 from ...steadydiff.files.checkpoints import is_file_name
 from ...steadydiff.schedules import MadeFor

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from steadydiff.denoiser import Run
+from steadydiff.drift.digest import digest
 from steadydiff.drift.fit import PLAIN, Correction, FitSettings, Problem, fit
 from steadydiff.drift.fit_plan import Plan, without_outliers
-from steadydiff.drift.kept_fit import digest
 from steadydiff.drift.recorder import refine, unit_noise
 from steadydiff.errors import SettingsError, SteadyDiffError
 from steadydiff.hosts.webui import fit as webui_fit

@@ -80,12 +80,12 @@ def test_a_schedule_that_is_gone_is_named(loaded):
 
 
 def test_what_auto_correct_found_is_a_schedule_if_it_is_lambda(pack, folder, loaded):
-    kept = sys.modules[f"{PACK}.steadydiff.drift.kept_fit"]
+    kept = sys.modules[f"{PACK}.steadydiff.drift.saved_fit"]
     schedules, signs = sys.modules[f"{PACK}.steadydiff.schedules"], kept.Signs(-0.5, 0.1, -0.3, 0.1)
     made_for = schedules.Schedule.from_json(SCHEDULE).made_for
     for name, found in (("later", {"scale": 1.04, "later": True}), ("shift", {"factor": 0.9}), ("none", {})):
         fit = kept.Fit(kept.Correction(**found), "why", signs, signs, {"plain": (1.0, 0.0)}, 1, 1)
-        one = kept.KeptFit("k", fit, made_for, 16, "16 connected images", "p", (4, 8, 8))
+        one = kept.SavedFit("k", fit, made_for, 16, "16 connected images", "p", (4, 8, 8))
         kept.save(folder / "auto" / f"{name}.json", one)
     assert names(pack) == ["auto/later", "auto/none", "auto/shift"]
     assert Schedule.from_json(loaded("auto/later")[0]) == Schedule("table", (1.0, 1.0, 1.04, 1.04), MADE_FOR)

@@ -14,10 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 
 from steadydiff.denoiser import Guided, Run
 from steadydiff.drift.calibration import calibrate, calibrate_variance
+from steadydiff.drift.digest import digest
 from steadydiff.drift.fit import FitSettings, Problem
 from steadydiff.drift.fit import fit as fit_correction
 from steadydiff.drift.gap import GapRecorder
-from steadydiff.drift.kept_fit import digest
 from steadydiff.drift.recorder import Recorder, noise_for, unit_noise
 from steadydiff.hosts.patch import training_sigmas
 from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from steadydiff.drift.kept_fit import Unfinished
+from steadydiff.drift.saved_fit import Unfinished
 from steadydiff.files.antibias import AntiBiasCard, load_prompt, save_prompt
 from steadydiff.files.checkpoints import load_checkpoint, save_checkpoint
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork

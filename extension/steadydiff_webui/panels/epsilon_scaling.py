@@ -1,6 +1,6 @@
 """Epsilon Scaling's panel: one scale, a line, or a schedule of a step each."""
 
-from steadydiff.drift.kept_fit import schedule_in
+from steadydiff.drift.saved_fit import schedule_in
 from steadydiff.errors import SettingsError
 from steadydiff.hosts.patch import Patch
 from steadydiff.hosts.webui.attach import Plan

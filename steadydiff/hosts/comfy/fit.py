@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from ...denoiser import Denoise
+from ...drift.digest import described
 from ...drift.fit import Correction, Fit, Problem, Progress, fit
 from ...drift.fit_plan import Plan, check_count, fit_key, in_batches
-from ...drift.kept_fit import described, methods_of
 from ...drift.recorder import check_reference, unit_noise
+from ...drift.saved_fit import methods_of
 from ...drift.stepping import fixed_rng
 from ...errors import SettingsError, ShapeError
 from ..patch import Patch

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...drift import kept_fit
+from ...drift import saved_fit
+from ...drift.digest import digest
 from ...drift.fit import PLAIN, Fit, Problem, fit
 from ...drift.fit_plan import Plan, check_count, fit_key, own_references, problem_of
-from ...drift.kept_fit import KeptFit, Unfinished, digest, file_name, methods_of
 from ...drift.measurement import own_samples
 from ...drift.meter import Meter
 from ...drift.recorder import check_reference, refine
+from ...drift.saved_fit import SavedFit, Unfinished, file_name, methods_of
 from ...drift.stepping import fixed_rng
 from ...files.atomic import check_writable
 from ...schedules import MadeFor
@@ -75,7 +76,7 @@ class FitRequest:
 
 
 def fit_next(
-    sampler: Any, host: WebuiHost, request: FitRequest, found: Callable[[KeptFit, Path, bool], None]
+    sampler: Any, host: WebuiHost, request: FitRequest, found: Callable[[SavedFit, Path, bool], None]
 ) -> None:
     """Let the sampler's next run measure; `found` is told the fit, its file, and whether it was kept before.
 
@@ -86,13 +87,13 @@ def fit_next(
         check_levels(setup)
         key, made_for, file = request.key.of(setup, request.plan)
         source = request.source or own_samples(setup.run.steps * request.plan.refine)
-        kept = None if request.again else kept_fit.load(file, key)
+        kept = None if request.again else saved_fit.load(file, key)
         before = kept is not None and kept.references == source
         if kept is None or not before:
             made, unfinished = _measured(setup, request, key, file)
             shape = tuple(setup.x.shape[1:])
-            kept = KeptFit(key, made, made_for, request.plan.pictures, source, request.prompt, shape)
-            kept_fit.save(file, kept)
+            kept = SavedFit(key, made, made_for, request.plan.pictures, source, request.prompt, shape)
+            saved_fit.save(file, kept)
             unfinished.end()
         found(kept, file, before)
         return setup.x
@@ -141,7 +142,7 @@ def use_matching(setup: RunSetup, key: FitKey, plan: Plan) -> Planned:
     Raises:  SettingsError for a file that cannot be read.
     """
     name, made_for, file = key.of(setup, plan)
-    kept = kept_fit.load(file, name)
+    kept = saved_fit.load(file, name)
     if kept is None:
         return Planned((), f"no fit for {made_for.sampler}, {made_for.steps} steps, cfg {made_for.cfg:g}")
     if kept.fit.correction == PLAIN:

@@ -8,9 +8,10 @@ from functools import partial
 import pytest
 import torch
 
-from steadydiff.drift import kept_fit
+from steadydiff.drift import saved_fit
+from steadydiff.drift.digest import described, digest
 from steadydiff.drift.fit import PLAIN, Correction, Fit, Signs
-from steadydiff.drift.kept_fit import KeptFit, Unfinished, digest
+from steadydiff.drift.saved_fit import SavedFit, Unfinished
 from steadydiff.errors import SettingsError
 from steadydiff.plots import fit_figure, pixels
 from steadydiff.schedules import MadeFor
@@ -24,7 +25,7 @@ def kept(correction=PLAIN, before=EASY, references="16 connected images", cfg=1.
     scores = {"plain": (1.0, 0.0), "c 0.9": (0.8, 0.05)}
     fit = Fit(correction, "c 0.9 brings samples 20% nearer", before, LIKE, scores, 120, 3)
     made_for = MadeFor("ddpm", "normal", 3, cfg, "PhotoModel", (2.0, 1.0, 0.5, 0.0))
-    return KeptFit("k", fit, made_for, 16, references, "p", (4, 8, 8))
+    return SavedFit("k", fit, made_for, 16, references, "p", (4, 8, 8))
 
 
 def guide(scale):
@@ -48,7 +49,7 @@ class Holder:
 def test_a_digest_is_the_same_in_another_process():
     """Where a set of so many words is in another order."""
     code = (
-        "import torch; from steadydiff.drift.kept_fit import digest; "
+        "import torch; from steadydiff.drift.digest import digest; "
         "print(digest({'b': 1, 'a': {2.5, *'abcdefghijklmnopqrstuvwxyz'}}, [torch.arange(9.0), None, print]))"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.strip()
@@ -70,14 +71,14 @@ def test_what_differs_has_another_digest(one, other):
 
 
 def test_what_a_run_leaves_in_other_packs_objects_does_not_count():
-    def described(thing):
-        return kept_fit.described(thing, tensors=False)
+    def settings(thing):
+        return described(thing, tensors=False)
 
     used, fresh = Holder(1), Holder(1)
     used.set(torch.zeros(3))
-    assert described(used) == described(fresh) != described(Holder(2))
-    assert described(used.set) == described(fresh.set) != described(Holder(2).set)
-    assert described(guide(1.0)) == described(guide(1.0)) != described(guide(2.0))
+    assert settings(used) == settings(fresh) != settings(Holder(2))
+    assert settings(used.set) == settings(fresh.set) != settings(Holder(2).set)
+    assert settings(guide(1.0)) == settings(guide(1.0)) != settings(guide(2.0))
 
 
 def test_what_a_function_writes_itself_does_not_count():
@@ -94,8 +95,8 @@ def test_what_a_function_writes_itself_does_not_count():
 
     used, fresh = patches(2), patches(2)
     used["merge"](1)
-    other = kept_fit.described(patches(3), tensors=False)
-    assert kept_fit.described(used, tensors=False) == kept_fit.described(fresh, tensors=False) != other
+    other = described(patches(3), tensors=False)
+    assert described(used, tensors=False) == described(fresh, tensors=False) != other
 
 
 def test_things_that_hold_themselves_come_to_an_end():
@@ -106,10 +107,10 @@ def test_things_that_hold_themselves_come_to_an_end():
 
 def test_a_fit_is_read_back_as_it_was(tmp_path):
     file, found = tmp_path / "auto" / "a.json", kept(Correction(scale=1.04, later=True))
-    assert kept_fit.load(file, "k") is None
-    kept_fit.save(file, found)
-    assert kept_fit.load(file, "k") == found
-    assert kept_fit.load(file, "another") is None
+    assert saved_fit.load(file, "k") is None
+    saved_fit.save(file, found)
+    assert saved_fit.load(file, "k") == found
+    assert saved_fit.load(file, "another") is None
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_what_is_no_kept_fit_is_refused_by_name(tmp_path, was, becomes):
     assert was in text
     file.write_text(text.replace(was, becomes), encoding="utf-8")
     with pytest.raises(SettingsError, match=r"a\.json cannot be read .* delete it, or measure again"):
-        kept_fit.load(file, "k")
+        saved_fit.load(file, "k")
 
 
 @pytest.mark.parametrize(

@@ -5,21 +5,17 @@ A key tells models and runs apart, not prompts and seeds: `digest` of what the f
 
 from __future__ import annotations
 
-import dis
-import hashlib
 import json
 import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
 from pathlib import Path
-from types import FunctionType, MethodType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..denoiser import Run
 from ..errors import CheckpointError, SettingsError
@@ -38,113 +34,10 @@ logger = logging.getLogger("steadydiff")
 FORMAT, VERSION = "steadydiff_auto", 1
 UNFINISHED = "fit_in_progress"
 FOUND = "auto"  # the folder of kept fits, among the schedules
-LOOKED_AT = 64  # numbers of a tensor that are looked at
-DEEPEST = 8
-
-PLAINLY = (str, bool, int, float)
-
-
-def digest(*things: Any) -> str:
-    """Return a sha256 of things that is the same in every session; of tensors LOOKED_AT numbers count."""
-    text = json.dumps([described(thing) for thing in things], sort_keys=True)
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
-
-
-def described(thing: Any, tensors: bool = True) -> Any:
-    """Return what tells a thing from others in JSON's terms, nothing of where it lies in memory.
-
-    tensors: also look into what functions and objects hold beside numbers and words. What other packs hang
-             on a model changes its own while it runs; numbers and words say how it was set, unless one of
-             its functions writes them.
-    """
-    return _described(
-        thing, frozenset() if tensors else frozenset(_written(thing, DEEPEST)), tensors, DEEPEST
-    )
-
-
-def _described(thing: Any, written: frozenset[int], tensors: bool, depth: int) -> Any:
-    if thing is None or isinstance(thing, PLAINLY):
-        return repr(thing)
-    if isinstance(thing, Tensor):
-        return _tensor(thing)
-    if depth == 0:
-        return type(thing).__qualname__
-    more = (written, tensors, depth - 1)
-    if isinstance(thing, Mapping):
-        return {str(name): _described(one, *more) for name, one in thing.items()}
-    if isinstance(thing, (set, frozenset)):
-        return sorted(str(_described(one, *more)) for one in thing)
-    if isinstance(thing, (list, tuple)):
-        return [_described(one, *more) for one in thing]
-    held = _held(thing, written)
-    wanted = {
-        key: one for key, one in held.items()
-        if tensors or key == "self" or isinstance(one, PLAINLY) or _acts(one)
-    }  # fmt: skip
-    named = thing if hasattr(thing, "__qualname__") else type(thing)
-    name = f"{getattr(named, '__module__', '')}.{named.__qualname__}"
-    return {"is": name, **{str(key): _described(one, *more) for key, one in wanted.items()}}
-
-
-def _held(thing: Any, written: frozenset[int] = frozenset()) -> dict[Any, Any]:
-    """What a function closes over, but for cells `written`; a bound one's object; another thing's fields."""
-    if isinstance(thing, MethodType):
-        return {"self": thing.__self__}
-    if isinstance(thing, FunctionType):
-        held = {name: _content(cell) for name, cell in _cells(thing) if id(cell) not in written}
-        return held | dict(enumerate(thing.__defaults__ or ()))
-    if isinstance(thing, partial):
-        return {"func": thing.func, **dict(enumerate(thing.args)), **thing.keywords}
-    return {} if isinstance(thing, type) else dict(getattr(thing, "__dict__", {}))
-
-
-def _written(thing: Any, depth: int) -> set[int]:
-    """Return the ids of the cells that functions in a thing write to (`nonlocal`)."""
-    if depth == 0 or thing is None or isinstance(thing, (*PLAINLY, Tensor, nn.Module)):
-        return set()
-    if isinstance(thing, Mapping):
-        inner = list(thing.values())
-    elif isinstance(thing, (list, tuple)):
-        inner = list(thing)
-    else:
-        inner = [one for key, one in _held(thing).items() if key == "self" or _acts(one)]
-    found = {one for held in inner for one in _written(held, depth - 1)}
-    if isinstance(thing, FunctionType):
-        code = dis.get_instructions(thing.__code__)
-        names = {step.argval for step in code if step.opname == "STORE_DEREF"}
-        found |= {id(cell) for name, cell in _cells(thing) if name in names}
-    return found
-
-
-def _cells(function: FunctionType) -> list[tuple[str, Any]]:
-    return list(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
-
-
-def _acts(thing: Any) -> bool:
-    return callable(thing) and not isinstance(thing, (type, nn.Module))
-
-
-def _content(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not filled yet
-        return None
-
-
-def _tensor(tensor: Tensor) -> Any:
-    """Shape, kind, and some of the numbers, evenly chosen."""
-    facts = [list(tensor.shape), str(tensor.dtype)]
-    try:
-        flat = tensor.detach().reshape(-1)
-        at = torch.linspace(0, max(len(flat) - 1, 0), min(len(flat), LOOKED_AT), dtype=torch.float64)
-        some = flat[at.round().long().to(flat.device)].cpu().float().tolist()
-        return [*facts, [f"{number:.4g}" for number in some]]  # a text encoder may round otherwise next time
-    except (RuntimeError, NotImplementedError, TypeError):  # quantised kinds that cannot be indexed
-        return facts
 
 
 @dataclass(frozen=True)
-class KeptFit:
+class SavedFit:
     """A fit, with what it was made for. `to_json` and `from_json` keep it.
 
     key:        `digest` of what it depends on
@@ -172,7 +65,7 @@ class KeptFit:
         return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self), "made_for": known}, indent=1)
 
     @classmethod
-    def from_json(cls, source: str | Mapping[str, Any]) -> KeptFit:
+    def from_json(cls, source: str | Mapping[str, Any]) -> SavedFit:
         """Read a kept fit.
 
         Raises:  SettingsError if it is none, of another version, or damaged.
@@ -301,7 +194,7 @@ def schedule_in(text: str) -> Schedule:
     data = parsed(text, "a schedule")
     if data.get("format") != FORMAT:
         return Schedule.from_json(data)
-    kept = KeptFit.from_json(data)
+    kept = SavedFit.from_json(data)
     schedule, found = lambda_schedule(kept.fit.correction, kept.made_for), kept.fit.correction
     if schedule is None or replace(found, scale=1.0, later=False) != PLAIN:
         raise SettingsError(f"Auto Correct found {found} there, which is no schedule; use Auto Correct")
@@ -357,13 +250,13 @@ def file_name(made_for: MadeFor, key: str) -> str:
     return f"{model}_{made_for.sampler}_{made_for.steps}_cfg{made_for.cfg:g}_{key[:8]}.json"
 
 
-def load(path: Path, key: str) -> KeptFit | None:
+def load(path: Path, key: str) -> SavedFit | None:
     """Return the fit that a file holds, None where there is none for this key.
 
     Raises:  SettingsError for a file that cannot be read, naming it.
     """
     try:
-        found = KeptFit.from_json(path.read_text(encoding="utf-8"))
+        found = SavedFit.from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -371,6 +264,6 @@ def load(path: Path, key: str) -> KeptFit | None:
     return found if found.key == key else None
 
 
-def save(path: Path, found: KeptFit) -> None:
+def save(path: Path, found: SavedFit) -> None:
     """Write a fit whole; SteadyDiffError where that fails."""
     write_whole(path, found.to_json())
