@@ -345,7 +345,7 @@ def _diffusion(variant: str, folder: Path):
         # It is deprecated in favour of torch.compile, which needs a C++ compiler and minutes; and torch's own
         # group_norm looks whether a batch has one value per channel, which never comes up here.
         warnings.simplefilter("ignore")
-        return torch.jit.freeze(torch.jit.trace(unet, example)), text
+        return torch.jit.freeze(torch.jit.trace(unet, example, check_trace=False)), text
 
 
 @cache
