@@ -43,6 +43,7 @@ from steadydiff.training.loop import fit
 from steadydiff.training.mdss import PLAN, MdssBase, MdssLoss, MdssRecipe
 
 HERE = torch.device("meta")
+CONTAINERS = (list, tuple, dict)
 SHAPE, COUNT = (2, 8, 8), 4
 RUNS = {
     "ve": Run("ve", (14.6, 3.0, 1.0, 0.3, 0.0), 1),
@@ -87,17 +88,21 @@ class Copied(TorchFunctionMode):
 class Device(TorchDispatchMode):
     """Within it tensors can be made on the device."""
 
+    @classmethod
+    def _should_skip_dynamo(cls):
+        """Nothing is compiled here, so it need not be kept out, at a cost in every call."""
+        return False
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return work(func, args, kwargs or {})
 
 
 def leaves_of(tree):
     """As torch's pytree, which knows many more containers and takes ten times as long."""
+    found = []
     for value in tree.values() if isinstance(tree, dict) else tree:
-        if isinstance(value, list | tuple | dict):
-            yield from leaves_of(value)
-        else:
-            yield value
+        found += leaves_of(value) if isinstance(value, CONTAINERS) else (value,)
+    return found
 
 
 def changed(tree, change):
@@ -110,7 +115,7 @@ def changed(tree, change):
 
 
 def work(func, args, kwargs):
-    leaves = list(leaves_of(args)) + list(leaves_of(kwargs))
+    leaves = leaves_of(args) + leaves_of(kwargs)
     given = [value for value in leaves if isinstance(value, torch.Tensor)]
     devices = [value for value in leaves if isinstance(value, torch.device)]
     there = any(isinstance(value, There) for value in given)
