@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import SettingsError
 from .embeddings import KEPT_FROM, kept_embeddings
 from .phrases import Phrases
-from .search import MIN_ABSENT, Scorer
+from .search import Scorer
 
 ABSENT = 1  # of each list, in the hosts' faces; the next ones mostly say the same in other words
 CHUNK = 8192  # phrases that are ranked at a time
@@ -59,19 +59,21 @@ class PhraseBank:
         return max(found, key=lambda pair: (bool(pair[1].content), pair[0]))[1]
 
     def propose(self, reference: Tensor, generated: Tensor, current: Phrases) -> Phrases:
-        """Phrases of the largest sim(reference) - against * sim(generated); negative ones of the smallest
-        sim(reference) - sim(generated), which are no candidates where that is clearly below 0."""
+        """Phrases of the largest sim(reference) - against * sim(generated); as negative what is `shown`."""
         wanted, drawn = self.scorer.picture(reference), self.scorer.picture(generated)
+        direction = wanted - self.against * drawn
+        found = [p for at in range(len(self.lists)) for p in self._nearest(at, direction, self.most, current)]
+        best = [phrase for _, phrase in sorted(found, key=lambda pair: -pair[0])]
+        absent = self.shown(reference, generated, current)
+        return Phrases(sum((p.content for p in best), ()), sum((p.style for p in best), ()), absent)
 
-        def nearest(direction: Tensor, most: int) -> list[tuple[float, Phrases]]:
-            return [p for at in range(len(self.lists)) for p in self._nearest(at, direction, most, current)]
-
-        found = sorted(nearest(wanted - self.against * drawn, self.most), key=lambda pair: -pair[0])
-        absent = [(gap, p.prompt) for gap, p in nearest(drawn - wanted, self.absent)] if self.absent else []
-        shown = {phrase for gap, phrase in absent if gap > MIN_ABSENT}
-        best = [phrase for _, phrase in found if phrase.prompt not in shown]
-        negative = tuple(phrase for _, phrase in absent)
-        return Phrases(sum((p.content for p in best), ()), sum((p.style for p in best), ()), negative)
+    def shown(self, reference: Tensor, generated: Tensor, current: Phrases) -> tuple[str, ...]:
+        """Of each list what the drawing shows most and the reference least; also what is a candidate."""
+        if not self.absent:
+            return ()
+        direction = self.scorer.picture(generated) - self.scorer.picture(reference)
+        found = (self._nearest(at, direction, self.absent, current) for at in range(len(self.lists)))
+        return tuple(phrase.prompt for pairs in found for _, phrase in pairs)
 
     def _nearest(
         self, at: int, direction: Tensor, most: int, current: Phrases

@@ -160,6 +160,14 @@ def absent_phrases(
     return tuple(phrase for gap, phrase in pairs if gap > least)
 
 
+def shown_by(proposer: Proposer, theme: Sequence[Tensor], step: Step) -> tuple[str, ...]:
+    """What a phrase bank says is absent, even if it is a candidate too, as all of a short list is."""
+    shown = getattr(proposer, "shown", None)
+    if shown is None:
+        return ()
+    return tuple(phrase for one in theme for phrase in shown(one, step.typical, step.phrases))
+
+
 # --- search -----------------------------------------------------------------------------------------------
 
 
@@ -254,7 +262,9 @@ class ARPO:
                 following, reason = current, "all iterations are done"
             else:
                 step, following, reason = self._improved(step, theme, proposer, scorer.fits, similarities)
-                absent = absent_phrases(step.candidates.negative, scorer, mean_direction(drawn), wanted)
+                named = Phrases(negative=step.candidates.negative + shown_by(proposer, theme, step))
+                named = (named - following).without(self.excluded).negative
+                absent = absent_phrases(named, scorer, mean_direction(drawn), wanted)
                 following += Phrases(negative=absent)
             log = replace(log, steps=(*log.steps, step), following=following, stopped=reason)
             yield log

@@ -45,6 +45,10 @@ class Captioned:
     def propose(self, reference: Tensor, generated: Tensor, current: Phrases) -> Phrases:
         return self.proposer.propose(reference, generated, current)
 
+    def shown(self, reference: Tensor, generated: Tensor, current: Phrases) -> tuple[str, ...]:
+        shown = getattr(self.proposer, "shown", None)
+        return shown(reference, generated, current) if shown else ()
+
 
 def find_taggers(folder: Path) -> dict[str, Path]:
     """The taggers of a folder by name; none without onnxruntime."""

@@ -12,6 +12,8 @@ from steadydiff.arpo.bank_files import BANKS, MOST_PHRASES, find_banks, named_li
 from steadydiff.arpo.embeddings import identity_of
 from steadydiff.arpo.phrase_bank import PhraseBank
 from steadydiff.arpo.phrases import Phrases
+from steadydiff.arpo.search import ARPO
+from steadydiff.arpo.tagger import Captioned
 from steadydiff.errors import SettingsError
 from steadydiff.tinyworld import scenes
 from steadydiff.tinyworld.text import WORDS
@@ -103,12 +105,18 @@ def test_it_names_what_only_the_drawing_has():
     assert found == Phrases(("a1",), ("b1",), ("c2", "c3"))
 
 
-def test_of_a_list_that_is_proposed_whole_what_only_the_drawing_has_is_negative_and_no_candidate():
+def test_of_a_list_that_is_proposed_whole_what_only_the_drawing_has_is_negative_too():
     bank = PhraseBank((Phrases(("a", "b", "c")), Phrases((), ("a2", "c2"))), Axes(), absent=1)
-    found = bank.propose(pixel(0.8, 0.6, 0.0), pixel(0.8, 0.0, 0.6), Phrases())
-    assert found == Phrases(("b", "a"), ("a2",), ("c", "c2"))
-    # A drawing that is like the reference has nothing too much.
-    assert bank.propose(pixel(0.8, 0.6, 0.0), pixel(0.8, 0.6, 0.0), Phrases()).negative == ()
+    reference, drawn = pixel(0.8, 0.6, 0.0), pixel(0.8, 0.0, 0.6)
+    found = bank.propose(reference, drawn, Phrases())
+    assert found == Phrases(("b", "a", "c"), ("a2", "c2"))  # all are candidates, so that none is negative
+    assert bank.shown(reference, drawn, Phrases()) == ("c", "c2")
+    settings, first = ARPO(1, excluded=("c2",)), Phrases(("b",))
+    for proposer in (bank, Captioned(bank, lambda picture: Phrases())):
+        search = settings.search(reference, lambda *_: drawn, proposer, Axes(), 0, first)
+        assert [log.negative(log.best) for log in search][-1] == "c"
+    same = ARPO(1).search(reference, lambda *_: reference, bank, Axes(), 0, first)
+    assert [log.following.negative for log in same][-1] == ()  # which has nothing too much
 
 
 def test_a_bank_of_style_alone_has_a_caption_too():
