@@ -40,7 +40,8 @@ HEADINGS = {
     "scorer": "CLIP scorer",
 }
 SHOWN = ("iterations", "prompt")  # of the search, above the accordions
-APART = {("scorer", "download"), ("drawing", "seed"), ("search", "seeds")}  # beside what they belong to
+APART = {("scorer", "download"), ("drawing", "seed"), ("search", "seeds"), ("search", "words")}
+"""Beside what they belong to."""
 SIDE_BY_SIDE = 4
 LABELS = {
     ("proposer", "proposer"): "Who suggests phrases",
@@ -126,6 +127,7 @@ def tab(searches: Searches) -> gr.Blocks:
                 negative = gr.Textbox(
                     label="Negative prompt found", lines=2, show_copy_button=True, elem_id=f"{NAME}_negative"
                 )
+                add(widgets, known, "search", "words")
                 with gr.Row():
                     buttons = infotext_utils.create_buttons(["txt2img", "img2img"])
                 gallery = gr.Gallery(

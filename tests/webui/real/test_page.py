@@ -136,10 +136,13 @@ def test_arpos_tab_is_low_and_shows_the_server_only_if_it_is_asked(page, served)
     page.locator("#tabs > .tab-nav button", has_text="SteadyDiff ARPO").first.click()
     page.wait_for_function(f"name => ({SHOWN})([name]).length", arg=f"{ARPO}start")
     assert page.evaluate(SHOWN, [f"{ARPO}server"]) == []
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.locator("#tab_steadydiff_arpo").screenshot(
+        path=SHOTS / f"webui_{served[0].replace(' ', '_')}_arpo.png"
+    )
     for part in ("drawing", "search", "bank", "scorer"):
         page.click(f"{ARPO}{part} .label-wrap >> nth=0")
         page.locator(f"{ARPO}{part} .label-wrap.open").first.wait_for()
-    SHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SHOTS / f"webui_{served[0].replace(' ', '_')}_arpo_open.png", full_page=True)
     assert page.evaluate(HEIGHT, f"{ARPO}settings") <= 900
     page.click(f"{ARPO}proposer_proposer input")
