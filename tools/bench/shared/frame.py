@@ -44,6 +44,9 @@ OWN_OPTIONS: dict[str, dict[str, dict]] = {
             "help": "only draw the sheet of docs/time_shift.md",
         },
     },
+    "references": {
+        "--data": {"type": Path, "help": "CIFAR-10 as a folder, a tar or torchvision's download"},
+    },
 }
 """By bench: its options beyond those of all, as add_argument takes them."""
 

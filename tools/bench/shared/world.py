@@ -145,7 +145,12 @@ class Way(NamedTuple):
 @torch.no_grad()
 def encoded(scenes: Scenes) -> Tensor:
     """Clean latents of drawings, as the sampler sees them."""
-    pictures = render(scenes)
+    return encoded_pictures(render(scenes))
+
+
+@torch.no_grad()
+def encoded_pictures(pictures: Tensor) -> Tensor:
+    """Clean latents of pictures [N, 3, H, W] in 0..1."""
     model = _autoencoder()
     return torch.cat([model.encode(x * 2 - 1)[0] for x in pictures.split(DECODE_BATCH)]) * SCALE_FACTOR
 

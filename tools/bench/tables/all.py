@@ -17,6 +17,7 @@ from tools.bench.tables.arpo import arpo, arpo_attributes, arpo_cost, arpo_negat
 from tools.bench.tables.digits import digits, digits_fit, digits_more
 from tools.bench.tables.matrix import matrix, matrix_pairs, matrix_patches
 from tools.bench.tables.photos import photos
+from tools.bench.tables.references import references_planted, references_rule
 from tools.launch.environment import ROOT
 
 PARTS = range(3)
@@ -343,6 +344,8 @@ TABLES: dict[str, tuple[str, str, Callable[..., str]]] = {
     "arpo negative": ("docs/arpo.md", "arpo", arpo_negative),
     "cost": ("docs/which.md", "epsilon_scaling antibias mdss diffier", cost),
     "photos": ("docs/time_shift.md", "photos", photos),
+    "references planted": ("docs/drift.md", "references", references_planted),
+    "references rule": ("docs/drift.md", "references", references_rule),
     "digits": ("docs/digits.md", "digits", digits),
     "digits more": ("docs/digits.md", "digits", digits_more),
     "digits fit": ("docs/digits.md", "digits", digits_fit),
