@@ -48,6 +48,17 @@ def test_a_sampler_measures_once_for_itself_and_takes_what_is_kept(auto, counted
     sample(auto(model, measure="never")[0], cfg=2.0)
 
 
+def test_pictures_that_ship_serve_a_run_at_its_own_size(auto, models, sample, kept):
+    def encode(picture):
+        assert picture.shape == (1, 64, 64, 3)
+        return torch.nn.functional.avg_pool2d(picture.movedim(-1, 1), 8)[:, [0, 1, 2, 0]] - 0.5
+
+    vae = SimpleNamespace(encode=encode, spacial_compression_encode=lambda: 8, first_stage_model=None)
+    sample(auto(models["epsilon"], vae=vae, stand_in="shipped pictures")[0])
+    [file] = kept.iterdir()
+    assert '"references": "16 shipped pictures"' in file.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("correction", [{"scale": 1.04, "later": True}, {"factor": 0.9}, {"strength": 0.3}])
 def test_it_corrects_as_with_everything_connected(
     auto, choose, counted, conds, sample, said, correction, host
