@@ -310,6 +310,8 @@ def test_a_help_page_opens(page, name):
         """name => {
             const node = LiteGraph.createNode(name)
             window.app.graph.clear()
+            // The page gives a new node the values that the last one of the same id had, by their names.
+            window.app.graph.last_node_id = window.latest = (window.latest ?? 1000) + 1
             window.app.graph.add(node)
             window.app.canvas.ds.scale = 1
             window.app.canvas.centerOnNode(node)
