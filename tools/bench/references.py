@@ -25,10 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from steadydiff.denoiser import Denoise, Run, Space, denoised_from_eps, eps_from_denoised
-from steadydiff.drift.calibration import as_method, calibrate, steady
+from steadydiff.drift.calibration import as_method, calibrate
+from steadydiff.drift.digest import digest
 from steadydiff.drift.fit import Problem, fit
-from steadydiff.drift.kept_fit import digest
-from steadydiff.drift.measurement import Recorder, noise_for, refine, unit_noise
+from steadydiff.drift.recorder import Recorder, noise_for, refine, unit_noise
+from steadydiff.drift.steady import steady
 from steadydiff.drift.stepping import fixed_rng
 from steadydiff.references import shipped_references
 from steadydiff.samplers import sample_ddpm, sample_euler
