@@ -49,7 +49,7 @@ class Motion:
     """Brownian motion over noise levels, as SDE samplers ask for it, without ends: a finer run than the host
     has prepared its own for goes on below that one's last level.
 
-    Drawn from torch's stream on the CPU, so that code under `same_luck` finds the same again.
+    Drawn from torch's stream on the CPU, so that code under `fixed_rng` finds the same again.
     """
 
     def __init__(self, like: Tensor) -> None:
