@@ -66,7 +66,8 @@ def arpo_cost(cells: Cells) -> str:
 
 
 def arpo_negative(cells: Cells) -> str:
-    """Which negative phrases are right, beside what any phrase of the same lists would be."""
+    """Which negative phrases are right, beside what any phrase of the same lists would be; cells from before
+    short lists named theirs have no such figures."""
     lines = [["search", "negative phrases", "right", "by chance", "clean", "by chance"]]
     for name in _run(cells):
         count, *told = (
@@ -84,5 +85,5 @@ def _run(cells: Cells) -> list[str]:
 
 
 def _figures(cells: Cells, name: str, figure: str) -> list[float]:
-    found = {key: cell["figures"] for key, cell in cells.items()}
-    return [figures[figure] for key, figures in found.items() if key.rsplit(" ", 2)[0] == f"cost {name}"]
+    found = [cell["figures"] for key, cell in cells.items() if key.rsplit(" ", 2)[0] == f"cost {name}"]
+    return [figures[figure] for figures in found if figure in figures]
