@@ -126,7 +126,7 @@ class SteadyDiffAuto(io.ComfyNode):
     def execute(cls, images=None, **others) -> io.NodeOutput:
         pictures = [picture for batch in images for picture in batch] if images else None
         model, info, plot = correct(pictures, **{name: values[0] for name, values in others.items()})
-        if "positive" not in others:
+        if "positive" not in others:  # there is no plot yet
             return io.NodeOutput(model, info, plot)
         return io.NodeOutput(model, info, plot, ui=ui.PreviewImage(plot, cls=cls))
 
