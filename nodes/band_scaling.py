@@ -4,12 +4,48 @@ from comfy_api.latest import io
 
 from ..steadydiff.hosts.comfy.attach import attach
 from ..steadydiff.hosts.patch import Patch
-from ..steadydiff.inputs.band_scaling import BAND_SCALING
+from ..steadydiff.inputs.kinds import Choice, Number, part
 from ..steadydiff.methods.band_scaling import BandScaling
-from ..steadydiff.methods.epsilon_scaling import EpsilonScaling
-from ..steadydiff.schedules import Schedule
+from ..steadydiff.methods.epsilon_scaling import SPACE_SETTINGS, EpsilonScaling
+from ..steadydiff.schedules import TABLE_RANGE, Schedule
 from .shared import schema
 from .shared.host import HOST
+
+BAND_SCALING = (
+    Number(
+        "coarse",
+        default=1.005,
+        least=TABLE_RANGE[0],
+        most=TABLE_RANGE[1],
+        step=0.0001,
+        tooltip=(
+            "The predicted noise is divided by this in structure of two latent pixels and more: "
+            "composition, large areas, light. 1 is off. Above 1 more contrast of forms, below 1 flatter."
+        ),
+    ),
+    Number(
+        "fine",
+        default=1.0,
+        least=TABLE_RANGE[0],
+        most=TABLE_RANGE[1],
+        step=0.0001,
+        tooltip=(
+            "The predicted noise is divided by this in what changes from one latent pixel to the "
+            "next: texture, edges. 1 is off. Above 1 more texture, in the end grain; below 1 smoother."
+        ),
+    ),
+    *part(),
+    Choice(
+        "space",
+        default="auto",
+        options=SPACE_SETTINGS,
+        tooltip=(
+            "What is scaled, in both bands. epsilon: the noise, on every kind of model. velocity: the "
+            "velocity, on flow models (SD3, Flux, Wan ...) only; weaker on the early, noisiest steps. "
+            "auto: epsilon, except velocity for a dcw schedule on a flow model."
+        ),
+    ),
+)
 
 
 class SteadyDiffBandScaling(io.ComfyNode):
