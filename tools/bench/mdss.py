@@ -170,7 +170,10 @@ def trained(bench: Bench, variant: str, name: str, work: Path) -> Trained:
     if name == "base":
         return Trained(variant, None)
     bench.figures(f"train {variant} {name}")
-    return Trained(variant, file_of(variant, name, work))
+    file = file_of(variant, name, work)
+    if not file.is_file():  # its figures are kept with the project, it is not
+        train(variant, name, trainings(variant)[name], STEPS, work)
+    return Trained(variant, file)
 
 
 def part_of(
