@@ -272,7 +272,7 @@ def test_the_text_of_the_hosts_own_captioner_is_wired_as_the_first_prompt(server
     told = captioner.execute(seeing, "Describe it.", 8, {"sampling_mode": "off"}, image=REFERENCE[None])[0]
     wired = graph()
     wired["caption"] = {"class_type": "PrimitiveStringMultiline", "inputs": {"value": f"a cat, {told}"}}
-    wired["arpo"]["inputs"]["prompt"] = ["caption", 0]
+    wired["arpo"]["inputs"] |= {"prompt": ["caption", 0], "keep_as": "captioned"}
     [report] = server.client.run(wired)["report"]["text"]
     first = json.loads(report)["log"]["steps"][0]["phrases"]["content"]
     assert first == list(Phrases.of(f"a cat, {told}").content)

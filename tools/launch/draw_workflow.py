@@ -9,6 +9,7 @@ host's interpreter:
 
 import json
 import sys
+from typing import Any
 
 from tools.launch.environment import ROOT
 from tools.launch.find_comfyui import ensure_host
@@ -58,9 +59,9 @@ def draw(graph: dict, info: dict) -> dict:
 
 def draw_node(number: int, node: dict, info: dict) -> dict:
     meta, names, widgets = node.get("_meta", {}), [], []
-    controlled = controlled_by_a_widget(info)
+    controlled, defaults = controlled_by_a_widget(info), defaults_of(info)
     for name, kind in inputs_of(info):
-        value = node["inputs"].get(name)
+        value = node["inputs"].get(name, defaults.get(name))
         if is_widget(kind) and not isinstance(value, list):
             widgets.append(value)
             if name in controlled:
@@ -86,6 +87,17 @@ def inputs_of(info: dict) -> list[tuple[str, str]]:
     """A node's inputs in order, each with its type; a list of choices is a COMBO."""
     entries = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
     return [(name, "COMBO" if isinstance(entry[0], list) else entry[0]) for name, entry in entries.items()]
+
+
+def defaults_of(info: dict) -> dict[str, Any]:
+    """What a page puts into the widgets that a graph does not name."""
+    groups = (info["input"].get("required", {}), info["input"].get("optional", {}))
+    return {
+        name: options[0]["default"]
+        for group in groups
+        for name, (_, *options) in group.items()
+        if options and "default" in options[0]
+    }
 
 
 def controlled_by_a_widget(info: dict) -> set[str]:

@@ -62,7 +62,7 @@ def _unet_class(skip: bool) -> type:
     class SkipUNet(host().base.UNetModel):
         def forward(self, x, *args, **kwargs):
             out = super().forward(x, *args, **kwargs)
-            return x + 0.3 * out if skip else out  # calm, so that rounding errors do not grow
+            return x + 0.6 * out if skip else out  # calm, so that rounding errors do not grow
 
     return SkipUNet
 
