@@ -8,6 +8,7 @@ import pytest
 
 from tools.launch.comfy_client import ComfyError
 from tools.launch.demo import columns
+from tools.launch.draw_workflow import defaults_of
 from tools.launch.templates import COLUMNS, FOLDER, TEMPLATES, offline, placed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -281,6 +282,9 @@ def test_a_template_is_drawn_from_its_graph(name, client):
         numbers[key]: (node["class_type"], {name: renamed(value) for name, value in node["inputs"].items()})
         for key, node in graph.items()
     }
+    for kind, inputs in expected.values():
+        defaults = defaults_of(client.get(f"/object_info/{quote(kind)}")[kind])
+        inputs |= {one: value for one, value in defaults.items() if one not in inputs}
     drawn = json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
     assert as_api(drawn, client) == expected
 
