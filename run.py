@@ -55,7 +55,9 @@ def test(options: argparse.Namespace, rest: list[str]) -> int:
     if not (ROOT / "tests").is_dir():  # the registry's archive
         raise Stop("No tests here: the registry's archive leaves them out. The repository has them.")
     needed = ("pytest", "hypothesis", "xdist")
-    host = None if options.fast else ensure_host(options.python, *needed, named=options.comfyui)
+    host = None
+    if not options.fast:
+        host = ensure_host(options.python, *needed, "comfy_import_guard", named=options.comfyui)
     python = host.python if host else interpreter(options.python, *needed)
     shared = [] if rest else shared_out()
     codes = [pytest(python, [*shared, *(["-m", FAST] if options.fast else []), *rest])]
