@@ -41,7 +41,8 @@ class SteadyDiffLoadAntiBias(io.ComfyNode):
             search_aliases=["anti-bias prompt", "load antibias"],
             inputs=[
                 io.Combo.Input(
-                    "file", options=FILES.options(),
+                    "file",
+                    options=FILES.options(),
                     tooltip="A .safetensors file of models/steadydiff_antibias. It must be trained for your "
                     "checkpoint, by Train Anti-Bias Model (docs/antibias_prompt.md); those of tinyworld/ are "
                     "for the demo model.",
@@ -50,7 +51,7 @@ class SteadyDiffLoadAntiBias(io.ComfyNode):
             outputs=[
                 schema.AntiBias.Output(display_name="antibias", tooltip="For Anti-Bias Prompt (SteadyDiff).")
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def fingerprint_inputs(cls, file):
@@ -81,12 +82,16 @@ class SteadyDiffAntiBiasPrompt(io.ComfyNode):
                 *schema.widgets(ANTIBIAS_PROMPT),
             ],
             outputs=[io.Model.Output(tooltip="The corrected model; give it to any sampler or guider.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, model, antibias, strength, start_percent, end_percent, calls) -> io.NodeOutput:
         corrected = attach_prompt(
-            model, antibias, HOST,
-            strength=strength, window=(start_percent, end_percent), calls=calls,
-        )  # fmt: skip
+            model,
+            antibias,
+            HOST,
+            strength=strength,
+            window=(start_percent, end_percent),
+            calls=calls,
+        )
         return io.NodeOutput(corrected)

@@ -53,7 +53,11 @@ class SteadyDiffARPO(io.ComfyNode):
             "asks the proposer what the drawing lacks beside the image, keeps of the proposed phrases those "
             "that bring the prompt nearer, and repeats. (Ren, Reverse Prompt, chapter 4, ARPO.)",
             search_aliases=[
-                "reverse prompt", "image to prompt", "img2prompt", "describe", "clip interrogator"
+                "reverse prompt",
+                "image to prompt",
+                "img2prompt",
+                "describe",
+                "clip interrogator",
             ],
             has_intermediate_output=True,  # its sheet stays when the page is loaded anew
             advanced=["exclude", "best_by", "drop", "min_gain", "target", "keep_as"],
@@ -64,31 +68,50 @@ class SteadyDiffARPO(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="Its VAE; the drawings are decoded with it."),
                 io.Conditioning.Input("negative", tooltip="What to steer away from, at cfg above 1."),
                 io.Latent.Input(
-                    "latent_image", tooltip="An empty latent of the size to draw at; near the reference's "
+                    "latent_image",
+                    tooltip="An empty latent of the size to draw at; near the reference's "
                     "proportions if you can.",
                 ),
                 schema.Proposer.Input(
-                    "proposer", tooltip="Suggests phrases for the next round. Connect Phrase Bank, Vision "
+                    "proposer",
+                    tooltip="Suggests phrases for the next round. Connect Phrase Bank, Vision "
                     "Model or Chat Server.",
                 ),
                 schema.Scorer.Input("scorer", tooltip="Measures how near prompts and images are (CLIP)."),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
                     tooltip="Seed of every drawing. Keep it fixed, so that only the prompt changes.",
                 ),
                 io.Int.Input(
-                    "steps", default=20, min=1, max=10000, tooltip="Steps of each drawing, as in KSampler.",
+                    "steps",
+                    default=20,
+                    min=1,
+                    max=10000,
+                    tooltip="Steps of each drawing, as in KSampler.",
                 ),
                 io.Float.Input(
-                    "cfg", default=7.0, min=schema.Least(0.0), max=100.0, step=0.1, round=0.01,
+                    "cfg",
+                    default=7.0,
+                    min=schema.Least(0.0),
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
                     tooltip="CFG scale of each drawing, as in KSampler.",
                 ),
                 io.Combo.Input(
-                    "sampler_name", options=comfy.samplers.SAMPLER_NAMES, default="euler",
+                    "sampler_name",
+                    options=comfy.samplers.SAMPLER_NAMES,
+                    default="euler",
                     tooltip="Sampler of each drawing, as in KSampler.",
                 ),
                 io.Combo.Input(
-                    "scheduler", options=comfy.samplers.SCHEDULER_NAMES, default="normal",
+                    "scheduler",
+                    options=comfy.samplers.SCHEDULER_NAMES,
+                    default="normal",
                     tooltip="Scheduler of each drawing, as in KSampler.",
                 ),
                 *schema.widgets(one for one in arpo_inputs.SEARCH if one.name not in LATER),
@@ -115,14 +138,37 @@ class SteadyDiffARPO(io.ComfyNode):
                     "as a negative prompt. The drawings were made without it.",
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, image, model, clip, vae, negative, latent_image, proposer, scorer, seed, steps, cfg,
-        sampler_name, scheduler, iterations, prompt, exclude, best_by, drop, min_gain, target, keep_as,
-        seeds=1, max_tokens=75, combine=arpo_inputs.FIRST, captioner=PROPOSER,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        image,
+        model,
+        clip,
+        vae,
+        negative,
+        latent_image,
+        proposer,
+        scorer,
+        seed,
+        steps,
+        cfg,
+        sampler_name,
+        scheduler,
+        iterations,
+        prompt,
+        exclude,
+        best_by,
+        drop,
+        min_gain,
+        target,
+        keep_as,
+        seeds=1,
+        max_tokens=75,
+        combine=arpo_inputs.FIRST,
+        captioner=PROPOSER,
+    ) -> io.NodeOutput:
         excluded = Phrases.of(exclude.replace("\n", ",")).content
         settings = ARPO(iterations, target, min_gain, excluded, drop, seeds, max_tokens)
         pictures = list(image[..., :3])
@@ -142,9 +188,19 @@ class SteadyDiffARPO(io.ComfyNode):
             latent = fitted_latent(model, latent_image)[:1]
             noise = comfy.sample.prepare_noise(latent, seed)
             drawn = comfy.sample.sample(
-                model, noise, steps, cfg, sampler_name, scheduler, positive, negative, latent,
-                callback=bar.on_step, disable_pbar=True, seed=seed,
-            )  # fmt: skip
+                model,
+                noise,
+                steps,
+                cfg,
+                sampler_name,
+                scheduler,
+                positive,
+                negative,
+                latent,
+                callback=bar.on_step,
+                disable_pbar=True,
+                seed=seed,
+            )
             picture = vae.decode(drawn)
             return bar.drawn(picture.reshape(-1, *picture.shape[-3:])[0, ..., :3])
 

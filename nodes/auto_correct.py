@@ -45,67 +45,101 @@ class SteadyDiffAuto(io.ComfyNode):
             has_intermediate_output=True,  # the page keeps the plot
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="The model as you use it, with its LoRAs and without other corrections "
+                    "model",
+                    tooltip="The model as you use it, with its LoRAs and without other corrections "
                     "of SteadyDiff; put those behind this node.",
                 ),
                 io.Conditioning.Input(
-                    "positive", optional=True,
+                    "positive",
+                    optional=True,
                     tooltip="Leave it open, with negative and latent_image: then it measures when a sampler "
                     "runs, as that is set. Connect the three to measure now and see info and plot. Another "
                     "prompt later on does not measure again.",
                 ),
                 io.Conditioning.Input(
-                    "negative", optional=True, tooltip="What to steer away from, at cfg above 1.",
+                    "negative",
+                    optional=True,
+                    tooltip="What to steer away from, at cfg above 1.",
                 ),
                 io.Latent.Input(
-                    "latent_image", optional=True, tooltip="An empty latent of the size you sample at.",
+                    "latent_image",
+                    optional=True,
+                    tooltip="An empty latent of the size you sample at.",
                 ),
                 io.Int.Input(
-                    "steps", default=20, min=1, max=10000, extra_dict={"advanced": True},
+                    "steps",
+                    default=20,
+                    min=1,
+                    max=10000,
+                    extra_dict={"advanced": True},
                     tooltip="Used with positive connected: the same as in your KSampler.",
                 ),
                 io.Float.Input(
-                    "cfg", default=8.0, min=schema.Least(0.0), max=100.0, step=0.1, round=0.01,
+                    "cfg",
+                    default=8.0,
+                    min=schema.Least(0.0),
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
                     extra_dict={"advanced": True},
                     tooltip="Used with positive connected: as in your KSampler. With guidance the answer is "
                     "mostly: leave it as it is.",
                 ),
                 io.Combo.Input(
-                    "sampler_name", options=comfy.samplers.SAMPLER_NAMES, default="euler",
+                    "sampler_name",
+                    options=comfy.samplers.SAMPLER_NAMES,
+                    default="euler",
                     extra_dict={"advanced": True},
                     tooltip="Used with positive connected: as in your KSampler; not one of the CFG++ kind, "
                     "dpm_fast or dpm_adaptive.",
                 ),
                 io.Combo.Input(
-                    "scheduler", options=comfy.samplers.SCHEDULER_NAMES, default="normal",
+                    "scheduler",
+                    options=comfy.samplers.SCHEDULER_NAMES,
+                    default="normal",
                     extra_dict={"advanced": True},
                     tooltip="Used with positive connected: the same as in your KSampler.",
                 ),
                 io.Combo.Input(
-                    "quality", options=list(QUALITIES), default="normal",
+                    "quality",
+                    options=list(QUALITIES),
+                    default="normal",
                     tooltip="How many pictures it measures on: 16, 32 or 64. Takes, at 20 steps, at most the "
                     "time of 61, 122 or 474 pictures, without images 125, 250 or 730; mostly it knows "
                     "earlier. More is surer.",
                 ),
                 io.Combo.Input(
-                    "measure", options=list(MEASURE), default="when needed",
+                    "measure",
+                    options=list(MEASURE),
+                    default="when needed",
                     tooltip="when needed: only if nothing is kept for this model, its LoRAs, sampler, steps, "
                     "cfg and quality. again: anew. never: uses what is kept, else leaves the model as it is.",
                 ),
                 io.Image.Input(
-                    "images", optional=True,
+                    "images",
+                    optional=True,
                     tooltip="8 or more real pictures of what the prompt asks for that the model was not "
                     "trained on, a batch or a folder's. Without them the model's own finely stepped samples "
                     "serve, which show the error of few steps only. Cut to the size of latent_image.",
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="Encodes the images; the model's own VAE."),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, optional=True,
-                    control_after_generate=False, extra_dict={"advanced": True},
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    optional=True,
+                    control_after_generate=False,
+                    extra_dict={"advanced": True},
                     tooltip="Of the first picture it measures on. A new one alone does not measure again.",
                 ),
                 io.Int.Input(
-                    "batch_size", default=4, min=1, max=4096, optional=True, extra_dict={"advanced": True},
+                    "batch_size",
+                    default=4,
+                    min=1,
+                    max=4096,
+                    optional=True,
+                    extra_dict={"advanced": True},
                     tooltip="How many pictures are sampled at a time: more is faster and takes more memory.",
                 ),
                 schema.later(STAND_IN),
@@ -120,7 +154,7 @@ class SteadyDiffAuto(io.ComfyNode):
                 ),
                 io.Image.Output(display_name="plot", tooltip="What was found and what was tried."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, images=None, **others) -> io.NodeOutput:
@@ -132,9 +166,22 @@ class SteadyDiffAuto(io.ComfyNode):
 
 
 def correct(
-    images, model, steps, cfg, sampler_name, scheduler, quality, measure,
-    positive=None, negative=None, latent_image=None, vae=None, seed=0, batch_size=4, stand_in=OWN,
-) -> tuple:  # fmt: skip
+    images,
+    model,
+    steps,
+    cfg,
+    sampler_name,
+    scheduler,
+    quality,
+    measure,
+    positive=None,
+    negative=None,
+    latent_image=None,
+    vae=None,
+    seed=0,
+    batch_size=4,
+    stand_in=OWN,
+) -> tuple:
     """Return the model, corrected or as it is, what is said of it, and its plot.
 
     images: real pictures [H, W, 3] in 0..1, of any sizes, or None

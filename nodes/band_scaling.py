@@ -66,18 +66,20 @@ class SteadyDiffBandScaling(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model to correct. Other uses of it stay as they are."),
                 *schema.widgets(BAND_SCALING),
                 schema.Schedule.Input(
-                    "coarse_schedule", optional=True,
+                    "coarse_schedule",
+                    optional=True,
                     tooltip="A scale for every single step in the coarse band, from SteadyDiff Schedule. It "
                     "replaces coarse.",
                 ),
                 schema.Schedule.Input(
-                    "fine_schedule", optional=True,
+                    "fine_schedule",
+                    optional=True,
                     tooltip="A scale for every single step in the fine band, from SteadyDiff Schedule. It "
                     "replaces fine.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The corrected model; give it to any sampler or guider.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, start_percent=0.0, end_percent=1.0):

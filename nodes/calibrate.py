@@ -39,7 +39,8 @@ class SteadyDiffCalibrate(io.ComfyNode):
                     "sampler", tooltip="The sampler the schedule is for; not one of the CFG++ kind."
                 ),
                 schema.Measurement.Input(
-                    "measurement", lazy=True,  # measuring takes minutes; see check_lazy_status
+                    "measurement",
+                    lazy=True,  # measuring takes minutes; see check_lazy_status
                     tooltip="From Measure Drift; sigmas, cfg and seed are taken from it. If it had no "
                     "reference, the scales mend few-step error only, not the model's own bias.",
                 ),
@@ -55,7 +56,7 @@ class SteadyDiffCalibrate(io.ComfyNode):
                     display_name="report", tooltip="How far the scales are to be trusted, in sentences."
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def check_lazy_status(cls, model, positive, negative, sampler, measurement, method, count) -> list[str]:

@@ -41,7 +41,7 @@ class SteadyDiffChatServer(io.ComfyNode):
                     tooltip="For ARPO: says what a drawing lacks beside the reference.",
                 )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, url="", key_name=""):
@@ -55,14 +55,34 @@ class SteadyDiffChatServer(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, url, model, framework, seed, temperature, max_tokens, image_size, templates, key_name,
-        free_memory, timeout, text_model, options,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        url,
+        model,
+        framework,
+        seed,
+        temperature,
+        max_tokens,
+        image_size,
+        templates,
+        key_name,
+        free_memory,
+        timeout,
+        text_model,
+        options,
+    ) -> io.NodeOutput:
         server = ChatServer(
-            url, model.strip(), key_name,
-            temperature=temperature, seed=seed, max_tokens=max_tokens, side=image_size, timeout=timeout,
-            options=options, on_wait=HOST.check_interrupted, make_room=make_room if free_memory else None,
-        )  # fmt: skip
+            url,
+            model.strip(),
+            key_name,
+            temperature=temperature,
+            seed=seed,
+            max_tokens=max_tokens,
+            side=image_size,
+            timeout=timeout,
+            options=options,
+            on_wait=HOST.check_interrupted,
+            make_room=make_room if free_memory else None,
+        )
         find_key(key_name, server.address.origin)  # a missing one is told now, not after the first picture
         writer = replace(server, model=text_model.strip()) if text_model.strip() else None
         sessions = (server.session, *([writer.session] if writer else []))

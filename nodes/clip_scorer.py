@@ -31,24 +31,26 @@ class SteadyDiffCLIPScorer(io.ComfyNode):
             search_aliases=["open_clip", "clip score", "similarity", "arpo"],
             inputs=[
                 io.Combo.Input(
-                    "model", options=[*MODELS, CONNECTED, TINY], default="ViT-L-14",
+                    "model",
+                    options=[*MODELS, CONNECTED, TINY],
+                    default="ViT-L-14",
                     tooltip="ViT-L-14 as in the paper; smaller and larger ones of open_clip; other: named "
                     "below; connected: ComfyUI's own, given below; tiny world: for the demo model only.",
                 ),
                 *schema.widgets(arpo_inputs.CLIP_SCORER[1:]),
                 io.Clip.Input(
-                    "clip", optional=True,
+                    "clip",
+                    optional=True,
                     tooltip="With model connected: a text encoder with its projection, of the same CLIP.",
                 ),
                 io.ClipVision.Input(
-                    "clip_vision", optional=True,
+                    "clip_vision",
+                    optional=True,
                     tooltip="With model connected: the image encoder of the same CLIP.",
                 ),
             ],
-            outputs=[
-                schema.Scorer.Output(display_name="scorer", tooltip="For ARPO and for Phrase Bank.")
-            ],
-        )  # fmt: skip
+            outputs=[schema.Scorer.Output(display_name="scorer", tooltip="For ARPO and for Phrase Bank.")],
+        )
 
     @classmethod
     def execute(cls, model, weights, architecture, download, clip=None, clip_vision=None) -> io.NodeOutput:
@@ -72,8 +74,9 @@ class SteadyDiffCLIPScorer(io.ComfyNode):
         scorer = load_scorer(name, source, download=download, half=half, ready=ready)
         patchers.append(
             comfy.model_patcher.ModelPatcher(
-                scorer.model, load_device=device,
+                scorer.model,
+                load_device=device,
                 offload_device=comfy.model_management.text_encoder_offload_device(),
             )
-        )  # fmt: skip
+        )
         return io.NodeOutput(scorer)

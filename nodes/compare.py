@@ -33,50 +33,76 @@ class SteadyDiffCompare(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="The model with its corrections. Without them it is drawn as it would "
+                    "model",
+                    tooltip="The model with its corrections. Without them it is drawn as it would "
                     "be with no node of SteadyDiff; LoRAs and other patches stay.",
                 ),
                 io.Conditioning.Input("positive", tooltip="The prompt of all pictures."),
                 io.Conditioning.Input("negative", tooltip="What to steer away from, at cfg above 1."),
                 io.Latent.Input(
-                    "latent_image", tooltip="As in KSampler: an empty latent, or one to draw on, with or "
+                    "latent_image",
+                    tooltip="As in KSampler: an empty latent, or one to draw on, with or "
                     "without a mask. Each of a batch has a row.",
                 ),
                 io.Vae.Input("vae", tooltip="Decodes all of the pictures."),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
                     tooltip="The same for all pictures, so that they differ by the corrections alone.",
                 ),
                 io.Int.Input(
-                    "steps", default=20, min=1, max=10000, tooltip="Steps of each picture, as in KSampler.",
+                    "steps",
+                    default=20,
+                    min=1,
+                    max=10000,
+                    tooltip="Steps of each picture, as in KSampler.",
                 ),
                 io.Float.Input(
-                    "cfg", default=8.0, min=schema.Least(0.0), max=100.0, step=0.1, round=0.01,
+                    "cfg",
+                    default=8.0,
+                    min=schema.Least(0.0),
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
                     tooltip="CFG scale of each picture, as in KSampler.",
                 ),
                 io.Combo.Input(
-                    "sampler_name", options=comfy.samplers.SAMPLER_NAMES, default="euler",
+                    "sampler_name",
+                    options=comfy.samplers.SAMPLER_NAMES,
+                    default="euler",
                     tooltip="Sampler of each picture, as in KSampler.",
                 ),
                 io.Combo.Input(
-                    "scheduler", options=comfy.samplers.SCHEDULER_NAMES, default="normal",
+                    "scheduler",
+                    options=comfy.samplers.SCHEDULER_NAMES,
+                    default="normal",
                     tooltip="Scheduler of each picture, as in KSampler.",
                 ),
                 io.String.Input(
-                    "scales", default="",
+                    "scales",
+                    default="",
                     tooltip="Empty: without and with. Numbers, such as 1, 1.005, 1.01, 1.02: one picture "
                     "per scale of Epsilon Scaling, beside what the model carries; 1 adds nothing. The "
                     "others are compared with the first.",
                 ),
                 io.Boolean.Input(
-                    "show_difference", default=False,
+                    "show_difference",
+                    default=False,
                     tooltip="Also show on the sheet where the last column differs from the first, 8 times "
                     "as strong. Grey is equal.",
                 ),
                 schema.number(
-                    "denoise", 1.0, 0.0, 1.0, 0.01,
+                    "denoise",
+                    1.0,
+                    0.0,
+                    1.0,
+                    0.01,
                     "As in KSampler: below 1 the structure of the given latent is kept.",
-                    optional=True, extra_dict={"advanced": True},
+                    optional=True,
+                    extra_dict={"advanced": True},
                 ),
             ],
             outputs=[
@@ -90,7 +116,7 @@ class SteadyDiffCompare(io.ComfyNode):
                     display_name="info", tooltip="By how much the pictures differ: mean, largest, PSNR."
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, scales=None):
@@ -103,9 +129,21 @@ class SteadyDiffCompare(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, positive, negative, latent_image, vae, seed, steps, cfg, sampler_name, scheduler,
-        scales, show_difference, denoise=1.0,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        model,
+        positive,
+        negative,
+        latent_image,
+        vae,
+        seed,
+        steps,
+        cfg,
+        sampler_name,
+        scheduler,
+        scales,
+        show_difference,
+        denoise=1.0,
+    ) -> io.NodeOutput:
         values = read_scales(scales)
         models = by_scale(model, values) if values else without_and_with(model)
         bar = Bar(model, steps, len(set(models.values())), previews=False)
@@ -115,10 +153,21 @@ class SteadyDiffCompare(io.ComfyNode):
             # Anew for each: it also sets what samplers without a seed of their own draw from.
             noise = comfy.sample.prepare_noise(latent, seed, latent_image.get("batch_index"))
             drawn = comfy.sample.sample(
-                patched, noise, steps, cfg, sampler_name, scheduler, positive, negative, latent,
-                denoise=denoise, noise_mask=latent_image.get("noise_mask"), callback=bar.on_step,
-                disable_pbar=True, seed=seed,
-            )  # fmt: skip
+                patched,
+                noise,
+                steps,
+                cfg,
+                sampler_name,
+                scheduler,
+                positive,
+                negative,
+                latent,
+                denoise=denoise,
+                noise_mask=latent_image.get("noise_mask"),
+                callback=bar.on_step,
+                disable_pbar=True,
+                seed=seed,
+            )
             pictures = vae.decode(drawn.unbind()[0] if drawn.is_nested else drawn)
             pictures = pictures.reshape(-1, *pictures.shape[-3:])[..., :3].float().cpu()
             bar.drawn(pictures[0])

@@ -29,14 +29,15 @@ class SteadyDiffDiffIER(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model to correct. Other uses of it stay as they are."),
                 *schema.widgets(DIFFIER),
                 schema.Measurement.Input(
-                    "measurement", optional=True,
+                    "measurement",
+                    optional=True,
                     tooltip="From Measure Drift. norm then pulls to the norms measured on noised clean "
                     "pictures instead of the conditional branch's; with values auto, renoise takes its "
                     "strength from it: measure the plain model as you sample, with real pictures.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The corrected model; give it to any sampler or guider.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, start_percent=0.5, end_percent=1.0):
@@ -44,13 +45,25 @@ class SteadyDiffDiffIER(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, mode, strength, divide_by_cfg, iterations, threshold, antithetic, start_percent,
-        end_percent, values, measurement=None,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        model,
+        mode,
+        strength,
+        divide_by_cfg,
+        iterations,
+        threshold,
+        antithetic,
+        start_percent,
+        end_percent,
+        values,
+        measurement=None,
+    ) -> io.NodeOutput:
         own = {
-            "strength": strength, "divide_by_cfg": divide_by_cfg, "iterations": iterations,
+            "strength": strength,
+            "divide_by_cfg": divide_by_cfg,
+            "iterations": iterations,
             "threshold": threshold,
-        }  # fmt: skip
+        }
         measured = None if measurement is None else Measurement.from_json(measurement)
         chosen = values_of(values, own, mode, measured)
         settings = DiffIER(mode, antithetic=antithetic, measurement=measured, **chosen)

@@ -35,23 +35,39 @@ class SteadyDiffDiffIERReport(io.ComfyNode):
                 io.Sigmas.Input("sigmas", tooltip="Noise levels of a whole run, from BasicScheduler."),
                 io.Latent.Input("latent_image", tooltip="An empty latent of the size you sample at."),
                 io.Float.Input(
-                    "cfg", default=8.0, min=schema.Least(0.0), max=100.0, step=0.1, round=0.01,
+                    "cfg",
+                    default=8.0,
+                    min=schema.Least(0.0),
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
                     tooltip="As in the sampler. At 1 there is no guidance, and no weight is measured.",
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
                     tooltip="Of the first sample; the next ones take the next seeds. Keep it to compare.",
                 ),
                 io.Int.Input(
-                    "count", default=4, min=1, max=100000,
+                    "count",
+                    default=4,
+                    min=1,
+                    max=100000,
                     tooltip="How many samples. More make the curves steadier and take as much longer.",
                 ),
                 io.Int.Input(
-                    "batch_size", default=4, min=1, max=4096,
+                    "batch_size",
+                    default=4,
+                    min=1,
+                    max=4096,
                     tooltip="How many are sampled at a time: larger is faster and takes more memory.",
                 ),
                 io.Latent.Input(
-                    "reference", optional=True,
+                    "reference",
+                    optional=True,
                     tooltip="Real pictures like those the prompt asks for, as latents of the size of "
                     "latent_image, e.g. from VAE Encode. Only at them is the best guidance weight known; "
                     "at the model's own estimates it would repeat cfg. 16 are few, 64 good.",
@@ -61,13 +77,23 @@ class SteadyDiffDiffIERReport(io.ComfyNode):
                 io.Image.Output(display_name="plot", tooltip="Error per step, its sum, and the weight."),
                 io.String.Output(display_name="report", tooltip="The figures as JSON: read, keep, share."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, model, positive, negative, sampler, sigmas, latent_image, cfg, seed, count, batch_size,
+        cls,
+        model,
+        positive,
+        negative,
+        sampler,
+        sigmas,
+        latent_image,
+        cfg,
+        seed,
+        count,
+        batch_size,
         reference=None,
-    ) -> io.NodeOutput:  # fmt: skip
+    ) -> io.NodeOutput:
         clean = None if reference is None else reference["samples"]
         shown = 0 if clean is None else math.ceil(len(clean) / batch_size)
         calls = (2 * math.ceil(count / batch_size) + shown) * (len(sigmas) - 1)

@@ -25,37 +25,54 @@ class SteadyDiffEditPrompt(io.ComfyNode):
             search_aliases=["prompt editing", "swap style", "novel image", "reverse prompt", "arpo"],
             inputs=[
                 io.String.Input(
-                    "prompt", default="", multiline=True,
+                    "prompt",
+                    default="",
+                    multiline=True,
                     tooltip="The prompt to edit, from ARPO, or any other whose phrases commas part.",
                 ),
                 io.Combo.Input(
-                    "edit", options=list(EDITS), default="swap",
+                    "edit",
+                    options=list(EDITS),
+                    default="swap",
                     tooltip="swap: yours take the place of all phrases of their kind; a kind that you leave "
                     "empty stays. add: yours come after them.",
                 ),
                 io.String.Input(
-                    "content", default="", multiline=True,
+                    "content",
+                    default="",
+                    multiline=True,
                     tooltip="What the new picture is to show, as phrases between commas. Empty: no change.",
                 ),
                 io.String.Input(
-                    "style", default="", multiline=True,
+                    "style",
+                    default="",
+                    multiline=True,
                     tooltip="How the new picture is to be made, as phrases between commas. Empty: no change.",
                 ),
                 io.String.Input(
-                    "remove", default="", multiline=True,
+                    "remove",
+                    default="",
+                    multiline=True,
                     tooltip="Phrases of the prompt to take out first, between commas, in any case.",
                 ),
                 io.String.Input(
-                    "report", optional=True, force_input=True,
+                    "report",
+                    optional=True,
+                    force_input=True,
                     tooltip="ARPO's report, which knows content from style. Without it every phrase of the "
                     "prompt counts as content.",
                 ),
                 io.String.Input(
-                    "negative", optional=True, force_input=True,
+                    "negative",
+                    optional=True,
+                    force_input=True,
                     tooltip="ARPO's negative prompt. What the edited prompt asks for is taken out of it.",
                 ),
                 io.String.Input(
-                    "words", default="", multiline=True, optional=True,
+                    "words",
+                    default="",
+                    multiline=True,
+                    optional=True,
                     tooltip="Words to exchange in every phrase of the prompt, like dog -> cat, between "
                     "commas or one a line; whole words in any case. Nothing after the arrow takes one out.",
                 ),
@@ -64,7 +81,7 @@ class SteadyDiffEditPrompt(io.ComfyNode):
                 io.String.Output(display_name="prompt", tooltip="The edited prompt, for CLIP Text Encode."),
                 io.String.Output(display_name="negative", tooltip="The negative prompt that goes with it."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(

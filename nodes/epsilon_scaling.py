@@ -22,21 +22,29 @@ class SteadyDiffEpsilonScaling(io.ComfyNode):
             "(flow models 1.001). Works with every sampler and guider and costs no time. Two of these nodes "
             "in a row multiply. (Ning et al., arXiv 2308.15321.)",
             search_aliases=[
-                "exposure bias", "drift", "more detail", "smoother", "grain", "noise scaling",
-                "velocity scaling", "ES", "lambda",
+                "exposure bias",
+                "drift",
+                "more detail",
+                "smoother",
+                "grain",
+                "noise scaling",
+                "velocity scaling",
+                "ES",
+                "lambda",
             ],
             advanced=["slope", "start_percent", "end_percent", "space"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to correct. Other uses of it stay as they are."),
                 *schema.widgets(EPSILON_SCALING),
                 schema.Schedule.Input(
-                    "schedule", optional=True,
+                    "schedule",
+                    optional=True,
                     tooltip="A scale for every single step, from SteadyDiff Schedule. It replaces scale and "
                     "slope.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The corrected model; give it to any sampler or guider.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, start_percent=0.0, end_percent=1.0):

@@ -67,12 +67,14 @@ class SteadyDiffLoadMDSS(io.ComfyNode):
             search_aliases=["scheduled sampling", "SDSS", "multi-step denoising"],
             inputs=[
                 io.Combo.Input(
-                    "file", options=FILES.options(),
+                    "file",
+                    options=FILES.options(),
                     tooltip="A .safetensors file of models/steadydiff_mdss. It must be trained for your "
                     "checkpoint, by Train MDSS (docs/mdss.md); those of tinyworld/ are for the demo model.",
                 ),
                 io.Model.Input(
-                    "model", optional=True,
+                    "model",
+                    optional=True,
                     tooltip="For a LoRA: the model it was trained on. Left open for a checkpoint.",
                 ),
             ],
@@ -82,7 +84,7 @@ class SteadyDiffLoadMDSS(io.ComfyNode):
                     display_name="head", tooltip="For MDSS (SteadyDiff); nothing if it was trained without."
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def fingerprint_inputs(cls, file, model=None):
@@ -113,12 +115,16 @@ class SteadyDiffMDSS(io.ComfyNode):
                 *schema.widgets(MDSS),
             ],
             outputs=[io.Model.Output(tooltip="The corrected model; give it to any sampler or guider.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, model, head, strength, start_percent, end_percent, branches) -> io.NodeOutput:
         corrected = attach_mdss(
-            model, head, HOST,
-            strength=strength, window=(start_percent, end_percent), branches=branches,
-        )  # fmt: skip
+            model,
+            head,
+            HOST,
+            strength=strength,
+            window=(start_percent, end_percent),
+            branches=branches,
+        )
         return io.NodeOutput(corrected)

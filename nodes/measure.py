@@ -41,27 +41,36 @@ class SteadyDiffMeasure(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="What to steer away from, at cfg above 1."),
                 io.Sampler.Input("sampler", tooltip="The sampler to measure with, from KSamplerSelect."),
                 io.Sigmas.Input("sigmas", tooltip="Noise levels of a whole run, from BasicScheduler."),
-                io.Latent.Input(
-                    "latent_image", tooltip="An empty latent of the size you sample at."
-                ),
+                io.Latent.Input("latent_image", tooltip="An empty latent of the size you sample at."),
                 io.Float.Input(
-                    "cfg", default=8.0, min=schema.Least(0.0), max=100.0, step=0.1, round=0.01,
+                    "cfg",
+                    default=8.0,
+                    min=schema.Least(0.0),
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
                     tooltip="As in the sampler; the drift depends on it, usually growing with it.",
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
                     tooltip="Of the first sample; the next ones take the next seeds. Keep it to compare.",
                 ),
                 *schema.widgets(MEASURE),
                 io.Latent.Input(
-                    "reference", optional=True,
+                    "reference",
+                    optional=True,
                     tooltip="Clean latents of the size of latent_image, e.g. from VAE Encode, or the "
                     "reference output of another measurement. Real pictures like those the prompt asks for. "
                     "Without them the plot shows few-step error only, not the model's own bias.",
                 ),
                 schema.advanced(PAPER_CURVES),
                 schema.Measurement.Input(
-                    "measurement", optional=True,
+                    "measurement",
+                    optional=True,
                     tooltip="An earlier measurement, drawn in grey for comparison, e.g. of the bare model.",
                 ),
                 schema.later(STAND_IN),
@@ -77,13 +86,28 @@ class SteadyDiffMeasure(io.ComfyNode):
                 ),
                 io.Latent.Output(display_name="reference", tooltip="The clean latents that were used."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, model, positive, negative, sampler, sigmas, latent_image, cfg, seed, count, batch_size, refine,
-        reference=None, paper_curves=False, measurement=None, stand_in=OWN, vae=None,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        model,
+        positive,
+        negative,
+        sampler,
+        sigmas,
+        latent_image,
+        cfg,
+        seed,
+        count,
+        batch_size,
+        refine,
+        reference=None,
+        paper_curves=False,
+        measurement=None,
+        stand_in=OWN,
+        vae=None,
+    ) -> io.NodeOutput:
         other = None if measurement is None else Measurement.from_json(measurement)
         if reference is None and stand_in == SHIPPED:
             reference = shipped_latents(count, vae, fitted_shape(model, latent_image))

@@ -53,10 +53,8 @@ class SteadyDiffPhraseBank(io.ComfyNode):
                 *schema.widgets(arpo_inputs.PHRASE_BANK[1:-1]),
                 schema.later(arpo_inputs.PHRASE_BANK[-1]),
             ],
-            outputs=[
-                schema.Proposer.Output(display_name="proposer", tooltip="For ARPO: proposes phrases.")
-            ],
-        )  # fmt: skip
+            outputs=[schema.Proposer.Output(display_name="proposer", tooltip="For ARPO: proposes phrases.")],
+        )
 
     @classmethod
     def fingerprint_inputs(cls, bank, more="", **_):

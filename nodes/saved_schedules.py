@@ -56,7 +56,8 @@ class SteadyDiffLoadSchedule(io.ComfyNode):
             search_aliases=["epsilon scaling schedule", "lambda"],
             inputs=[
                 io.Combo.Input(
-                    "name", options=options() or [NONE],
+                    "name",
+                    options=options() or [NONE],
                     tooltip="A file in models/steadydiff_schedules; auto/ is what Auto Correct found. New "
                     "ones appear after pressing R.",
                 ),
@@ -67,7 +68,7 @@ class SteadyDiffLoadSchedule(io.ComfyNode):
                     display_name="json", tooltip="The schedule as text, with what it was made for."
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def fingerprint_inputs(cls, name):

@@ -27,7 +27,9 @@ class SteadyDiffSchedule(io.ComfyNode):
             search_aliases=["epsilon scaling schedule", "lambda schedule", "exposure bias", "TSR", "DCW"],
             inputs=[
                 io.Combo.Input(
-                    "mode", options=list(schedules.SCHEDULE_MODES), default="linear",
+                    "mode",
+                    options=list(schedules.SCHEDULE_MODES),
+                    default="linear",
                     tooltip="uniform: scale at every step. linear: slope x t + scale, t counted back from "
                     "the last step. table: your own numbers. snr: the curve of Temporal Score Rescaling, 1 "
                     "in pure noise and 1/tsr_k at the end, so it acts on detail. dcw: moves every Euler "
@@ -35,30 +37,43 @@ class SteadyDiffSchedule(io.ComfyNode):
                     "also model.",
                 ),
                 io.Int.Input(
-                    "steps", default=20, min=1, max=10000,
+                    "steps",
+                    default=20,
+                    min=1,
+                    max=10000,
                     tooltip="uniform, linear: the number of steps of the run, as in the sampler. Ignored "
                     "when sigmas is connected, which knows, and by table, which is as long as its numbers.",
                 ),
                 schema.number(
-                    "scale", 1.005, 0.5, 1.5, 0.0001,
+                    "scale",
+                    1.005,
+                    0.5,
+                    1.5,
+                    0.0001,
                     "uniform: the scale of every step. linear: the scale of the last step. Above 1 more "
                     "detail, below 1 smoother, 1 is off.",
                 ),
                 schema.number(
-                    "slope", 0.0, -0.05, 0.05, 0.00001,
+                    "slope",
+                    0.0,
+                    -0.05,
+                    0.05,
+                    0.00001,
                     "linear: added once per step from the last step back to the first. Above 0 acts more on "
                     "composition, below 0 more on detail.",
                 ),
                 *schema.widgets(SCHEDULE),
                 io.Sigmas.Input(
-                    "sigmas", optional=True,
+                    "sigmas",
+                    optional=True,
                     tooltip="The noise levels of the whole run, e.g. from BasicScheduler, set as the "
                     "sampler is. They decide the length, and are remembered: a run over a part of them "
                     "(split sigmas, img2img, start_at_step) then finds its own part of the schedule, and "
                     "one with other levels or another number of steps reads its scales off in between.",
                 ),
                 io.Model.Input(
-                    "model", optional=True,
+                    "model",
+                    optional=True,
                     tooltip="snr: the model to be sampled, which tells how much noise a sigma means. It is "
                     "only looked at.",
                 ),
@@ -70,7 +85,7 @@ class SteadyDiffSchedule(io.ComfyNode):
                     display_name="json", tooltip="The schedule as text, to keep, share, or paste into table."
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, table=None):

@@ -30,7 +30,7 @@ class SteadyDiffTimeShift(io.ComfyNode):
                 schema.advanced(TIME_SHIFT_LEVELS),
             ],
             outputs=[io.Model.Output(tooltip="The corrected model; give it to any sampler or guider.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, start_percent=0.0, end_percent=1.0):

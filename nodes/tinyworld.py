@@ -24,7 +24,9 @@ class SteadyDiffTinyWorld(io.ComfyNode):
             search_aliases=["tiny world", "demo model", "test model", "toy model", "offline model"],
             inputs=[
                 io.Combo.Input(
-                    "variant", options=[*files.VARIANTS, PHOTOS], default="epsilon",
+                    "variant",
+                    options=[*files.VARIANTS, PHOTOS],
+                    default="epsilon",
                     tooltip="epsilon: predicts noise on SD1's schedule. flow: predicts velocity, "
                     "as SD3 or Flux do. Same kind of pictures, other mathematics for a patch to meet. "
                     "photos: another model, of real pictures of 32x32 pixels (CIFAR-10), which few noisy "
@@ -37,7 +39,7 @@ class SteadyDiffTinyWorld(io.ComfyNode):
                 io.Clip.Output(tooltip="The text encoder trained with this variant."),
                 io.Vae.Output(tooltip="The autoencoder, shared by both variants."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, variant) -> io.NodeOutput:

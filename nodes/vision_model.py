@@ -22,7 +22,8 @@ class SteadyDiffVisionModel(io.ComfyNode):
             search_aliases=["vlm", "caption", "interrogator", "reverse prompt", "image to prompt", "arpo"],
             inputs=[
                 io.Clip.Input(
-                    "clip", tooltip="From Load CLIP, of a model that can write and see; others are refused.",
+                    "clip",
+                    tooltip="From Load CLIP, of a model that can write and see; others are refused.",
                 ),
                 *schema.widgets(arpo_inputs.VISION_MODEL),
             ],
@@ -32,7 +33,7 @@ class SteadyDiffVisionModel(io.ComfyNode):
                     tooltip="For ARPO: says what a drawing lacks beside the reference.",
                 )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, clip, framework, seed, temperature, max_tokens, image_size, templates) -> io.NodeOutput:

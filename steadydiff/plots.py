@@ -232,9 +232,14 @@ def arpo_figure(log: Log) -> Figure:
     axes.plot(numbers, [step.text_similarity for step in log.steps], color=NEUTRAL, label="prompt", **style)
     best = log.steps.index(log.best)
     axes.annotate(
-        f"{pictures[best]:.3f}", (best, pictures[best]), (0, 8), textcoords="offset points", color=LINE,
-        fontsize=10, ha="center",
-    )  # fmt: skip
+        f"{pictures[best]:.3f}",
+        (best, pictures[best]),
+        (0, 8),
+        textcoords="offset points",
+        color=LINE,
+        fontsize=10,
+        ha="center",
+    )
     axes.margins(x=0.08, y=0.18)
     axes.legend(frameon=False, fontsize=9, labelcolor=INK)
     axes.set_title("Similarity to the reference", color=INK, fontsize=13, loc="left")

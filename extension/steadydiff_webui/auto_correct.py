@@ -39,17 +39,21 @@ logger = logging.getLogger("steadydiff")
 POLL_SECONDS = 0.25
 CHOICES = (
     Line(
-        "pictures", "",
+        "pictures",
+        "",
         "A folder with 8 or more real pictures of what the prompt asks for that the model was not trained "
         "on. Empty: the model's own finely stepped samples serve, which show the error of few steps only.",
     ),
     Whole(
-        "batch_size", 4, 1, 64,
+        "batch_size",
+        4,
+        1,
+        64,
         "How many pictures are sampled at a time: more is faster and takes more memory.",
     ),
     Switch("again", False, "Measures anew though a fit is kept for this checkpoint, sampler, steps and CFG."),
     STAND_IN,
-)  # fmt: skip
+)
 LABELS = {
     "pictures": "Folder of real pictures",
     "batch_size": "Pictures at a time",
@@ -113,10 +117,14 @@ class Measuring:
         files = picture_files(folder, plan.pictures) if folder else []
         files = shipped_files(plan.pictures) if shipped else files
         request = FitRequest(
-            key_of(p), plan, digest(p.prompt, p.negative_prompt), self._choices["again"], self._say,
+            key_of(p),
+            plan,
+            digest(p.prompt, p.negative_prompt),
+            self._choices["again"],
+            self._say,
             encoded(files, p.width, p.height) if files else None,
             f"{len(files)} {SHIPPED if shipped else f'pictures of {folder}'}" if files else "",
-        )  # fmt: skip
+        )
         fit_next(p.sampler, find_host(), request, self._keep)
 
     def _say(self, text: str) -> None:
@@ -162,22 +170,27 @@ class Row:
             self._start = gr.Button("Measure and choose", elem_id=f"{elem_id}_measure")
             self._cancel = gr.Button("Stop measuring", interactive=False, elem_id=f"{elem_id}_cancel")
         self._curve = gr.Image(
-            label="Signs and tries", show_label=False, visible=False, interactive=False,
+            label="Signs and tries",
+            show_label=False,
+            visible=False,
+            interactive=False,
             elem_id=f"{elem_id}_curve",
-        )  # fmt: skip
+        )
         self._said = gr.HTML(
             "Measures once for a checkpoint with its LoRAs, sampler, steps and CFG. Experimental.",
-            elem_id=f"{elem_id}_said", elem_classes=["steadydiff-hint"],
-        )  # fmt: skip
+            elem_id=f"{elem_id}_said",
+            elem_classes=["steadydiff-hint"],
+        )
 
     def connect(self, settings: dict[str, Any]) -> None:
         """Let the buttons work; `settings` are the host's widgets by the names in SETTINGS."""
         work = last if getattr(shared.cmd_opts, "no_gradio_queue", False) else clicked
         self._start.click(
-            work, inputs=[*settings.values(), self._quality, *self._choices],
+            work,
+            inputs=[*settings.values(), self._quality, *self._choices],
             outputs=[self._switch, self._curve, self._said, self._start, self._cancel],
             show_progress="hidden",
-        )  # fmt: skip
+        )
         self._cancel.click(cancel, inputs=[], outputs=[], queue=False)
 
 

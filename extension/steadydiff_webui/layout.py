@@ -78,9 +78,11 @@ def file_widget(one: File, label: str, elem_id: str):
         made = widget(one, label, elem_id)
         look = ToolButton(AGAIN, elem_id=f"{elem_id}_refresh")
     note = gr.HTML(
-        docs.link(one.folder.page, one.folder.origin), visible=not one.folder.files(),
-        elem_id=f"{elem_id}_none", elem_classes=["steadydiff-hint"],
-    )  # fmt: skip
+        docs.link(one.folder.page, one.folder.origin),
+        visible=not one.folder.files(),
+        elem_id=f"{elem_id}_none",
+        elem_classes=["steadydiff-hint"],
+    )
 
     def noted():
         return gr.update(visible=not one.folder.files())

@@ -61,9 +61,13 @@ def generate(settings: dict[str, Any], count: int, seed: int, begin: Callable[[A
 
 def _generate(settings: dict, count: int, seed: int, begin: Callable, errors: list[Exception]) -> None:
     p = processing.StableDiffusionProcessingTxt2Img(
-        sd_model=shared.sd_model, seed=seed, batch_size=count,
-        do_not_save_samples=True, do_not_save_grid=True, **settings,
-    )  # fmt: skip
+        sd_model=shared.sd_model,
+        seed=seed,
+        batch_size=count,
+        do_not_save_samples=True,
+        do_not_save_grid=True,
+        **settings,
+    )
     runner = scripts.ScriptRunner()
     runner.scripts = runner.alwayson_scripts = [_OneScript(begin, errors)]
     p.is_api = True

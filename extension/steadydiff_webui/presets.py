@@ -138,9 +138,16 @@ class Row:
         self._presets = users()
         with gr.Row(elem_id=elem_id, elem_classes=["steadydiff-row"]):
             self._name = gr.Dropdown(
-                choices=choices(self._presets), value=OFF, label="SteadyDiff preset", show_label=False,
-                container=False, allow_custom_value=True, scale=3, min_width=120, elem_id=f"{elem_id}_name",
-            )  # fmt: skip
+                choices=choices(self._presets),
+                value=OFF,
+                label="SteadyDiff preset",
+                show_label=False,
+                container=False,
+                allow_custom_value=True,
+                scale=3,
+                min_width=120,
+                elem_id=f"{elem_id}_name",
+            )
             self._buttons = {}
             for name, (symbol, title) in BUTTONS.items():
                 self._buttons[name] = ToolButton(symbol, elem_id=f"{elem_id}_{name}")

@@ -22,9 +22,17 @@ SCHEDULERS = {"ve": ("normal", "karras"), "flow": ("simple", "normal")}
 
 
 def train(
-    model, samples: Samples, config: PromptConfig, recipe: AntiBiasRecipe, plan: Plan, numbers: Sequence[int],
-    file: Path, state: Path, about: dict, **of_base: str,
-) -> tuple[Band, ...]:  # fmt: skip
+    model,
+    samples: Samples,
+    config: PromptConfig,
+    recipe: AntiBiasRecipe,
+    plan: Plan,
+    numbers: Sequence[int],
+    file: Path,
+    state: Path,
+    about: dict,
+    **of_base: str,
+) -> tuple[Band, ...]:
     """Train on a model of the host for runs of so many steps, write the file, and return what it explains.
 
     about:   for people who read the file
@@ -42,9 +50,12 @@ def train(
     on_step = progress(plan.steps)
     trained, bands = train_on_model(setup, samples, network, schedules, recipe, plan, state, on_step)
     about = {
-        **about, **plan.facts, "samples": len(samples.clean), "schedulers": schedulers,
+        **about,
+        **plan.facts,
+        "samples": len(samples.clean),
+        "schedulers": schedulers,
         "recipe": vars(recipe),
-    }  # fmt: skip
+    }
     if not team().rank:
         save_prompt(file, trained, replace(card_for(setup, recipe, schedules, bands, about), **of_base))
     return bands

@@ -128,9 +128,15 @@ class AutoRun:
             return own
 
         setup = Setup(
-            model, sampler, sigmas.cpu(), float(guider.cfg), guide, comfy.samplers.KSAMPLER, HOST,
+            model,
+            sampler,
+            sigmas.cpu(),
+            float(guider.cfg),
+            guide,
+            comfy.samplers.KSAMPLER,
+            HOST,
             scheduler_name(model, sigmas.cpu()),
-        )  # fmt: skip
+        )
         with fixed_rng(torch.empty(0, device=model.load_device)):  # the sampler's stream stays its own
             kept, info = self._fitter(setup, tuple(noise.shape[1:]), prompt_of(guider))
         self._tell(info)

@@ -18,9 +18,17 @@ from .training import progress, training
 
 
 def train(
-    model, samples: Callable[[], Samples], name: str, request: MdssRequest, plan: Plan, file: Path,
-    state: Path, about: dict, stored: Callable[[], dict[str, torch.Tensor]] = dict, **of_base: str,
-) -> None:  # fmt: skip
+    model,
+    samples: Callable[[], Samples],
+    name: str,
+    request: MdssRequest,
+    plan: Plan,
+    file: Path,
+    state: Path,
+    about: dict,
+    stored: Callable[[], dict[str, torch.Tensor]] = dict,
+    **of_base: str,
+) -> None:
     """Fine-tune a model of the host and write the file.
 
     samples: asked for them once it is clear that the model can be trained

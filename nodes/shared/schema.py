@@ -35,12 +35,19 @@ MdssHead = io.Custom("STEADYDIFF_MDSS_HEAD")
 
 
 LABELS = {
-    "start_percent": "start", "end_percent": "end",
-    "tsr_k": "TSR k", "tsr_sigma": "TSR sigma", "dcw_lambda": "DCW lambda",
-    "divide_by_cfg": "divide by cfg", "min_gain": "smallest gain", "most": "phrases per list",
-    "against": "weight of the drawing", "keep_as": "save search as", "drop": "also remove phrases",
+    "start_percent": "start",
+    "end_percent": "end",
+    "tsr_k": "TSR k",
+    "tsr_sigma": "TSR sigma",
+    "dcw_lambda": "DCW lambda",
+    "divide_by_cfg": "divide by cfg",
+    "min_gain": "smallest gain",
+    "most": "phrases per list",
+    "against": "weight of the drawing",
+    "keep_as": "save search as",
+    "drop": "also remove phrases",
     "stand_in": "without pictures",
-}  # fmt: skip
+}
 """What the node shows instead of an input's name."""
 
 
@@ -104,9 +111,13 @@ def widget(one: Input):
     if one.kind == "whole":
         control = True if one.name == "seed" else None  # the box that changes it after each run
         return io.Int.Input(
-            one.name, default=one.default, min=one.least, max=one.most, tooltip=one.tooltip,
+            one.name,
+            default=one.default,
+            min=one.least,
+            max=one.most,
+            tooltip=one.tooltip,
             control_after_generate=control,  # pyright: ignore[reportArgumentType]  (its default is None)
-        )  # fmt: skip
+        )
     if one.kind == "choice":
         return io.Combo.Input(one.name, options=list(one.options), default=one.default, tooltip=one.tooltip)
     if one.kind == "switch":

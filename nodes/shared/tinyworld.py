@@ -51,9 +51,12 @@ class TinyWorldTokens(comfy.sd1_clip.SDTokenizer):
 
     def __init__(self, embedding_directory=None, tokenizer_data={}):  # noqa: B006 (the host's signature)
         super().__init__(
-            max_length=MAX_TOKENS, embedding_directory=embedding_directory, embedding_size=TextConfig().width,
-            tokenizer_class=self.words, tokenizer_data=tokenizer_data,
-        )  # fmt: skip
+            max_length=MAX_TOKENS,
+            embedding_directory=embedding_directory,
+            embedding_size=TextConfig().width,
+            tokenizer_class=self.words,
+            tokenizer_data=tokenizer_data,
+        )
 
 
 class TinyWorldTokenizer(comfy.sd1_clip.SD1Tokenizer):
@@ -77,11 +80,15 @@ class TinyWorldText(comfy.sd1_clip.SDClipModel):
 
     def __init__(self, device="cpu", dtype=None, model_options={}):  # noqa: B006 (the host's signature)
         super().__init__(
-            device=device, dtype=dtype, max_length=MAX_TOKENS, model_class=TinyWorldTransformer,
+            device=device,
+            dtype=dtype,
+            max_length=MAX_TOKENS,
+            model_class=TinyWorldTransformer,
             textmodel_json_config=self.config.clip_config(),
-            special_tokens={"start": START, "end": END, "pad": END}, return_projected_pooled=False,
+            special_tokens={"start": START, "end": END, "pad": END},
+            return_projected_pooled=False,
             model_options=model_options,
-        )  # fmt: skip
+        )
 
 
 class TinyWorldClip(comfy.sd1_clip.SD1ClipModel):

@@ -27,41 +27,63 @@ def picture_inputs() -> list:
         io.Image.Input("images", optional=True, tooltip="Pictures instead of samples; needs vae."),
         io.Vae.Input("vae", optional=True, tooltip="Encodes the images; the model's own VAE."),
         io.Conditioning.Input(
-            "empty", optional=True,
+            "empty",
+            optional=True,
             tooltip="Conditioning of an empty prompt: it stands in for a tenth of the captions, as when most "
             "models were trained.",
         ),
         io.Boolean.Input(
-            "flip", default=False, optional=True,
+            "flip",
+            default=False,
+            optional=True,
             tooltip="Also train on every picture's mirror image; needs images. Not where captions or letters "
             "would be wrong then.",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def plan_inputs(plan: Plan) -> list:
     """What every training node lets one choose besides steps, rate and seed; `plan` holds the defaults."""
     return [
         io.Int.Input(
-            "accumulate", default=plan.accumulate, min=1, max=65536, optional=True,
+            "accumulate",
+            default=plan.accumulate,
+            min=1,
+            max=65536,
+            optional=True,
             tooltip="Batches in a step, one after the other: as if a batch were so many times as large, for "
             "more time but no more memory.",
         ),
         io.Int.Input(
-            "warmup", default=plan.warmup, min=1, max=1_000_000, optional=True,
+            "warmup",
+            default=plan.warmup,
+            min=1,
+            max=1_000_000,
+            optional=True,
             tooltip="Steps over which the learning rate rises to its full size.",
         ),
         io.Float.Input(
-            "decay", default=plan.decay, min=schema.Least(0), max=1.0, step=0.1, round=0.001, optional=True,
+            "decay",
+            default=plan.decay,
+            min=schema.Least(0),
+            max=1.0,
+            step=0.1,
+            round=0.001,
+            optional=True,
             tooltip="Last part of all steps over which the learning rate falls to 0; 0 keeps it.",
         ),
         io.Float.Input(
-            "ema", default=plan.ema, min=schema.Least(0), max=0.999999, step=0.0001, round=1e-6,
+            "ema",
+            default=plan.ema,
+            min=schema.Least(0),
+            max=0.999999,
+            step=0.0001,
+            round=1e-6,
             optional=True,
             tooltip="Decay of the weights' moving average, which is what is written. It is shorter at first, "
             "so that short trainings need no other.",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def loss_map():
@@ -77,9 +99,13 @@ def plan_of(plan: Plan, steps: list, learning_rate: list, seed: list, **planned:
 
 
 def samples_of(
-    positive: list, samples: list | None, images: list | None, vae: list | None, empty: list | None,
+    positive: list,
+    samples: list | None,
+    images: list | None,
+    vae: list | None,
+    empty: list | None,
     flip: list | None,
-) -> Samples:  # fmt: skip
+) -> Samples:
     """What was connected, pictures with their mirror images if asked for."""
     if not (flip and flip[0]):
         return Samples(latents(samples, images, vae), positive, empty[0] if empty else None)

@@ -49,9 +49,14 @@ def kept_embeddings(scorer: Scorer, texts: Sequence[str], width: int, folder: Pa
     embeddings = scorer.texts(texts)
     try:
         save_checkpoint(
-            file, {"embeddings": embeddings}, by=str(os.getpid()),
-            kind=KIND, version=VERSION, scorer=identity, phrases=len(texts),
-        )  # fmt: skip
+            file,
+            {"embeddings": embeddings},
+            by=str(os.getpid()),
+            kind=KIND,
+            version=VERSION,
+            scorer=identity,
+            phrases=len(texts),
+        )
     except SteadyDiffError as error:
         logger.warning("SteadyDiff: the phrases' embeddings are not kept: %s", error)
     return embeddings

@@ -253,9 +253,14 @@ class ARPO:
             each = [float(one @ wanted) for one in drawn]
             near = mean(each)  # of one itself
             step = Step(
-                current, pictures[0], similarities([current.prompt])[0], near, seconds=seconds,
-                others=tuple(pictures[1:]), similarities=tuple(each) if len(each) > 1 else (),
-            )  # fmt: skip
+                current,
+                pictures[0],
+                similarities([current.prompt])[0],
+                near,
+                seconds=seconds,
+                others=tuple(pictures[1:]),
+                similarities=tuple(each) if len(each) > 1 else (),
+            )
             if near >= self.target < 1:
                 following, reason = current, "the target similarity is reached"
             elif len(log.steps) >= self.iterations:

@@ -53,9 +53,10 @@ def _described(thing: Any, written: frozenset[int], tensors: bool, depth: int) -
         return [_described(one, *more) for one in thing]
     held = _held(thing, written)
     wanted = {
-        key: one for key, one in held.items()
+        key: one
+        for key, one in held.items()
         if tensors or key == "self" or isinstance(one, PLAINLY) or _acts(one)
-    }  # fmt: skip
+    }
     named = thing if hasattr(thing, "__qualname__") else type(thing)
     name = f"{getattr(named, '__module__', '')}.{named.__qualname__}"
     return {"is": name, **{str(key): _described(one, *more) for key, one in wanted.items()}}

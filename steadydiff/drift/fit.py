@@ -345,10 +345,14 @@ class _Trials:
 
     def result(self, correction: Correction, reason: str) -> Fit:
         return Fit(
-            correction, reason, self.signs(PLAIN), self.signs(correction),
+            correction,
+            reason,
+            self.signs(PLAIN),
+            self.signs(correction),
             {str(one): score for one, score in self.scores.items()},
-            calls=sum(int(kept["calls"]) for kept in self._done.values()), runs=len(self._done) - 1,
-        )  # fmt: skip
+            calls=sum(int(kept["calls"]) for kept in self._done.values()),
+            runs=len(self._done) - 1,
+        )
 
     def _of(self, correction: Correction) -> dict[str, Tensor]:
         name = str(correction)

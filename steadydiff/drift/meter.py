@@ -17,9 +17,15 @@ class Meter:
     """
 
     def __init__(
-        self, least: int, most: int, done: int, per_picture: float, say: Callable[[str], None],
-        seconds: float = 1.0, clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+        self,
+        least: int,
+        most: int,
+        done: int,
+        per_picture: float,
+        say: Callable[[str], None],
+        seconds: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._most, self._done, self._before = most, done, done
         self._per_picture, self._clock, self._say, self._seconds = per_picture, clock, say, seconds
         self._began = self._said = clock()

@@ -29,11 +29,17 @@ class AutoencoderConfig:
     def ddconfig(self) -> dict:
         """The same as the `ddconfig` that LDM-type hosts read."""
         return {
-            "double_z": True, "z_channels": self.latent_channels, "resolution": 64, "in_channels": 3,
-            "out_ch": 3, "ch": self.channels, "ch_mult": list(self.channel_mult),
+            "double_z": True,
+            "z_channels": self.latent_channels,
+            "resolution": 64,
+            "in_channels": 3,
+            "out_ch": 3,
+            "ch": self.channels,
+            "ch_mult": list(self.channel_mult),
             "num_res_blocks": self.blocks,
-            "attn_resolutions": [], "dropout": 0.0,
-        }  # fmt: skip
+            "attn_resolutions": [],
+            "dropout": 0.0,
+        }
 
 
 def norm(channels: int) -> nn.GroupNorm:

@@ -29,7 +29,7 @@ from .scenes import (
     Scenes,
     caption,
     with_article,
-)  # fmt: skip
+)
 from .text import END, MAX_TOKENS, SPECIAL, START, UNKNOWN, VOCABULARY
 
 # open_clip_config.json. Four layers make open_clip's ResNet; its text tower reads at the first <end>.
@@ -38,20 +38,32 @@ CONFIG = {
         "embed_dim": 96,
         "vision_cfg": {"image_size": SIZE_PX, "layers": [1, 1, 1, 1], "width": 16},
         "text_cfg": {
-            "context_length": MAX_TOKENS, "vocab_size": len(VOCABULARY), "hf_tokenizer_name": "tinyworld",
-            "width": 64, "heads": 4, "layers": 2, "pool_type": "eos", "eos_id": END, "pad_id": END,
+            "context_length": MAX_TOKENS,
+            "vocab_size": len(VOCABULARY),
+            "hf_tokenizer_name": "tinyworld",
+            "width": 64,
+            "heads": 4,
+            "layers": 2,
+            "pool_type": "eos",
+            "eos_id": END,
+            "pad_id": END,
         },
     },
     "preprocess_cfg": {
-        "mean": [0.80, 0.79, 0.81], "std": [0.21, 0.20, 0.19], "interpolation": "bicubic",
+        "mean": [0.80, 0.79, 0.81],
+        "std": [0.21, 0.20, 0.19],
+        "interpolation": "bicubic",
         "resize_mode": "squash",
     },
-}  # fmt: skip
+}
 TOKENIZER_CONFIG = {
-    "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": MAX_TOKENS,
-    "bos_token": SPECIAL[START], "eos_token": SPECIAL[END], "pad_token": SPECIAL[END],
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "model_max_length": MAX_TOKENS,
+    "bos_token": SPECIAL[START],
+    "eos_token": SPECIAL[END],
+    "pad_token": SPECIAL[END],
     "unk_token": SPECIAL[UNKNOWN],
-}  # fmt: skip
+}
 LARGEST_SCALE = 100.0  # of similarities in the loss, as CLIP bounds it
 
 
@@ -72,8 +84,10 @@ def partial_caption(scenes: Scenes, i: int, rng: np.random.Generator) -> str:
 
     def thing(k: int) -> str:
         words = (
-            SIZES[scenes.size[i, k]], tuple(COLOURS)[scenes.colour[i, k]], SHAPES[scenes.shape[i, k]],
-        )  # fmt: skip
+            SIZES[scenes.size[i, k]],
+            tuple(COLOURS)[scenes.colour[i, k]],
+            SHAPES[scenes.shape[i, k]],
+        )
         return maybe_a(" ".join([w for w in words if rng.random() < 0.7] or [words[rng.integers(3)]]))
 
     phrases = [thing(0)]

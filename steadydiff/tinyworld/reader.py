@@ -13,10 +13,17 @@ from .scenes import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SIZES, STYLES, Scen
 # side by side or one above the other. Position is that of a single object; the second object's answers mean
 # nothing without one.
 HEADS = {
-    "pair": 3, "background": len(BACKGROUNDS), "style": len(STYLES), "position": len(POSITIONS),
-    "first_shape": len(SHAPES), "first_colour": len(COLOURS), "first_size": len(SIZES),
-    "second_shape": len(SHAPES), "second_colour": len(COLOURS), "second_size": len(SIZES),
-}  # fmt: skip
+    "pair": 3,
+    "background": len(BACKGROUNDS),
+    "style": len(STYLES),
+    "position": len(POSITIONS),
+    "first_shape": len(SHAPES),
+    "first_colour": len(COLOURS),
+    "first_size": len(SIZES),
+    "second_shape": len(SHAPES),
+    "second_colour": len(COLOURS),
+    "second_size": len(SIZES),
+}
 FEATURES = 128
 IGNORED = -100  # torch's own mark for "no target"
 
@@ -49,9 +56,15 @@ class Reader(nn.Module):
     def __init__(self):
         super().__init__()
         self.trunk = nn.Sequential(
-            _conv(3, 32, 2), _conv(32, 48, 2), _conv(48, 64, 1), _conv(64, 64, 2), _conv(64, 32, 1),
-            nn.Flatten(), nn.Linear(32 * 8 * 8, FEATURES), nn.SiLU(),
-        )  # fmt: skip
+            _conv(3, 32, 2),
+            _conv(32, 48, 2),
+            _conv(48, 64, 1),
+            _conv(64, 64, 2),
+            _conv(64, 32, 1),
+            nn.Flatten(),
+            nn.Linear(32 * 8 * 8, FEATURES),
+            nn.SiLU(),
+        )
         self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, n) for name, n in HEADS.items()})
 
     def features(self, pictures: Tensor) -> Tensor:

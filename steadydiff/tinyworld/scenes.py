@@ -18,23 +18,42 @@ SIZE_PX = 64
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "ring", "cross", "diamond", "moon", "flower")
 COLOURS = {
-    "red": (214, 48, 49), "orange": (240, 138, 36), "yellow": (247, 205, 58), "green": (66, 160, 80),
-    "teal": (28, 158, 160), "blue": (46, 98, 206), "purple": (128, 68, 176), "pink": (240, 128, 170),
-    "brown": (122, 78, 46), "black": (36, 36, 46),
-}  # fmt: skip
+    "red": (214, 48, 49),
+    "orange": (240, 138, 36),
+    "yellow": (247, 205, 58),
+    "green": (66, 160, 80),
+    "teal": (28, 158, 160),
+    "blue": (46, 98, 206),
+    "purple": (128, 68, 176),
+    "pink": (240, 128, 170),
+    "brown": (122, 78, 46),
+    "black": (36, 36, 46),
+}
 SIZES = ("small", "medium", "large")
 POSITIONS = (
-    "top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right",
-)  # fmt: skip
+    "top left",
+    "top",
+    "top right",
+    "left",
+    "center",
+    "right",
+    "bottom left",
+    "bottom",
+    "bottom right",
+)
 RELATIONS = ("left of", "right of", "above", "below")
 # Top and bottom colour of a vertical gradient; "checkered" alternates the two in cells of 8 px.
 BACKGROUNDS = {
-    "white": ((252, 252, 252), (246, 246, 248)), "cream": ((252, 244, 224), (248, 236, 210)),
-    "grey": ((176, 180, 186), (164, 168, 176)), "mint": ((214, 242, 224), (198, 232, 212)),
-    "lavender": ((226, 218, 246), (212, 202, 238)), "sky": ((142, 196, 240), (232, 246, 252)),
-    "sunset": ((252, 206, 160), (196, 158, 214)), "night": ((22, 26, 58), (52, 58, 104)),
+    "white": ((252, 252, 252), (246, 246, 248)),
+    "cream": ((252, 244, 224), (248, 236, 210)),
+    "grey": ((176, 180, 186), (164, 168, 176)),
+    "mint": ((214, 242, 224), (198, 232, 212)),
+    "lavender": ((226, 218, 246), (212, 202, 238)),
+    "sky": ((142, 196, 240), (232, 246, 252)),
+    "sunset": ((252, 206, 160), (196, 158, 214)),
+    "night": ((22, 26, 58), (52, 58, 104)),
     "checkered": ((236, 238, 242), (214, 220, 228)),
-}  # fmt: skip
+}
 STYLES = ("flat", "outlined", "hatched", "soft", "dotted", "shaded")
 
 # Relative frequencies; the rare values are there so that a method can be caught losing them.
@@ -101,14 +120,20 @@ def sample_scenes(seed: int, n: int) -> Scenes:
     position, relation = rng.integers(0, 9, n), rng.integers(0, 4, n)
     pair = count == 2
     scenes = Scenes(
-        count=count, shape=shape, colour=colour, size=size, position=position, relation=relation,
-        background=background, style=_draw(rng, STYLES, n),
+        count=count,
+        shape=shape,
+        colour=colour,
+        size=size,
+        position=position,
+        relation=relation,
+        background=background,
+        style=_draw(rng, STYLES, n),
         centre_px=_centres(size, position, relation, pair) + rng.uniform(-2, 2, (n, 2, 2)),
         radius_px=np.where(pair[:, None], np.take(RADIUS_PX[2], size), np.take(RADIUS_PX[1], size))
         * rng.uniform(0.95, 1.05, (n, 2)),
         angle=rng.uniform(-0.14, 0.14, (n, 2)),
         tint=rng.uniform(-6, 6, (n, 2, 3)),
-    )  # fmt: skip
+    )
     for name in (
         "shape",
         "colour",

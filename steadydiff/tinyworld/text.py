@@ -85,10 +85,16 @@ class TextConfig:
     def clip_config(self) -> dict:
         """The same as the JSON that CLIP text models are built from."""
         return {
-            "hidden_size": self.width, "intermediate_size": 4 * self.width, "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads, "hidden_act": "gelu", "max_position_embeddings": MAX_TOKENS,
-            "vocab_size": self.vocabulary_size, "eos_token_id": END, "projection_dim": self.width,
-        }  # fmt: skip
+            "hidden_size": self.width,
+            "intermediate_size": 4 * self.width,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "hidden_act": "gelu",
+            "max_position_embeddings": MAX_TOKENS,
+            "vocab_size": self.vocabulary_size,
+            "eos_token_id": END,
+            "projection_dim": self.width,
+        }
 
 
 class _Attention(nn.Module):

@@ -31,13 +31,23 @@ class UNetConfig:
         """The same as the `unet_config` that ComfyUI's model configurations carry."""
         levels = len(self.channel_mult)
         return {
-            "image_size": 32, "in_channels": self.latent_channels, "out_channels": self.latent_channels,
-            "model_channels": self.channels, "channel_mult": list(self.channel_mult),
-            "num_res_blocks": [1] * levels, "transformer_depth": [1] * levels, "transformer_depth_middle": 1,
-            "transformer_depth_output": [1] * (2 * levels), "use_spatial_transformer": True,
-            "use_linear_in_transformer": False, "context_dim": self.context, "num_heads": -1,
-            "num_head_channels": self.head_channels, "use_temporal_attention": False, "legacy": False,
-        }  # fmt: skip
+            "image_size": 32,
+            "in_channels": self.latent_channels,
+            "out_channels": self.latent_channels,
+            "model_channels": self.channels,
+            "channel_mult": list(self.channel_mult),
+            "num_res_blocks": [1] * levels,
+            "transformer_depth": [1] * levels,
+            "transformer_depth_middle": 1,
+            "transformer_depth_output": [1] * (2 * levels),
+            "use_spatial_transformer": True,
+            "use_linear_in_transformer": False,
+            "context_dim": self.context,
+            "num_heads": -1,
+            "num_head_channels": self.head_channels,
+            "use_temporal_attention": False,
+            "legacy": False,
+        }
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:

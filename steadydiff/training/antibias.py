@@ -241,10 +241,14 @@ def train_prompt(
     """
     config, loss = network.config, PromptLoss(network, base, recipe)
     settings = {
-        "target": recipe.target, "loss": recipe.loss, "snr_cap": recipe.snr_cap, "batch_size": recipe.batch,
+        "target": recipe.target,
+        "loss": recipe.loss,
+        "snr_cap": recipe.snr_cap,
+        "batch_size": recipe.batch,
         "steps sampled with": _listed({len(levels) - 1 for levels in base.schedules}),
-        "noise levels": "{:.4g} to {:.4g}".format(*loss.pairs.sigma_range), **vars(config),
-    }  # fmt: skip
+        "noise levels": "{:.4g} to {:.4g}".format(*loss.pairs.sigma_range),
+        **vars(config),
+    }
     identity = Identity.of((config, recipe, base.schedules), settings)
     return fit(network, loss, plan, state, identity=identity, on_step=on_step)
 

@@ -222,10 +222,13 @@ def train_mdss(
     kind = base.name, recipe, loss.__name__, sorted(name for name, _ in model.named_parameters())
     sizes = [tuple(weight.shape) for weight in model.parameters()]
     settings = {
-        "base": PRODUCTS.get(base.name, base.name), "variant": recipe.variant, "k": recipe.k,
-        "batch_size": recipe.batch, "second_head": model.xi is not None,
+        "base": PRODUCTS.get(base.name, base.name),
+        "variant": recipe.variant,
+        "k": recipe.k,
+        "batch_size": recipe.batch,
+        "second_head": model.xi is not None,
         "lora_rank": model.lora.rank if model.lora else 0,
-    }  # fmt: skip
+    }
     identity = Identity.of((kind, sizes), settings)
 
     def done() -> int:

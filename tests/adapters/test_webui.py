@@ -155,9 +155,16 @@ def sampling_function(model, x, timestep, uncond, cond, cond_scale, model_option
     denoised = negative + (out[-1] - negative) * cond_scale
     for function in model_options.get(POST_CFG, ()):
         args = {
-            "denoised": denoised, "cond": cond, "uncond": uncond, "model": model, "sigma": timestep,
-            "uncond_denoised": negative, "cond_denoised": out[-1], "input": x, "model_options": model_options,
-        }  # fmt: skip
+            "denoised": denoised,
+            "cond": cond,
+            "uncond": uncond,
+            "model": model,
+            "sigma": timestep,
+            "uncond_denoised": negative,
+            "cond_denoised": out[-1],
+            "input": x,
+            "model_options": model_options,
+        }
         denoised = function(args)
     return denoised
 

@@ -228,9 +228,13 @@ def test_a_word_excludes_all_phrases_that_hold_it(execute, inputs):
 
 def test_edit_prompt_exchanges_words_and_keeps_the_negative_prompt_apart(execute):
     edited = execute(
-        "SteadyDiffEditPrompt", prompt="a dog on a red sofa, Dog toys, hotdog", negative="cat, text, the sea",
-        words="dog -> cat\nred ->", content="the sea", edit="add",
-    )  # fmt: skip
+        "SteadyDiffEditPrompt",
+        prompt="a dog on a red sofa, Dog toys, hotdog",
+        negative="cat, text, the sea",
+        words="dog -> cat\nred ->",
+        content="the sea",
+        edit="add",
+    )
     assert edited == ("a cat on a sofa, Cat toys, hotdog, the sea", "text")
     assert execute("SteadyDiffEditPrompt", prompt="a dog") == ("a dog", "")
     with pytest.raises(Exception, match="words must be like 'dog -> cat'"):
@@ -248,9 +252,16 @@ def test_several_seeds_draw_what_the_sampler_draws_of_each(execute, inputs):
     positive = inputs["clip"].encode_from_tokens_scheduled(inputs["clip"].tokenize(prompt))
     for k in range(3):
         drawn = load("nodes").common_ksampler(
-            inputs["model"], 7 + k, 8, 4.0, "euler", "normal", positive, inputs["negative"],
+            inputs["model"],
+            7 + k,
+            8,
+            4.0,
+            "euler",
+            "normal",
+            positive,
+            inputs["negative"],
             inputs["latent_image"],
-        )[0]["samples"]  # fmt: skip
+        )[0]["samples"]
         assert torch.equal(inputs["vae"].decode(drawn)[0], image[k])
 
 
@@ -318,11 +329,29 @@ def test_graphs_from_before_which_lack_what_is_new_are_valid(pack):
     before = {
         "SteadyDiffPhraseBank": {"scorer", "bank", "most", "against", "content", "style"},
         "SteadyDiffARPO": {
-            "image", "model", "clip", "vae", "negative", "latent_image", "proposer", "scorer", "seed",
-            "steps", "cfg", "sampler_name", "scheduler", "iterations", "prompt", "exclude", "best_by", "drop",
-            "min_gain", "target", "keep_as",
+            "image",
+            "model",
+            "clip",
+            "vae",
+            "negative",
+            "latent_image",
+            "proposer",
+            "scorer",
+            "seed",
+            "steps",
+            "cfg",
+            "sampler_name",
+            "scheduler",
+            "iterations",
+            "prompt",
+            "exclude",
+            "best_by",
+            "drop",
+            "min_gain",
+            "target",
+            "keep_as",
         },
-    }  # fmt: skip
+    }
     for name, required in before.items():
         inputs = pack[name].GET_SCHEMA().inputs
         assert {one.id for one in inputs if not one.optional} == required
@@ -339,9 +368,16 @@ def test_the_tiny_clip_reads_22_words(scorer):
 
 def test_one_batch_chooses_as_one_text_at_a_time_does(scorer):
     wanted = scorer.picture(reference()[0])
-    candidates = Phrases((
-        "a small purple square", "at the right", "a red star", "on a sky background", "at the top",
-    ), ("a soft drawing", "a dotted drawing"))  # fmt: skip
+    candidates = Phrases(
+        (
+            "a small purple square",
+            "at the right",
+            "a red star",
+            "on a sky background",
+            "at the top",
+        ),
+        ("a soft drawing", "a dotted drawing"),
+    )
 
     def one_by_one(texts):
         return [float(F.normalize(scorer._encode_texts([text])[0], dim=0) @ wanted) for text in texts]
@@ -376,11 +412,13 @@ def test_what_is_not_here_is_not_fetched_unasked(execute):
 @pytest.fixture
 def vision(host):
     """A random image encoder that projects to as many numbers as the tiny world's text encoder is wide."""
-    made = load("comfy.clip_vision").ClipVisionModel({
-        **{"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2},
-        **{"model_type": "clip_vision_model", "projection_dim": 64, "image_size": 28, "patch_size": 14},
-        **{"hidden_act": "gelu", "num_channels": 3},
-    })  # fmt: skip
+    made = load("comfy.clip_vision").ClipVisionModel(
+        {
+            **{"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2},
+            **{"model_type": "clip_vision_model", "projection_dim": 64, "image_size": 28, "patch_size": 14},
+            **{"hidden_act": "gelu", "num_channels": 3},
+        }
+    )
     for weight in made.model.parameters():
         weight.data = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.1
     return made

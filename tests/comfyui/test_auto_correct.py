@@ -96,8 +96,10 @@ def test_the_tooltip_tells_the_cost(pack, fit_adapter):
     node = pack["SteadyDiffAuto"]
     qualities = sys.modules[node.__module__].QUALITIES.values()
     plans = [fit_adapter.Plan(n, settings=rule) for n, rule in qualities]
-    costs = [[plan.calls(20, n)[1] * plan.batch / 20 for plan, n in zip(plans, counts, strict=True)]
-             for counts in ([plan.pictures for plan in plans], [None] * 3)]  # fmt: skip
+    costs = [
+        [plan.calls(20, n)[1] * plan.batch / 20 for plan, n in zip(plans, counts, strict=True)]
+        for counts in ([plan.pictures for plan in plans], [None] * 3)
+    ]
     assert [[round(one) for one in some] for some in costs] == [[61, 122, 474], [125, 250, 730]]
     [tooltip] = [one.tooltip for one in node.GET_SCHEMA().inputs if one.id == "quality"]
     assert "the time of 61, 122 or 474 pictures, without images 125, 250 or 730" in tooltip.replace("  ", " ")

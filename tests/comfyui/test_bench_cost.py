@@ -78,7 +78,11 @@ def test_a_gpu_gets_all_cells_a_cpu_one_size(tmp_path):
         return [cell.key for cell in bench.cells]
 
     assert len(cells(False)) == len(METHODS)
-    for wanted in ("Flux, batch 4, MDSS", "SDXL, 8 bits, DiffIER", "SD3, compiled, Time Shift",
-                   "train MDSS, SDXL, whole, checkpointed"):  # fmt: skip
+    for wanted in (
+        "Flux, batch 4, MDSS",
+        "SDXL, 8 bits, DiffIER",
+        "SD3, compiled, Time Shift",
+        "train MDSS, SDXL, whole, checkpointed",
+    ):
         assert wanted in cells(True)
     assert all(key.startswith("novram, ") for key in cells(True, "novram, "))

@@ -32,8 +32,11 @@ def figures(decoded: bool) -> dict:
 def test_open_clip_loads_it_from_four_files_of_at_most_4_mb(open_clip):
     shipped = {path.name: path.stat().st_size for path in files.CLIP_FOLDER.iterdir()}
     assert set(shipped) == {
-        "open_clip_model.safetensors", "open_clip_config.json", "tokenizer.json", "tokenizer_config.json",
-    }  # fmt: skip
+        "open_clip_model.safetensors",
+        "open_clip_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
     assert sum(shipped.values()) <= 4_000_000
 
     model, _, preprocess = open_clip.create_model_and_transforms(NAME)

@@ -155,9 +155,17 @@ def test_norm_with_a_measurement(pack, model, host, conds, sigmas_of, diffier, s
     sigmas = sigmas_of(model, 5)
     ends = {"positive": conds["positive"], "negative": conds["negative"]}
     measurement = pack["SteadyDiffMeasure"].execute(
-        model=model, **ends, sampler=host.samplers.sampler_object("euler"), sigmas=sigmas, cfg=2.0, seed=5,
-        latent_image={"samples": torch.zeros(1, 4, 8, 8)}, count=2, batch_size=2, refine=1,
-    )[2]  # fmt: skip
+        model=model,
+        **ends,
+        sampler=host.samplers.sampler_object("euler"),
+        sigmas=sigmas,
+        cfg=2.0,
+        seed=5,
+        latent_image={"samples": torch.zeros(1, 4, 8, 8)},
+        count=2,
+        batch_size=2,
+        refine=1,
+    )[2]
     ours = diffier(model, mode="norm", strength=1.0, measurement=measurement)
     assert distance(sample(ours, steps=5), sample(model, steps=5)) > 1e-4
 
@@ -415,10 +423,18 @@ def report(pack, host, conds, sigmas_of):
     def report(model, sampler="euler", steps=4, **widgets):
         settings = {"cfg": 3.0, "seed": 5, "count": 3, "batch_size": 2} | widgets
         ends = {"positive": conds["positive"], "negative": conds["negative"]}
-        plot, text = pack["SteadyDiffDiffIERReport"].execute(
-            model=model, **ends, sampler=host.samplers.sampler_object(sampler),
-            sigmas=sigmas_of(model, steps), latent_image={"samples": torch.zeros(1, 4, 8, 8)}, **settings,
-        ).args  # fmt: skip
+        plot, text = (
+            pack["SteadyDiffDiffIERReport"]
+            .execute(
+                model=model,
+                **ends,
+                sampler=host.samplers.sampler_object(sampler),
+                sigmas=sigmas_of(model, steps),
+                latent_image={"samples": torch.zeros(1, 4, 8, 8)},
+                **settings,
+            )
+            .args
+        )
         return plot, json.loads(text)
 
     return report

@@ -231,16 +231,23 @@ def graph(server, chat):
             "latent": node("EmptyLatentImage", width=64, height=64, batch_size=1),
             "negative": node("CLIPTextEncode", clip=["world", 1], text=""),
             "arpo": node(
-                "SteadyDiffARPO", image=["picture", 0], model=["world", 0], clip=["world", 1],
-                vae=["world", 2], negative=["negative", 0], latent_image=["latent", 0],
-                proposer=["chat", 0], scorer=["scorer", 0], **drawn,
+                "SteadyDiffARPO",
+                image=["picture", 0],
+                model=["world", 0],
+                clip=["world", 1],
+                vae=["world", 2],
+                negative=["negative", 0],
+                latent_image=["latent", 0],
+                proposer=["chat", 0],
+                scorer=["scorer", 0],
+                **drawn,
             ),
             "edit": node("SteadyDiffEditPrompt", prompt=["arpo", 0], report=["arpo", 3], style="oil"),
             "text": node("PreviewAny", source=["edit", 0]),
             "proposer": node("PreviewAny", source=["chat", 0]),
             "report": node("PreviewAny", source=["arpo", 3]),
             "save": node("SaveImage", images=["arpo", 1], filename_prefix="arpo"),
-        }  # fmt: skip
+        }
 
     return make
 

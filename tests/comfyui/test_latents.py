@@ -29,9 +29,11 @@ def empty(host):
 def test_core_draws_it_in_the_models_size(host, coarse, conds, empty):
     if "downscale_ratio_spacial" not in empty:
         pytest.skip("this host's empty latents do not say it")
-    drawn = load("nodes").KSampler().sample(
-        coarse, 1, 2, 1.0, "euler", "normal", conds["positive"], conds["negative"], empty
-    )  # fmt: skip
+    drawn = (
+        load("nodes")
+        .KSampler()
+        .sample(coarse, 1, 2, 1.0, "euler", "normal", conds["positive"], conds["negative"], empty)
+    )
     assert drawn[0]["samples"].shape[-2:] == (8, 8)
 
 
@@ -47,10 +49,14 @@ def test_so_do_our_nodes(name, pack, host, coarse, conds, empty, sigmas_of):
     node = pack[f"SteadyDiff{name}"]
     more = {"count": 2, "batch_size": 2, "cfg": 2.0}
     node.execute(
-        model=coarse, positive=conds["positive"], negative=conds["negative"], latent_image=empty,
-        sampler=host.samplers.sampler_object("euler"), sigmas=sigmas_of(coarse, 2),
+        model=coarse,
+        positive=conds["positive"],
+        negative=conds["negative"],
+        latent_image=empty,
+        sampler=host.samplers.sampler_object("euler"),
+        sigmas=sigmas_of(coarse, 2),
         **(defaults_of(node) | more),
-    )  # fmt: skip
+    )
     assert set(seen) == {torch.Size([8, 8])}
 
 

@@ -65,12 +65,22 @@ def sd15(rows=4):
 
     torch.manual_seed(0)
     unet = openaimodel.UNetModel(
-        image_size=32, in_channels=4, out_channels=rows, model_channels=320, num_res_blocks=[1],
-        channel_mult=[1], num_heads=8, use_spatial_transformer=True, transformer_depth=[1],
-        transformer_depth_output=[1, 1], transformer_depth_middle=1, context_dim=768, legacy=False,
+        image_size=32,
+        in_channels=4,
+        out_channels=rows,
+        model_channels=320,
+        num_res_blocks=[1],
+        channel_mult=[1],
+        num_heads=8,
+        use_spatial_transformer=True,
+        transformer_depth=[1],
+        transformer_depth_output=[1, 1],
+        transformer_depth_middle=1,
+        context_dim=768,
+        legacy=False,
         operations=comfy.ops.disable_weight_init,
         dtype=torch.float32,
-    )  # fmt: skip
+    )
     return {
         f"model.diffusion_model.{name}": 0.02 * torch.randn(value.shape, dtype=torch.float16)
         for name, value in unet.state_dict().items()

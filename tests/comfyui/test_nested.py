@@ -78,10 +78,14 @@ def test_measuring_refuses_them_in_a_sentence(node, pack, film, nested, conds, h
     node = pack[f"SteadyDiff{node}"]
     with pytest.raises(Exception, match="draws latents of 2 kinds together, such as a film and its sound"):
         node.execute(
-            model=film, positive=conds["positive"], negative=conds["negative"], sigmas=sigmas_of(film, 2),
+            model=film,
+            positive=conds["positive"],
+            negative=conds["negative"],
+            sigmas=sigmas_of(film, 2),
             latent_image={"samples": nested(*(torch.zeros(shape) for shape in SHAPES))},
-            sampler=host.samplers.sampler_object("euler"), **defaults_of(node),
-        )  # fmt: skip
+            sampler=host.samplers.sampler_object("euler"),
+            **defaults_of(node),
+        )
 
 
 def test_a_split_never_crosses_from_one_to_the_other(noises):

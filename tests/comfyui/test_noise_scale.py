@@ -61,10 +61,15 @@ def call(pack, host, conds, sigmas_of):
     def call(name, model, **widgets):
         node = pack[f"SteadyDiff{name}"]
         given = {
-            "positive": conds["positive"], "negative": conds["negative"], "cfg": 1.0, "count": 8,
-            "batch_size": 8, "sampler": host.samplers.sampler_object("euler"),
-            "latent_image": {"samples": torch.zeros(1, 4, WIDE, WIDE)}, "sigmas": sigmas_of(model, STEPS),
-        }  # fmt: skip
+            "positive": conds["positive"],
+            "negative": conds["negative"],
+            "cfg": 1.0,
+            "count": 8,
+            "batch_size": 8,
+            "sampler": host.samplers.sampler_object("euler"),
+            "latent_image": {"samples": torch.zeros(1, 4, WIDE, WIDE)},
+            "sigmas": sigmas_of(model, STEPS),
+        }
         return node.execute(model=model, **(defaults_of(node) | given | widgets)).args
 
     return call

@@ -52,9 +52,18 @@ def test_the_hosts_sampling_equals_the_host_free_one(host, world):
     model, clip, _ = world
     noise, steps = torch.randn(2, 3, SIZE_PX, SIZE_PX), 8
     theirs = comfy.sample.sample(
-        model, noise, steps, 2.0, "euler", "normal", encode(clip, PROMPT), encode(clip, ""),
-        torch.zeros_like(noise), disable_pbar=True, seed=0,
-    )  # fmt: skip
+        model,
+        noise,
+        steps,
+        2.0,
+        "euler",
+        "normal",
+        encode(clip, PROMPT),
+        encode(clip, ""),
+        torch.zeros_like(noise),
+        disable_pbar=True,
+        seed=0,
+    )
     unet, text = files.load("epsilon")
     context, uncond = sampling.embed(text, [PROMPT] * 2)
     sigmas = sampling.sigmas("epsilon", steps)

@@ -63,10 +63,12 @@ def test_a_name_is_a_files(folder, save, name):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"\xff\xfe", "'a' cannot be read"), (b"{}", "a: a schedule is JSON of format"), (b"1.0", "object"),
+        (b"\xff\xfe", "'a' cannot be read"),
+        (b"{}", "a: a schedule is JSON of format"),
+        (b"1.0", "object"),
         (SCHEDULE.replace("1.02", "1.9").encode(), "a: the scale of step 2 is a number from 0.5 to 1.5"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_schedule_is_refused_by_name(folder, loaded, content, said):
     folder.mkdir()
     (folder / "a.json").write_bytes(content)

@@ -76,8 +76,12 @@ def test_two_processes_train_on_the_mean_of_their_gradients(tmp_path, monkeypatc
         save_file({"latents": latents, "tokens": tokens}, work / "latents.safetensors")
     done = subprocess.run(
         [*LAUNCH, "-m", "tools.train.antibias", *arguments(works["two"])],
-        cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("wrote ") == 1
 
@@ -109,9 +113,14 @@ def launch(tmp_path):
         (tmp_path / name).mkdir(exist_ok=True)
         given = [str(program), str(tmp_path / name), str(dies), str(steps), *apart]
         return subprocess.run(
-            [*LAUNCH, *given], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True, text=True, timeout=240, check=False,
-        )  # fmt: skip
+            [*LAUNCH, *given],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
 
     return run
 

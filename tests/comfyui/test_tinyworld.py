@@ -64,9 +64,18 @@ def test_the_hosts_sampling_equals_the_host_free_one(host, world, variant):
     noise, steps = torch.randn(2, 4, 8, 8), 8
     scheduler = {"epsilon": "normal", "flow": "simple"}[variant]
     theirs = comfy.sample.sample(
-        model, noise, steps, 4.0, "euler", scheduler, encode(clip, PROMPT), encode(clip, ""),
-        torch.zeros_like(noise), disable_pbar=True, seed=0,
-    )  # fmt: skip
+        model,
+        noise,
+        steps,
+        4.0,
+        "euler",
+        scheduler,
+        encode(clip, PROMPT),
+        encode(clip, ""),
+        torch.zeros_like(noise),
+        disable_pbar=True,
+        seed=0,
+    )
     unet, text = files.load_diffusion(variant)
     context, uncond = sampling.embed(text, [PROMPT] * 2)
     sigmas = sampling.sigmas(variant, steps)
@@ -100,10 +109,13 @@ def test_a_lora_reaches_unet_and_text_encoder(world):
     name = "lora_unet_mid_block_resnets_0_conv1"
     text = "lora_te_text_model_encoder_layers_0_mlp_fc1"
     lora = {
-        f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(2.0),
-        f"{text}.lora_up.weight": torch.randn(256, 2), f"{text}.lora_down.weight": torch.randn(2, 64),
+        f"{name}.lora_up.weight": up,
+        f"{name}.lora_down.weight": down,
+        f"{name}.alpha": torch.tensor(2.0),
+        f"{text}.lora_up.weight": torch.randn(256, 2),
+        f"{text}.lora_down.weight": torch.randn(2, 64),
         f"{text}.alpha": torch.tensor(2.0),
-    }  # fmt: skip
+    }
     with_model, with_clip = comfy.sd.load_lora_for_models(model, clip, lora, 1.0, 1.0)
     assert len(with_model.patches) == len(with_clip.patcher.patches) == 1
     assert not torch.allclose(encode(with_clip, PROMPT)[0][0], encode(clip, PROMPT)[0][0])

@@ -25,9 +25,23 @@ def train(small_sd1, tmp_path, images):
     def run(*more, base=small_sd1):
         out, work = tmp_path / "made.safetensors", tmp_path / "work"
         return main(
-            ["--base", str(base), "--images", str(images), "--size", "64", "--out", str(out),
-             "--work", str(work), "--sample-steps", "4,6", *SMALL, *more]
-        ), out  # fmt: skip
+            [
+                "--base",
+                str(base),
+                "--images",
+                str(images),
+                "--size",
+                "64",
+                "--out",
+                str(out),
+                "--work",
+                str(work),
+                "--sample-steps",
+                "4,6",
+                *SMALL,
+                *more,
+            ]
+        ), out
 
     return run
 

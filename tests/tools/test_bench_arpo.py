@@ -38,8 +38,9 @@ def test_a_relation_may_be_told_from_either_side_but_not_of_another_thing(scenes
 def test_left_of_is_no_position_by_itself_and_a_style_needs_a_drawing(scenes):
     assert bench.said("left of nothing, flat", scenes, 0) == set()
     assert bench.said("at the top left, a soft drawing", scenes, 0) == {
-        ("position", "top left"), ("style", "soft"),
-    }  # fmt: skip
+        ("position", "top left"),
+        ("style", "soft"),
+    }
 
 
 def test_a_wrong_thing_shares_neither_shape_nor_colour(scenes):

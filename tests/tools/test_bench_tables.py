@@ -94,8 +94,9 @@ def test_a_way_to_a_prompt_is_the_mean_over_its_parts_and_its_standard_error():
     rest = dict.fromkeys(("clip_t", "clip_i", "feature", "found"), 0.25)
     found = {
         f"{start} ARPO 5, dropping {key}": {"figures": {n: v[i] for n, v in figures.items()} | rest}
-        for start in ("empty", "wrong") for i, key in enumerate(keys)
-    }  # fmt: skip
+        for start in ("empty", "wrong")
+        for i, key in enumerate(keys)
+    }
     text = arpo(found)
     assert text.startswith("60 pictures; ± is the standard error over parts of 20.")
     row = "| ARPO 5, dropping | 0.700 ± 0.115 | 1.000 ± 0.000 | 0.250 ± 0.000 |"

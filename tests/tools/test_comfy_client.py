@@ -234,8 +234,10 @@ def test_a_picture_is_uploaded_as_browsers_do():
     [(head, body)] = heard
     mark = head.split("boundary=")[1].split("\r\n")[0]
     before, name, data, after = (
-        f"--{mark}\r\n", 'form-data; name="image"; filename="a___.png"\r\n\r\n', b"\x89PNG--\r\n",
+        f"--{mark}\r\n",
+        'form-data; name="image"; filename="a___.png"\r\n\r\n',
+        b"\x89PNG--\r\n",
         f"\r\n--{mark}--\r\n",
-    )  # fmt: skip
+    )
     assert head.startswith("POST /upload/image ")
     assert body == f"{before}Content-Disposition: {name}".encode() + data + after.encode()

@@ -30,8 +30,12 @@ def test_a_command_line_becomes_a_checkpoint_with_a_head(work):
     assert {name for name in stored if not name.startswith("steadydiff.")} == set(own)
     assert head.weight.shape == own[f"{files.UNET_PREFIX}out.2.weight"].shape
     assert (card.form, card.space, card.variant, card.k, card.family) == (
-        "checkpoint", "ve", "ddim", 3, "TinyWorldEpsilon",
-    )  # fmt: skip
+        "checkpoint",
+        "ve",
+        "ddim",
+        3,
+        "TinyWorldEpsilon",
+    )
     assert 0 < card.sigma_range[0] < card.sigma_range[1] < 14.6
     assert card.training["command"].startswith("run.py train mdss --base tinyworld:")
 

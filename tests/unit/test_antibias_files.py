@@ -15,9 +15,16 @@ from steadydiff.methods.antibias_prompt import Band
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork
 
 CARD = AntiBiasCard(
-    target="residual", space="ve", sigma_range=(0.03, 14.0), base="a model", base_sha256="ab", family="SD15",
-    latent_format="SD15", training={"steps": 3}, licence="MIT",
-)  # fmt: skip
+    target="residual",
+    space="ve",
+    sigma_range=(0.03, 14.0),
+    base="a model",
+    base_sha256="ab",
+    family="SD15",
+    latent_format="SD15",
+    training={"steps": 3},
+    licence="MIT",
+)
 
 
 @pytest.fixture

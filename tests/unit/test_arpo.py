@@ -45,8 +45,11 @@ def test_a_prompt_is_content_then_style_each_phrase_once():
 
 def test_a_prompt_is_parted_at_commas_outside_brackets():
     assert Phrases.of("a cat, (red, soft:1.2),, [x, y], oil").content == (
-        "a cat", "(red, soft:1.2)", "[x, y]", "oil",
-    )  # fmt: skip
+        "a cat",
+        "(red, soft:1.2)",
+        "[x, y]",
+        "oil",
+    )
     assert Phrases.of("").prompt == ""
     assert Phrases.of(")odd, but read").content == (")odd", "but read")
 
@@ -96,8 +99,11 @@ def test_the_selection_is_that_of_algorithm_8(instance):
 
     chosen = select_phrases(
         lambda texts: [similarity(text) for text in texts],
-        Phrases(tuple(current)), Phrases(tuple(candidates)), fits, min_gain,
-    )  # fmt: skip
+        Phrases(tuple(current)),
+        Phrases(tuple(candidates)),
+        fits,
+        min_gain,
+    )
     assert list(chosen.added.content) == algorithm_8(similarity, current, candidates, fits, min_gain)
     assert [phrase for phrase, _ in chosen.gains] == list(chosen.added.content)
     assert chosen.similarity == similarity(Phrases((*current, *chosen.added.content)).prompt)
@@ -143,9 +149,11 @@ def test_a_thousand_candidates_are_one_batch():
 
 def test_what_the_text_model_would_not_read_is_not_tried_and_told():
     chosen = select_phrases(
-        lambda texts: [len(text) for text in texts], Phrases(("x",)), Phrases(("long phrase", "s")),
+        lambda texts: [len(text) for text in texts],
+        Phrases(("x",)),
+        Phrases(("long phrase", "s")),
         lambda texts: [len(text) < 8 for text in texts],
-    )  # fmt: skip
+    )
     assert chosen.added.prompt == "s" and chosen.full
 
 
@@ -505,12 +513,15 @@ def test_a_log_is_what_was_saved(tmp_path):
     assert os.listdir(file.parent) == ["log.safetensors"]
 
 
-@pytest.mark.parametrize("spoil", [
-    lambda text: text.replace(b"steps", b"stips"),
-    lambda text: text.replace(b"picture.0", b"picture.9"),
-    lambda text: text[:-40],
-    lambda text: b"junk",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text.replace(b"steps", b"stips"),
+        lambda text: text.replace(b"picture.0", b"picture.9"),
+        lambda text: text[:-40],
+        lambda text: b"junk",
+    ],
+)
 def test_a_spoiled_log_is_refused(tmp_path, spoil):
     file = tmp_path / "log.safetensors"
     save_log(searched(ARPO(1), Phrases())[-1], file)

@@ -169,10 +169,18 @@ def test_addresses(url, origin, base):
 
 @pytest.mark.parametrize(
     "url",
-    ["", "localhost:11434", "ftp://host", "file:///etc/passwd", "http://", "http://host:port", "http://a:99999"]
+    [
+        "",
+        "localhost:11434",
+        "ftp://host",
+        "file:///etc/passwd",
+        "http://",
+        "http://host:port",
+        "http://a:99999",
+    ]
     + ["http://user:word@host", "http://host/?key=word", "http://host/#word", "http://a b"]
     + ["http://a\r\nX: y", "http://[::1", "http://evil.example\\@localhost"],
-)  # fmt: skip
+)
 def test_other_addresses_are_refused(url):
     with pytest.raises(SettingsError) as refused:
         ChatServer(url, "tiny")
@@ -199,12 +207,15 @@ def limit(words, code):
     return http({"error": {"message": words, "code": code}})
 
 
-@pytest.mark.parametrize("error", [
-    limit("Rate limit exceeded", 429),
-    limit("upstream failed", 502),
-    http({"error": "Rate limit reached, please try again in 2s"}),
-    http({"choices": [{"error": {"message": "overloaded", "code": 503}, "message": {"content": ""}}]}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        limit("Rate limit exceeded", 429),
+        limit("upstream failed", 502),
+        http({"error": "Rate limit reached, please try again in 2s"}),
+        http({"choices": [{"error": {"message": "overloaded", "code": 503}, "message": {"content": ""}}]}),
+    ],
+)
 def test_a_limit_told_in_a_good_reply_is_asked_again(loopback, error):
     server = loopback(error, chat("a cat"))
     assert asked(server) == "a cat"

@@ -34,9 +34,14 @@ def newer(path):
 
 @pytest.mark.parametrize(
     ("make", "says"),
-    [(lambda path: None, "not there"), (damaged, "cannot be read"), (foreign, "no SteadyDiff header"),
-     (another, "'other' version 1"), (newer, "version 2; this needs 'toy' version 1")],
-)  # fmt: skip
+    [
+        (lambda path: None, "not there"),
+        (damaged, "cannot be read"),
+        (foreign, "no SteadyDiff header"),
+        (another, "'other' version 1"),
+        (newer, "version 2; this needs 'toy' version 1"),
+    ],
+)
 def test_anything_else_is_refused_with_its_name(tmp_path, make, says):
     path = tmp_path / "b.safetensors"
     make(path)

@@ -82,11 +82,14 @@ def test_before_a_search_it_is_said_whether_a_clip_is_here(monkeypatch, tmp_path
     """With an open_clip that knows one model, and a cache of huggingface.co's that is empty or has it."""
     here: list[str] = []
     monkeypatch.setitem(
-        sys.modules, "open_clip", SimpleNamespace(
-            list_models=lambda: ["ViT-L-14"], list_pretrained_tags_by_model=lambda model: ["openai"],
+        sys.modules,
+        "open_clip",
+        SimpleNamespace(
+            list_models=lambda: ["ViT-L-14"],
+            list_pretrained_tags_by_model=lambda model: ["openai"],
             get_pretrained_cfg=lambda model, tag: {"hf_hub": "timm/vit/"},
         ),
-    )  # fmt: skip
+    )
     cache = SimpleNamespace(try_to_load_from_cache=lambda repository, name: here[0] if here else None)
     monkeypatch.setitem(sys.modules, "huggingface_hub", cache)
     said, offered = clip_scorer.told_of("ViT-L-14", "openai")

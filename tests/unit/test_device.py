@@ -288,9 +288,14 @@ def test_mdss_is_trained_there(variant, prediction, tmp_path):
             return self.out(x)
 
     base = MdssBase(
-        "tiny", Network().to(HERE), "flow" if flow else "ve", prediction, sigmas, draw,
+        "tiny",
+        Network().to(HERE),
+        "flow" if flow else "ve",
+        prediction,
+        sigmas,
+        draw,
         lambda model, x, at, conditioning: model(x),
-    )  # fmt: skip
+    )
     model = TwoHeads(base.network).to(HERE)
     loss = MdssLoss(model, base, MdssRecipe(variant, 2, 8), 100, lambda: 95)
     with model.attached():

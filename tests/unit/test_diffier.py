@@ -530,10 +530,19 @@ def measured(space="ve", rms=(1.0, 0.9, 0.5)):
     count, sigmas = 60, (9.0, 3.0, 0.6, 0.0) if space == "ve" else (0.9, 0.6, 0.2, 0.0)
     norms = tuple(value * math.sqrt(count) for value in rms)
     return Measurement(
-        space=space, sigmas=sigmas, count=4, shape=(3, 4, 5), seed=1, reference="given",
-        sampling_norm=norms, training_norm=norms, sampling_rms=norms, training_rms=norms,
-        state_variance=(1.0,) * 4, expected_variance=(1.0,) * 4,
-    )  # fmt: skip
+        space=space,
+        sigmas=sigmas,
+        count=4,
+        shape=(3, 4, 5),
+        seed=1,
+        reference="given",
+        sampling_norm=norms,
+        training_norm=norms,
+        sampling_rms=norms,
+        training_rms=norms,
+        state_variance=(1.0,) * 4,
+        expected_variance=(1.0,) * 4,
+    )
 
 
 def test_norm_takes_its_target_from_a_measurement(latents):

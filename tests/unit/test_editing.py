@@ -22,7 +22,7 @@ FOUND = Phrases(("a cat", "blue bow tie"), ("oil painting", "soft light"))
         (Phrases(("hat", "A Cat")), "add", "a cat, blue bow tie, hat, oil painting, soft light"),
         (Phrases((), ("ink",)), "add", "a cat, blue bow tie, oil painting, soft light, ink"),
     ],
-)  # fmt: skip
+)
 def test_phrases_of_either_kind_are_swapped_or_added(change, edit, prompt):
     assert edit_phrases(FOUND, change, edit).prompt == prompt
 

@@ -263,10 +263,16 @@ def test_files(files, cases, name, read, use):
 
 SIGMAS = (10.0, 3.0, 1.0, 0.0)
 MEASUREMENT = Measurement(
-    space="ve", sigmas=SIGMAS, count=4, shape=(2, 4, 4), seed=1, reference="none",
-    clean_spectrum=((1.0,) * 4,) * 2, training_norms=((1.0,) * 3,) * 4,
+    space="ve",
+    sigmas=SIGMAS,
+    count=4,
+    shape=(2, 4, 4),
+    seed=1,
+    reference="none",
+    clean_spectrum=((1.0,) * 4,) * 2,
+    training_norms=((1.0,) * 3,) * 4,
     **{name: (1.0,) * (4 if name.endswith("variance") else 3) for name in CURVES},
-)  # fmt: skip
+)
 SCHEDULE = Schedule("table", (1.01, 1.0, 0.99), MadeFor("euler", "normal", 3, 4.0, "SD15", SIGMAS))
 
 

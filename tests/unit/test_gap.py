@@ -165,8 +165,10 @@ def test_the_plot_shows_every_curve():
     plain, ours = (recorded(model, RUNS["ve"], methods, real=real_pictures) for methods in ((), (DiffIER(),)))
     losses, sums, weights, curve = gap_figure(plain, ours, 3.0).axes
     assert [list(line.get_ydata()) for line in losses.lines] == [
-        list(plain.after), list(ours.before), list(ours.after),
-    ]  # fmt: skip
+        list(plain.after),
+        list(ours.before),
+        list(ours.after),
+    ]
     assert [list(line.get_ydata()) for line in sums.lines] == [
         list(plain.accumulated),
         list(ours.accumulated),

@@ -130,8 +130,15 @@ def test_a_days_training_keeps_the_disk_bounded(tmp_path, monkeypatch):
     for until in range(288, 2881, 288):
         model = _Line()
         plan = loop.Plan(steps=2880, warmup=1)
-        loop.fit(model, lambda rng, seed, m=model: m.weight.square().sum(), plan, state, 0, on_step=watch,
-                 until=until)  # fmt: skip
+        loop.fit(
+            model,
+            lambda rng, seed, m=model: m.weight.square().sum(),
+            plan,
+            state,
+            0,
+            on_step=watch,
+            until=until,
+        )
     assert loop.steps_of(state) == 2880
     assert most < 2880 * (4 + 2) + 4000  # a loss a step, a line every fifty
 

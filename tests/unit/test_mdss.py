@@ -85,9 +85,11 @@ def test_equations_3_9_to_3_11_are_right_as_printed(schedule, k):
         gamma = math.prod(schedule.posterior(i + 1)[0] for i in range(t, t + k))
         omega = sum(
             math.prod(a[n + 1].sqrt() * (1 - abar[n]) for n in range(t, j + 1))
-            * abar[j + 1].sqrt() * beta[j + 2] / math.prod(1 - abar[m] for m in range(t + 1, j + 3))
+            * abar[j + 1].sqrt()
+            * beta[j + 2]
+            / math.prod(1 - abar[m] for m in range(t + 1, j + 3))
             for j in range(t, t + k - 1)
-        )  # fmt: skip
+        )
         omega = omega + abar[t].sqrt() * beta[t + 1] / (1 - abar[t + 1])
         found = rollout(schedule.level(t + k), schedule.level(t), "posterior")
         torch.testing.assert_close(torch.stack(found), torch.stack([gamma, omega]), rtol=1e-9, atol=1e-12)

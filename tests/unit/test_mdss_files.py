@@ -14,9 +14,16 @@ from steadydiff.files.mdss import KIND, VERSION, Head, MdssCard, convert, load_h
 from tools.train.convert import main
 
 CARD = MdssCard(
-    form="checkpoint", space="ve", sigma_range=(0.03, 14.0), family="SD15", latent_format="SD15",
-    variant="posterior", k=4, training={"steps": 3}, licence="MIT",
-)  # fmt: skip
+    form="checkpoint",
+    space="ve",
+    sigma_range=(0.03, 14.0),
+    family="SD15",
+    latent_format="SD15",
+    variant="posterior",
+    k=4,
+    training={"steps": 3},
+    licence="MIT",
+)
 UNET = "model.diffusion_model."
 
 

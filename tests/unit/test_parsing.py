@@ -59,7 +59,7 @@ def test_every_shape_of_a_list_gives_its_phrases(answer):
         json.dumps([{"text": p, "kind": k} for k, ps in (("content", CAT), ("Style", OIL)) for p in ps]),
         json.dumps([{"style": p} for p in OIL] + [{"content": p} for p in CAT]),
     ],
-)  # fmt: skip
+)
 def test_content_and_style_are_told_apart(answer):
     assert parse_phrases(answer) == BOTH
 
@@ -128,7 +128,7 @@ def test_the_number_of_phrases_is_limited():
 FRAGMENTS = st.sampled_from(
     ["[", "]", "{", "}", '"', "'", ",", ":", "\n", "- ", "1. ", "```", "```json\n", "<think>", "</think>"]
     + ["\0", "\\", "content", "style:", '"content": [', "a red cat", "soft light", "\\u12", "\ud800", "，"]
-)  # fmt: skip
+)
 
 
 @settings(max_examples=30, deadline=None)
@@ -163,10 +163,14 @@ def test_what_is_said_as_asked_comes_back(content, style):
 @pytest.mark.parametrize(
     "phrase",
     [
-        "a painting not yet finished", "a door not fully closed", "a city not far from the sea",
-        "a not quite round moon", "a house no longer used", "not only red but also blue",
+        "a painting not yet finished",
+        "a door not fully closed",
+        "a city not far from the sea",
+        "a not quite round moon",
+        "a house no longer used",
+        "not only red but also blue",
     ],
-)  # fmt: skip
+)
 def test_a_not_that_denies_nothing_stays_in_its_phrase(phrase):
     found = parse_phrases(phrase)
     assert (found.content + found.style, found.negative) == ((phrase,), ())

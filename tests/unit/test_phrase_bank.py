@@ -37,13 +37,17 @@ def folder(tmp_path):
 
 
 def test_files_are_lists_of_content_or_style_with_their_wildcards_filled_in(folder):
-    lists = read_bank(folder({
-        "things.txt": "# said of things\na __size__ __kind__\n\n  a tree \n",
-        "style/media.txt": "oil\nOil\nink\n",
-        "words/size.txt": "small\nbig\n",
-        "words/kind.txt": "cat\n__pet__\n",
-        "words/pet.txt": "dog",
-    }))  # fmt: skip
+    lists = read_bank(
+        folder(
+            {
+                "things.txt": "# said of things\na __size__ __kind__\n\n  a tree \n",
+                "style/media.txt": "oil\nOil\nink\n",
+                "words/size.txt": "small\nbig\n",
+                "words/kind.txt": "cat\n__pet__\n",
+                "words/pet.txt": "dog",
+            }
+        )
+    )
     assert lists == (
         Phrases((), ("oil", "ink")),
         Phrases(("a small cat", "a small dog", "a big cat", "a big dog", "a tree")),
@@ -61,7 +65,7 @@ def test_files_are_lists_of_content_or_style_with_their_wildcards_filled_in(fold
         ({"a.txt": b"\xff\xfe\x00"}, r"a\.txt is text in UTF-16"),
         ({"a.txt": "x", "style/a.txt": "y"}, r"two files a\.txt"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_read_is_refused_by_name(folder, files, sentence):
     with pytest.raises(SettingsError, match=sentence):
         read_bank(folder(files))
@@ -166,10 +170,13 @@ def test_the_general_bank_is_tidy():
 
 def test_banks_of_the_user_are_folders_and_single_files_and_may_be_named_in_part(tmp_path):
     for name, text in {
-        "banks/mine/style/papers.txt": "on rice paper", "banks/mine/animals.txt": "a __size__ newt",
-        "banks/mine/words/size.txt": "small\nbig", "banks/cars.txt": "a red coupe",
-        "banks/.embeddings/x.txt": "x", "old/mine/a.txt": "of the elder folder",
-    }.items():  # fmt: skip
+        "banks/mine/style/papers.txt": "on rice paper",
+        "banks/mine/animals.txt": "a __size__ newt",
+        "banks/mine/words/size.txt": "small\nbig",
+        "banks/cars.txt": "a red coupe",
+        "banks/.embeddings/x.txt": "x",
+        "old/mine/a.txt": "of the elder folder",
+    }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     banks = find_banks(tmp_path / "old", tmp_path / "banks", tmp_path / "absent")
@@ -191,9 +198,11 @@ def test_folders_of_wildcards_are_read_without_what_only_their_programs_understa
     home = tmp_path / "Pack" / "wildcards"
     for name, text in {
         "hats.txt": "a __colours/warm__ hat\na __warm__ cap\na __cold__ hat\n{a|b} hat\n2::a fez\n# a note\n",
-        "colours/warm.txt": "red\norange", "deep/colours/warm.txt": "ochre", "loop.txt": "__loop__",
+        "colours/warm.txt": "red\norange",
+        "deep/colours/warm.txt": "ochre",
+        "loop.txt": "__loop__",
         "broken.txt": b"\xff\xfe\x00",
-    }.items():  # fmt: skip
+    }.items():
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     banks = find_banks(wildcards=[home, tmp_path / "absent" / "wildcards"])

@@ -17,11 +17,19 @@ from steadydiff.plots import arpo_figure, drift_figure, picture, pixels, schedul
 from steadydiff.schedules import Schedule
 
 MEASURED = Measurement(
-    space="ve", sigmas=(9.0, 3.0, 1.0, 0.0), count=4, shape=(4, 8, 8), seed=1, reference="given",
-    sampling_norm=(16.0, 15.5, 12.0), training_norm=(16.0, 15.0, 10.0), sampling_rms=(16.0, 15.5, 12.0),
-    training_rms=(16.0, 15.0, 10.0), state_variance=(81.5, 9.0, 2.0, 0.9),
+    space="ve",
+    sigmas=(9.0, 3.0, 1.0, 0.0),
+    count=4,
+    shape=(4, 8, 8),
+    seed=1,
+    reference="given",
+    sampling_norm=(16.0, 15.5, 12.0),
+    training_norm=(16.0, 15.0, 10.0),
+    sampling_rms=(16.0, 15.5, 12.0),
+    training_rms=(16.0, 15.0, 10.0),
+    state_variance=(81.5, 9.0, 2.0, 0.9),
     expected_variance=(82.0, 10.0, 2.0, 1.0),
-)  # fmt: skip
+)
 
 
 def drawn(axes):

@@ -60,12 +60,20 @@ def test_a_digest_is_the_same_in_another_process():
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (1, 1.5), ("1", 1), (True, 1), ([1, 2], [2, 1]), ({"a": 1}, {"b": 1}),
-        (torch.zeros(9), torch.zeros(9, 1)), (torch.zeros(9), torch.zeros(9).half()),
-        (torch.zeros(9), torch.tensor([0.0] * 8 + [1])), (guide(1.0), guide(2.0)),
-        (Holder(1), Holder(2)), (Holder(1).set, Holder(2).set), (partial(max, 1), partial(max, 2)),
+        (1, 1.5),
+        ("1", 1),
+        (True, 1),
+        ([1, 2], [2, 1]),
+        ({"a": 1}, {"b": 1}),
+        (torch.zeros(9), torch.zeros(9, 1)),
+        (torch.zeros(9), torch.zeros(9).half()),
+        (torch.zeros(9), torch.tensor([0.0] * 8 + [1])),
+        (guide(1.0), guide(2.0)),
+        (Holder(1), Holder(2)),
+        (Holder(1).set, Holder(2).set),
+        (partial(max, 1), partial(max, 2)),
     ],
-)  # fmt: skip
+)
 def test_what_differs_has_another_digest(one, other):
     assert digest(one) == digest(one) != digest(other)
 
@@ -116,10 +124,15 @@ def test_a_fit_is_read_back_as_it_was(tmp_path):
 @pytest.mark.parametrize(
     ("was", "becomes"),
     [
-        ('"steadydiff_auto"', '"other"'), ('"version": 1', '"version": 2'), ("{", "["), ('"fit"', '"fi"'),
-        ('"scale": 1.0', '"scale": "much"'), ('"j": -0.5', '"j": null'), ('"shape"', '"shap"'),
+        ('"steadydiff_auto"', '"other"'),
+        ('"version": 1', '"version": 2'),
+        ("{", "["),
+        ('"fit"', '"fi"'),
+        ('"scale": 1.0', '"scale": "much"'),
+        ('"j": -0.5', '"j": null'),
+        ('"shape"', '"shap"'),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_kept_fit_is_refused_by_name(tmp_path, was, becomes):
     file, text = tmp_path / "a.json", kept().to_json()
     assert was in text

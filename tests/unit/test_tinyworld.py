@@ -17,11 +17,19 @@ from steadydiff.tinyworld.unet import UNet
 def one(**changes) -> scenes.Scenes:
     """A medium flat red circle in the middle of a white picture, with changes."""
     scene = scenes.Scenes(
-        count=np.array([1]), shape=np.array([[0, 0]]), colour=np.array([[0, 0]]), size=np.array([[1, 0]]),
-        position=np.array([4]), relation=np.array([0]), background=np.array([0]), style=np.array([0]),
-        centre_px=np.full((1, 2, 2), 32.0), radius_px=np.full((1, 2), 13.0), angle=np.zeros((1, 2)),
+        count=np.array([1]),
+        shape=np.array([[0, 0]]),
+        colour=np.array([[0, 0]]),
+        size=np.array([[1, 0]]),
+        position=np.array([4]),
+        relation=np.array([0]),
+        background=np.array([0]),
+        style=np.array([0]),
+        centre_px=np.full((1, 2, 2), 32.0),
+        radius_px=np.full((1, 2), 13.0),
+        angle=np.zeros((1, 2)),
         tint=np.zeros((1, 2, 3)),
-    )  # fmt: skip
+    )
     return dataclasses.replace(scene, **{k: np.array(v) for k, v in changes.items()})
 
 

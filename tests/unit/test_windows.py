@@ -98,8 +98,11 @@ run.main([sys.argv[1]])
     for command in ("demo", "test"):
         done = subprocess.run(
             [sys.executable, "-c", code, command],
-            cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, check=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            check=True,
+        )
         assert done.stdout.decode(encoding).strip() == "λ 长城 café".encode(encoding, "replace").decode(
             encoding
         )

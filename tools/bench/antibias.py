@@ -161,8 +161,14 @@ def cost() -> Figures:
 
 def main() -> int:
     prepare_host(cpu=not torch.cuda.is_available())
-    facts = {"weights": world.weights(), "judges": world.judges(), "parts": world.PARTS, "steps": STEPS,
-             "fewer_steps": FEWER_STEPS, "control_steps": control_steps()}  # fmt: skip
+    facts = {
+        "weights": world.weights(),
+        "judges": world.judges(),
+        "parts": world.PARTS,
+        "steps": STEPS,
+        "fewer_steps": FEWER_STEPS,
+        "control_steps": control_steps(),
+    }
     bench = Bench("antibias", facts)
     bench.cell("cost", cost, quick=False)
     for part, n in enumerate(world.PARTS):

@@ -42,7 +42,7 @@ from steadydiff.tinyworld.scenes import (
     render,
     sample_scenes,
     with_article,
-)  # fmt: skip
+)
 from tools.bench.shared import world
 from tools.bench.shared.frame import Bench, Figures
 from tools.bench.shared.teller import Teller, phrases_of, scenes_of
@@ -283,9 +283,13 @@ def judged(way: Callable[[int, str, int], list[str]], start: str, seed: int, par
         "precision": sum(r / max(len(told), 1) for r, (_, told) in zip(right, pairs, strict=True)) / PART,
     }
     for kind in KINDS:
-        asked, both = ([{a for a in found if a[0] == kind} for found in side] for side in (
-            [asked for asked, _ in pairs], [asked & told for asked, told in pairs],
-        ))  # fmt: skip
+        asked, both = (
+            [{a for a in found if a[0] == kind} for found in side]
+            for side in (
+                [asked for asked, _ in pairs],
+                [asked & told for asked, told in pairs],
+            )
+        )
         figures[f"recall_{kind}"] = sum(map(len, both)) / sum(map(len, asked))
     drawn = torch.stack(drawings(prompts, seed))
     reference = torch.stack([scorer().picture(picture) for picture in wanted])
@@ -485,10 +489,15 @@ def ranking_seconds(phrases: int = 10_000, lists: int = 10) -> float:
 
 def main() -> int:
     say(f"ranking 10,000 embedded phrases: {ranking_seconds():.3f} s, {torch.get_num_threads()} threads")
-    facts = {"weights": world.weights(), "judges": world.judges(), "part": PART,
-             "bank": [len(phrases) for phrases in bank().lists], "most": bank().most,
-             "against": bank().against,
-             "condition": str(CONDITION)}  # fmt: skip
+    facts = {
+        "weights": world.weights(),
+        "judges": world.judges(),
+        "part": PART,
+        "bank": [len(phrases) for phrases in bank().lists],
+        "most": bank().most,
+        "against": bank().against,
+        "condition": str(CONDITION),
+    }
     bench = Bench("arpo", facts)
     for part in range(PARTS):
         seed = part % SEEDS

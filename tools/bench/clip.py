@@ -32,9 +32,14 @@ from tools.bench.shared.frame import Bench
 
 GROUP = 64
 FACTS = {
-    "shape": world.SHAPES, "colour": tuple(world.COLOURS), "size": world.SIZES, "position": world.POSITIONS,
-    "relation": world.RELATIONS, "background": tuple(world.BACKGROUNDS), "style": world.STYLES,
-}  # fmt: skip
+    "shape": world.SHAPES,
+    "colour": tuple(world.COLOURS),
+    "size": world.SIZES,
+    "position": world.POSITIONS,
+    "relation": world.RELATIONS,
+    "background": tuple(world.BACKGROUNDS),
+    "style": world.STYLES,
+}
 
 
 @torch.no_grad()

@@ -55,9 +55,10 @@ SD3 = {
     **{"input_size": None, "patch_size": 2, "in_channels": 16, "depth": 24, "adm_in_channels": 2048},
     **{"pos_embed_max_size": 192, "num_patches": 192**2, "pos_embed_scaling_factor": None},
     "context_embedder_config": {
-        "target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 1536}
+        "target": "torch.nn.Linear",
+        "params": {"in_features": 4096, "out_features": 1536},
     },
-}  # fmt: skip
+}
 FLUX = {
     **{"in_channels": 16, "out_channels": 16, "vec_in_dim": 768, "context_in_dim": 4096},
     **{"hidden_size": 3072, "mlp_ratio": 4.0, "num_heads": 24, "depth": 19, "depth_single_blocks": 38},
@@ -98,19 +99,25 @@ def add_cells(bench: Bench, cuda: bool, prefix: str = "") -> None:
                     quick=method == "Epsilon Scaling",
                 )
         for method in METHODS if cuda and not prefix else ():
-            bench.cell(f"{size}, 8 bits, {method}",
-                       lambda s=size, m=method: cost(SIZES[s], m, rounds, weights=torch.float8_e4m3fn),
-                       quick=False)  # fmt: skip
-            bench.cell(f"{size}, compiled, {method}",
-                       lambda s=size, m=method: recompiled(compiled(SIZES[s]), m, SIZES[s]),
-                       quick=False)  # fmt: skip
+            bench.cell(
+                f"{size}, 8 bits, {method}",
+                lambda s=size, m=method: cost(SIZES[s], m, rounds, weights=torch.float8_e4m3fn),
+                quick=False,
+            )
+            bench.cell(
+                f"{size}, compiled, {method}",
+                lambda s=size, m=method: recompiled(compiled(SIZES[s]), m, SIZES[s]),
+                quick=False,
+            )
     for size in ("SD1.5", "SDXL") if cuda and not prefix else ():
         for rank, checkpointing in ((16, False), (16, True), (0, True)):
             kind = f"LoRA {rank}" if rank else "whole"
             kept = ", checkpointed" if checkpointing else ""
-            bench.cell(f"train MDSS, {size}, {kind}{kept}",
-                       lambda s=size, r=rank, c=checkpointing: training(SIZES[s], r, c),
-                       quick=False)  # fmt: skip
+            bench.cell(
+                f"train MDSS, {size}, {kind}{kept}",
+                lambda s=size, r=rank, c=checkpointing: training(SIZES[s], r, c),
+                quick=False,
+            )
 
 
 def cost(size: Size, method: str, rounds: int, batch: int = 1, weights: torch.dtype | None = None) -> Figures:

@@ -183,8 +183,17 @@ def as_host(node: Callable[[Any], Any]) -> Correct:
         def guided(x: Tensor, sigma: Tensor) -> Tensor:
             denoise(x, sigma)
             outputs = list(denoise.branches)
-            given = {"input": x, "sigma": sigma, "timestep": sigma, "cond_scale": denoise.cfg, "model": None,
-                     "model_options": {}, "conds": [1, 1], "cond": 1, "uncond": 1}  # fmt: skip
+            given = {
+                "input": x,
+                "sigma": sigma,
+                "timestep": sigma,
+                "cond_scale": denoise.cfg,
+                "model": None,
+                "model_options": {},
+                "conds": [1, 1],
+                "cond": 1,
+                "uncond": 1,
+            }
             for function in model.pre:
                 outputs = function({**given, "conds_out": outputs})
             cond, uncond = outputs[:2]
@@ -280,8 +289,14 @@ def diffier(condition: Condition, method: DiffIER) -> Way:
 
 def main() -> int:
     prepare_host(cpu=not torch.cuda.is_available())
-    facts = {"weights": world.weights(), "judges": world.judges(), "part": PART, "noised": NOISED,
-             "default": str(DEFAULT), "device": timing.platform.machine()}  # fmt: skip
+    facts = {
+        "weights": world.weights(),
+        "judges": world.judges(),
+        "part": PART,
+        "noised": NOISED,
+        "default": str(DEFAULT),
+        "device": timing.platform.machine(),
+    }
     bench = Bench("diffier", facts)
     rounds = 100 if bench.quick else 1000
     bench.cell("own time", lambda: own_time(rounds))

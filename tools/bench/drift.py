@@ -136,9 +136,15 @@ NAMES = ("none", "core 1.005", "uniform", "linear", "snr", "dcw", "norm", "varia
 
 def main() -> int:
     facts = {
-        "weights": world.weights(), "judges": world.judges(), "parts": world.PARTS, "grid": GRID,
-        "grid_samples": GRID_SAMPLES, "calibration_samples": CALIBRATION_SAMPLES, "dcw": DCW, "bands": BANDS,
-    }  # fmt: skip
+        "weights": world.weights(),
+        "judges": world.judges(),
+        "parts": world.PARTS,
+        "grid": GRID,
+        "grid_samples": GRID_SAMPLES,
+        "calibration_samples": CALIBRATION_SAMPLES,
+        "dcw": DCW,
+        "bands": BANDS,
+    }
     bench = Bench("drift", facts)
     for part, n in enumerate(world.PARTS):
         bench.cell(f"real drawings {part}", partial(world.drawings, part, n), quick=False)

@@ -330,8 +330,16 @@ def add_samplings(bench: Bench, work: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    facts = {"weights": world.weights(), "judges": world.judges(), "part": PART, "noised": NOISED,
-             "steps": STEPS, "batch": BATCH, "plan": repr(PLAN), "perturbation": PERTURBATION}  # fmt: skip
+    facts = {
+        "weights": world.weights(),
+        "judges": world.judges(),
+        "part": PART,
+        "noised": NOISED,
+        "steps": STEPS,
+        "batch": BATCH,
+        "plan": repr(PLAN),
+        "perturbation": PERTURBATION,
+    }
     only_curves = options_of("mdss").parse_args(arguments).curves
     bench = Bench("mdss", facts, arguments)
     with tempfile.TemporaryDirectory() as scratch:

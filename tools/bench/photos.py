@@ -152,11 +152,15 @@ def summary(cells: dict[str, Figures]) -> Figures:
         base = key(sampler, 20 if label.startswith("DiffIER") else steps, "plain")
         for space in SPACES:
             changes = [
-                100 * (float(cells[f"{key(sampler, steps, label)} {s}"][space] or 0)
-                       / float(cells[f"{base} {s}"][space] or 1) - 1)
+                100
+                * (
+                    float(cells[f"{key(sampler, steps, label)} {s}"][space] or 0)
+                    / float(cells[f"{base} {s}"][space] or 1)
+                    - 1
+                )
                 for s in SEEDS
                 if f"{key(sampler, steps, label)} {s}" in cells and f"{base} {s}" in cells
-            ]  # fmt: skip
+            ]
             if label != "plain" and changes:
                 mean, spread = sum(changes) / len(changes), max(changes) - min(changes)
                 found[f"{key(sampler, steps, label)}: {space}"] = f"{mean:+.0f} % (spread {spread:.0f})"

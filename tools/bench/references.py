@@ -140,9 +140,12 @@ def signs(problem: Problem) -> Figures:
     found = fit(problem)
     before = found.before
     return {
-        "j": before.j, "j_error": before.j_error, "v": before.v, "v_error": before.v_error,
+        "j": before.j,
+        "j_error": before.j_error,
+        "v": before.v,
+        "v_error": before.v_error,
         "chosen": str(found.correction),
-    }  # fmt: skip
+    }
 
 
 # --- the photos: the rule's signs -------------------------------------------------------------------------
@@ -199,9 +202,14 @@ def main(arguments: list[str]) -> int:
     weights = hashlib.sha256((photo_files.FOLDER / "epsilon.safetensors").read_bytes()).hexdigest()
     pictures = digest(*shipped_references().pictures)
     facts = {
-        "weights": world.weights(), "photos": weights[:12], "shipped": pictures[:12],
-        "count": COUNT, "steps": STEPS, "planted": PLANTED, "finer": FINER,
-    }  # fmt: skip
+        "weights": world.weights(),
+        "photos": weights[:12],
+        "shipped": pictures[:12],
+        "count": COUNT,
+        "steps": STEPS,
+        "planted": PLANTED,
+        "finer": FINER,
+    }
     bench = Bench("references", facts, arguments)
     for seed in SEEDS:
         for variant in files.VARIANTS:

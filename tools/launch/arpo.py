@@ -257,9 +257,12 @@ def searcher(options: argparse.Namespace) -> Callable[[list[str]], str]:
         raise Stop("A checkpoint or a workflow runs in a ComfyUI: say which one by --comfyui ADDRESS.")
     say(f"draws with: the tiny world. {DRAWS}")
     settings = ARPO(
-        options.iterations, excluded=tuple(options.exclude), drop=options.drop, seeds=options.seeds,
+        options.iterations,
+        excluded=tuple(options.exclude),
+        drop=options.drop,
+        seeds=options.seeds,
         max_tokens=options.max_tokens,
-    )  # fmt: skip
+    )
     clip = named_scorer(options)
     proposer = named_proposer(options, clip)
     if options.tagger:
@@ -269,9 +272,11 @@ def searcher(options: argparse.Namespace) -> Callable[[list[str]], str]:
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
-        prog="run.py arpo", description=__doc__, allow_abbrev=False,
+        prog="run.py arpo",
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     add = top.add_argument
     add("image", help="a picture, a folder of pictures, or scene:N for a drawing of the tiny world")
     add("--prompt", help="where to begin; without it a caption, '' for nothing")
@@ -287,36 +292,48 @@ def parser() -> argparse.ArgumentParser:
     add("--force", action="store_true", help="also pictures that the tiny world cannot draw")
     add = top.add_argument_group("who proposes, and who scores").add_argument
     add(
-        "--bank", metavar="NAMES",
+        "--bank",
+        metavar="NAMES",
         help="phrase banks between commas, such as general,art,camera; here also folders and files (default: "
         "tinyworld here, general in a ComfyUI)",
-    )  # fmt: skip
+    )
     add(
-        "--server", metavar="URL",
+        "--server",
+        metavar="URL",
         help="a vision model on a chat server proposes instead, such as http://localhost:11434/v1",
-    )  # fmt: skip
+    )
     add("--model", metavar="NAME", default=CHAT_SERVER[1].default, help="its model that sees; %(default)s")
     add("--text-model", metavar="NAME", default="", help="another one of it for questions without pictures")
     add("--key-name", metavar="NAME", default="", help="the NAME of the server's key, never the key itself")
     add(
-        "--tagger", metavar="FILE",
+        "--tagger",
+        metavar="FILE",
         help="a WD tagger (.onnx, its .csv beside it) that writes the first prompt; in a ComfyUI the name of "
         "one in its models/steadydiff_taggers",
-    )  # fmt: skip
+    )
     add(
-        "--clip", metavar="MODEL",
+        "--clip",
+        metavar="MODEL",
         help="the scorer: a model of open_clip, its weights after a slash (ViT-L-14/openai); here also a "
         "folder (default: the tiny world's here, ViT-L-14/openai in a ComfyUI)",
-    )  # fmt: skip
+    )
     add("--download", action="store_true", help="fetch the scorer's weights; ViT-L-14 takes 1.7 GB")
     add = top.add_argument_group("drawing in a ComfyUI that runs, with SteadyDiff installed").add_argument
     add("--comfyui", metavar="ADDRESS", help="host:port, or a port of this computer")
     add("--port", type=int, help="the same as --comfyui PORT")
     add("--checkpoint", metavar="NAME", help="of its models/checkpoints; without one --workflow is run")
-    add("--workflow", metavar="FILE", help="a graph in API format with an ARPO node (default: workflows/api/"
-        "arpo.json, which draws with the tiny world)")  # fmt: skip
-    add("--size", type=int, default=512, help="drawings have about SIZE x SIZE pixels, in the reference's "
-        "proportions; %(default)s")  # fmt: skip
+    add(
+        "--workflow",
+        metavar="FILE",
+        help="a graph in API format with an ARPO node (default: workflows/api/"
+        "arpo.json, which draws with the tiny world)",
+    )
+    add(
+        "--size",
+        type=int,
+        default=512,
+        help="drawings have about SIZE x SIZE pixels, in the reference's proportions; %(default)s",
+    )
     add("--steps", type=int, default=20)
     add("--cfg", type=float, default=7.0)
     add("--negative", default="", metavar="TEXT", help="what to steer away from")

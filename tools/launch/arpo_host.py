@@ -47,8 +47,12 @@ class HostSearch:
         graph = workflow_of(options)
         kinds = {node["class_type"] for node in graph.values()}
         tiny = "SteadyDiffTinyWorld" in kinds
-        names = [value for node in graph.values() for key, value in node.get("inputs", {}).items()
-                 if key in ("ckpt_name", "unet_name", "model_name") and isinstance(value, str)]  # fmt: skip
+        names = [
+            value
+            for node in graph.values()
+            for key, value in node.get("inputs", {}).items()
+            if key in ("ckpt_name", "unet_name", "model_name") and isinstance(value, str)
+        ]
         return cls(client, options, "the tiny world" if tiny else ", ".join(names) or "its workflow", tiny)
 
     @property
@@ -124,9 +128,14 @@ def checkpoint_graph(options: argparse.Namespace, size: tuple[int, int]) -> Grap
     if options.server:
         proposer = node(
             "SteadyDiffChatServer",
-            defaults(inputs.CHAT_SERVER) | {"url": options.server, "model": options.model,
-                                            "text_model": options.text_model, "key_name": options.key_name},
-        )  # fmt: skip
+            defaults(inputs.CHAT_SERVER)
+            | {
+                "url": options.server,
+                "model": options.model,
+                "text_model": options.text_model,
+                "key_name": options.key_name,
+            },
+        )
     else:
         named = defaults(inputs.PHRASE_BANK) | {"bank": "none", "more": options.bank or "general"}
         proposer = node("SteadyDiffPhraseBank", named | {"scorer": ["scorer", 0]})

@@ -58,8 +58,12 @@ def running_chat(base: Path) -> Iterator[Chat]:
     with open(log, "wb") as out:
         process = subprocess.Popen(
             [str(python), "-c", SERVE, "serve", str(folder), *options],
-            cwd=HOSTS, env=offline, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            cwd=HOSTS,
+            env=offline,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
     try:
         _wait(process, f"http://127.0.0.1:{port}/health", log)
         yield Chat(f"http://127.0.0.1:{port}/v1", str(folder))

@@ -24,7 +24,7 @@ SHAPE = {
     "latent": {"batch_size": 2},
     "positive": {"text": "a shaded drawing of a large green star at the center on a cream background"},
     "negative": {"text": ""},
-}  # fmt: skip
+}
 FEW = {"steps": 10, "cfg": 4.0}
 STAR = {**SHAPE, "positive": {"text": "a flat drawing of a large red star at the center on a sky background"}}
 Tiles = list[tuple[str, str, int, int]]
@@ -60,7 +60,7 @@ SHOWN: dict[str, tuple[dict[str, dict], Tiles | str]] = {
     ),
     "8": ({}, "loss"),
     "9": ({}, "plot"),
-}  # fmt: skip
+}
 
 
 def main(wanted: list[str]) -> None:

@@ -115,9 +115,19 @@ def cfg_guider(model, cfg: float, positive=None, negative=None):
 
 
 def sample(
-    model, sampler="euler", *, steps=3, sigmas=None, cfg=3.0, guider=None, noise=None, latent=None,
-    mask=None, callback=None, seed=7,
-) -> torch.Tensor:  # fmt: skip
+    model,
+    sampler="euler",
+    *,
+    steps=3,
+    sigmas=None,
+    cfg=3.0,
+    guider=None,
+    noise=None,
+    latent=None,
+    mask=None,
+    callback=None,
+    seed=7,
+) -> torch.Tensor:
     """Sample with the host's own guider and sampler.
 
     guider: function of the model

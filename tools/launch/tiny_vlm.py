@@ -36,31 +36,54 @@ def make_processor() -> LlavaProcessor:
     words.add_special_tokens(list(MARKS))
     pad, start, end, image = MARKS
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token=pad, bos_token=start, eos_token=end,
+        tokenizer_object=words,
+        pad_token=pad,
+        bos_token=start,
+        eos_token=end,
         extra_special_tokens={"image_token": image},
-    )  # fmt: skip
+    )
     pictures = CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
     return LlavaProcessor(
-        pictures, tokenizer, patch_size=PATCH, vision_feature_select_strategy="full", chat_template=CHAT,
-        image_token=image, num_additional_image_tokens=1,
-    )  # fmt: skip
+        pictures,
+        tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="full",
+        chat_template=CHAT,
+        image_token=image,
+        num_additional_image_tokens=1,
+    )
 
 
 def make_model(words: int) -> LlavaForConditionalGeneration:
     """137,000 weights, large enough that every byte of the question moves the answer."""
     vision = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=SIDE,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=SIDE,
         patch_size=PATCH,
-    )  # fmt: skip
+    )
     text = LlamaConfig(
-        vocab_size=words, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=8192, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+        vocab_size=words,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=8192,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
     config = LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=MARKS.index("<image>"),
-        vision_feature_select_strategy="full", vision_feature_layer=-1,
+        vision_config=vision,
+        text_config=text,
+        image_token_index=MARKS.index("<image>"),
+        vision_feature_select_strategy="full",
+        vision_feature_layer=-1,
         image_seq_length=(SIDE // PATCH) ** 2 + 1,
-    )  # fmt: skip
+    )
     model = LlavaForConditionalGeneration(config)
     torch.manual_seed(0)
     for weight in model.parameters():

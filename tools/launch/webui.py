@@ -183,9 +183,14 @@ def _spawn(python: Path, root: Path, data: Path, log: Path, *more: str) -> subpr
     with open(log, "wb") as out:
         return subprocess.Popen(
             [str(python), str(program), str(root), str(data), *more],
-            cwd=root, env=environment, text=True, encoding="utf-8",
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=out,
-        )  # fmt: skip
+            cwd=root,
+            env=environment,
+            text=True,
+            encoding="utf-8",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=out,
+        )
 
 
 def refresh(source: Path, root: Path) -> None:

@@ -25,9 +25,11 @@ def training_parser(
     top.add_argument("--base", required=True, help=f"a checkpoint, or {' or '.join(bases)}")
     top.add_argument("--images", type=Path, metavar="FOLDER", help="with a checkpoint: pictures")
     top.add_argument(
-        "--captions", type=Path, metavar="FOLDER_OR_FILE",
+        "--captions",
+        type=Path,
+        metavar="FOLDER_OR_FILE",
         help="of the .txt files, if not beside the pictures; or a .jsonl or .csv of file_name and text",
-    )  # fmt: skip
+    )
     top.add_argument("--size", type=int, default=512, help="pixels a side that pictures are brought to")
     top.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors to write")
     top.add_argument("--work", type=Path, default=Path("output") / name, help="folder of state and cache")

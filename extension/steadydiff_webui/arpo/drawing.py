@@ -56,9 +56,14 @@ def draw(settings: Mapping[str, Any], prompt: str, seed: int) -> Image.Image:
     same = ("sampler_name", "scheduler", "steps", "width", "height")
     wanted = {name: settings[name] for name in same if name in settings}
     p = processing.StableDiffusionProcessingTxt2Img(
-        prompt=prompt, negative_prompt=settings["negative"], cfg_scale=settings["cfg"], seed=seed,
-        do_not_save_samples=True, do_not_save_grid=True, **wanted,
-    )  # fmt: skip
+        prompt=prompt,
+        negative_prompt=settings["negative"],
+        cfg_scale=settings["cfg"],
+        seed=seed,
+        do_not_save_samples=True,
+        do_not_save_grid=True,
+        **wanted,
+    )
     p.scripts, p.script_args = scripts.ScriptRunner(), []  # none, but reForge looks for one of its own there
     with closing(p):
         done = processing.process_images(p)
@@ -69,10 +74,13 @@ def draw(settings: Mapping[str, Any], prompt: str, seed: int) -> Image.Image:
 def infotext(settings: Mapping[str, Any], prompt: str, seed: int) -> str:
     """What txt2img needs to draw it again."""
     fields = {
-        "Steps": settings["steps"], "Sampler": settings["sampler_name"],
+        "Steps": settings["steps"],
+        "Sampler": settings["sampler_name"],
         **({"Schedule type": settings["scheduler"]} if "scheduler" in settings else {}),
-        "CFG scale": settings["cfg"], "Seed": seed, "Size": f"{settings['width']}x{settings['height']}",
-    }  # fmt: skip
+        "CFG scale": settings["cfg"],
+        "Seed": seed,
+        "Size": f"{settings['width']}x{settings['height']}",
+    }
     negative = f"\nNegative prompt: {settings['negative']}" if settings["negative"] else ""
     return f"{prompt}{negative}\n" + ", ".join(f"{name}: {value}" for name, value in fields.items())
 

@@ -60,14 +60,33 @@ def _bank(
 
 
 def _chat(
-    url, model, framework, seed, temperature, max_tokens, image_size, templates, key_name, free_memory,
-    timeout, text_model, options,
-) -> VisionProposer:  # fmt: skip
+    url,
+    model,
+    framework,
+    seed,
+    temperature,
+    max_tokens,
+    image_size,
+    templates,
+    key_name,
+    free_memory,
+    timeout,
+    text_model,
+    options,
+) -> VisionProposer:
     server = ChatServer(
-        url, model.strip(), key_name,
-        temperature=temperature, seed=seed, max_tokens=max_tokens, side=image_size, timeout=timeout,
-        options=options, on_wait=check_interrupted, make_room=make_room if free_memory else None,
-    )  # fmt: skip
+        url,
+        model.strip(),
+        key_name,
+        temperature=temperature,
+        seed=seed,
+        max_tokens=max_tokens,
+        side=image_size,
+        timeout=timeout,
+        options=options,
+        on_wait=check_interrupted,
+        make_room=make_room if free_memory else None,
+    )
     find_key(key_name, server.address.origin)
     writer = replace(server, model=text_model.strip()) if text_model.strip() else None
     sessions = (server.session, *([writer.session] if writer else []))

@@ -22,10 +22,11 @@ Settings = dict[str, dict[str, Any]]
 """By part, by input."""
 
 WORDS = Text(
-    "words", "",
+    "words",
+    "",
     "Words to exchange in every phrase of the prompts found, like dog -> cat, between commas or one a line; "
     "whole words in any case. Nothing after the arrow takes one out. The drawings are of before.",
-)  # fmt: skip
+)
 
 
 def parts() -> dict[str, tuple[Input, ...]]:
@@ -35,7 +36,9 @@ def parts() -> dict[str, tuple[Input, ...]]:
         "search": (*arpo_inputs.SEARCH, arpo_inputs.COMBINE, WORDS),
         "proposer": (
             Choice(
-                "proposer", arpo_inputs.BANK, (arpo_inputs.BANK, arpo_inputs.SERVER),
+                "proposer",
+                arpo_inputs.BANK,
+                (arpo_inputs.BANK, arpo_inputs.SERVER),
                 "Who says what a drawing lacks: phrase bank, lists of phrases and nothing to install; chat "
                 "server, a vision-language model behind an address.",
             ),
@@ -47,7 +50,7 @@ def parts() -> dict[str, tuple[Input, ...]]:
         ),
         "server": tuple(replace(one, default=server_default(one)) for one in arpo_inputs.CHAT_SERVER),
         "scorer": arpo_inputs.CLIP_SCORER,
-    }  # fmt: skip
+    }
 
 
 def drawing_inputs() -> tuple[Input, ...]:
@@ -59,7 +62,9 @@ def drawing_inputs() -> tuple[Input, ...]:
     return (
         Text("negative", "", "What to steer away from, at cfg above 1."),
         Choice(
-            "sampler_name", "Euler" if "Euler" in samplers else samplers[0], samplers,
+            "sampler_name",
+            "Euler" if "Euler" in samplers else samplers[0],
+            samplers,
             as_in,
         ),
         *([Choice("scheduler", schedulers[0], schedulers, as_in)] if schedulers else []),
@@ -68,11 +73,14 @@ def drawing_inputs() -> tuple[Input, ...]:
         Whole("width", 512, 64, 2048, "Of each drawing; near the reference's proportions if you can."),
         Whole("height", 512, 64, 2048, "Of each drawing; near the reference's proportions if you can."),
         Whole(
-            "seed", 0, -1, 2**32 - 1,
+            "seed",
+            0,
+            -1,
+            2**32 - 1,
             "Of every drawing, so that they differ by their prompts alone. -1: one by chance for the whole "
             "search.",
         ),
-    )  # fmt: skip
+    )
 
 
 def read_settings(given: Mapping[str, Mapping[str, object]]) -> Settings:

@@ -104,9 +104,13 @@ def tab(searches: Searches) -> gr.Blocks:
                         label="Reference", type="pil", height=140, elem_id=f"{NAME}_reference"
                     )
                     more = gr.File(
-                        label="More references", file_count="multiple", file_types=["image"], height=140,
-                        min_width=100, elem_id=f"{NAME}_more",
-                    )  # fmt: skip
+                        label="More references",
+                        file_count="multiple",
+                        file_types=["image"],
+                        height=140,
+                        min_width=100,
+                        elem_id=f"{NAME}_more",
+                    )
                 widgets = dict[tuple[str, str], Any]()
                 with gr.Row(elem_classes=["steadydiff-row"]):
                     start = gr.Button("Find the prompt", variant="primary", elem_id=f"{NAME}_start")
@@ -131,9 +135,13 @@ def tab(searches: Searches) -> gr.Blocks:
                 with gr.Row():
                     buttons = infotext_utils.create_buttons(["txt2img", "img2img"])
                 gallery = gr.Gallery(
-                    label="Drawings", columns=4, height=220, allow_preview=False, show_label=True,
+                    label="Drawings",
+                    columns=4,
+                    height=220,
+                    allow_preview=False,
+                    show_label=True,
                     elem_id=f"{NAME}_gallery",
-                )  # fmt: skip
+                )
                 scores = gr.HTML(elem_id=f"{NAME}_scores")
                 search_id = gr.Textbox(visible=False, elem_id=f"{NAME}_id")
                 infotext = gr.Textbox(visible=False, elem_id=f"{NAME}_infotext")
@@ -142,10 +150,12 @@ def tab(searches: Searches) -> gr.Blocks:
         for name, button in buttons.items():
             infotext_utils.register_paste_params_button(
                 infotext_utils.ParamBinding(
-                    paste_button=button, tabname=name, source_text_component=infotext,
+                    paste_button=button,
+                    tabname=name,
+                    source_text_component=infotext,
                     source_image_component=best if name == "img2img" else None,
                 )
-            )  # fmt: skip
+            )
         places = [(part, one) for part, inputs in known.items() for one in inputs]
         flat = [widgets[part, one.name] for part, one in places]
 
@@ -215,9 +225,12 @@ def settings_widgets(widgets: Widgets, known: Known, takes: bool) -> Any:
     take: Any = None  # made in the part of the drawing
     for part, heading in HEADINGS.items():
         with gr.Accordion(
-            heading, open=False, elem_id=f"{NAME}_{part}", elem_classes=["steadydiff-more"],
+            heading,
+            open=False,
+            elem_id=f"{NAME}_{part}",
+            elem_classes=["steadydiff-more"],
             visible=part != "server",
-        ) as parted[part]:  # fmt: skip
+        ) as parted[part]:
             if part == "drawing":
                 with gr.Row(elem_classes=["steadydiff-row"]):
                     take = gr.Checkbox(
@@ -231,9 +244,11 @@ def settings_widgets(widgets: Widgets, known: Known, takes: bool) -> Any:
             parted |= {"own drawing": column} if part == "drawing" else {}
     proposer = widgets["proposer", "proposer"]
     layout.follow(
-        [proposer], lambda chosen: gr.update(visible=chosen == SERVER_PROPOSES), [proposer],
+        [proposer],
+        lambda chosen: gr.update(visible=chosen == SERVER_PROPOSES),
+        [proposer],
         [parted["server"]],
-    )  # fmt: skip
+    )
     layout.follow([take], lambda on: gr.update(visible=not on), [take], [parted["own drawing"]])
     return take
 
@@ -360,10 +375,16 @@ def table(steps: tuple[Step, ...]) -> str:
         return ""
     heads = ("", "image", "text", "prompt", "added", "taken out")
     rows = [
-        (str(i), near(step), f"{step.text_similarity:.3f}", step.phrases.prompt,
-         named(step.gains), named(step.drops))
+        (
+            str(i),
+            near(step),
+            f"{step.text_similarity:.3f}",
+            step.phrases.prompt,
+            named(step.gains),
+            named(step.drops),
+        )
         for i, step in enumerate(steps)
-    ]  # fmt: skip
+    ]
     if not any(step.drops for step in steps):
         heads, rows = heads[:-1], [row[:-1] for row in rows]
     head = "".join(f"<th>{one}</th>" for one in heads)

@@ -13,12 +13,13 @@ from .panel import Panel
 
 INPUTS = (
     File(
-        "file", ANTIBIAS,
+        "file",
+        ANTIBIAS,
         "A .safetensors file of models/steadydiff_antibias, trained for the base model you use; it is "
         "refused on another kind.",
     ),
     *ANTIBIAS_PROMPT,
-)  # fmt: skip
+)
 
 
 def plan(values: dict) -> Plan:
@@ -41,7 +42,10 @@ def plan(values: dict) -> Plan:
 
 
 PANEL = Panel(
-    "Anti-Bias Prompt", "antibias_prompt", INPUTS, plan,
+    "Anti-Bias Prompt",
+    "antibias_prompt",
+    INPUTS,
+    plan,
     hint="0 is off, 1 as trained.",
     page="antibias_prompt.md",
     rows=({"file": "Anti-bias file", "strength": "Strength"},),
@@ -49,4 +53,4 @@ PANEL = Panel(
         {"start_percent": "Anti-bias starts at (0 to 1)", "end_percent": "Anti-bias ends at (0 to 1)"},
         {"calls": "Corrected calls"},
     ),
-)  # fmt: skip
+)

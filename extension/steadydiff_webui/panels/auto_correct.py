@@ -11,12 +11,14 @@ from .panel import Panel
 
 INPUTS = (
     Choice(
-        "quality", "normal", tuple(QUALITIES),
+        "quality",
+        "normal",
+        tuple(QUALITIES),
         "How many pictures are measured on: 16, 32 or 64; each has a fit of its own. Takes, at 20 steps, at "
         "most the time of 61, 122 or 474 pictures, without a folder of pictures 125, 250 or 730; mostly it "
         "knows earlier. More is surer.",
     ),
-)  # fmt: skip
+)
 
 
 def key_of(p) -> FitKey:
@@ -30,10 +32,13 @@ def plan(values: dict) -> webui.Plan:
 
 
 PANEL = Panel(
-    "Auto Correct", "auto_correct", INPUTS, plan,
+    "Auto Correct",
+    "auto_correct",
+    INPUTS,
+    plan,
     hint="Uses the fit that matches.",
     page="webui.md",
     rows=({"quality": "Quality"},),
     more=(),
     head=("quality",),
-)  # fmt: skip
+)

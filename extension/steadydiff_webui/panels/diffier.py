@@ -17,12 +17,13 @@ OWN = ("strength", "divide_by_cfg", "iterations", "threshold")
 INPUTS = (
     *DIFFIER,
     File(
-        "measurement", MEASUREMENTS,
+        "measurement",
+        MEASUREMENTS,
         "norm then pulls to the norms measured on noised clean pictures instead of the conditional "
         "branch's; with values auto, renoise takes its strength from it. Epsilon Scaling's Calibrate puts "
         "what it measures into models/steadydiff_measurements.",
     ),
-)  # fmt: skip
+)
 
 
 def plan(values: dict) -> Plan:
@@ -46,21 +47,27 @@ def holds(values: dict) -> dict[str, str]:
 
 
 PANEL = Panel(
-    "DiffIER", "diffier", INPUTS, plan,
+    "DiffIER",
+    "diffier",
+    INPUTS,
+    plan,
     hint="0 is off, 0.5 usual. Higher: more contrast, then hard edges.",
     page="diffier.md",
     rows=({"mode": "DiffIER mode", "strength": "DiffIER strength", "iterations": "Iterations"},),
     more=(
         {
-            "start_percent": "DiffIER starts at (0 to 1)", "end_percent": "DiffIER ends at (0 to 1)",
-            "threshold": "Stop below", "values": "DiffIER values",
+            "start_percent": "DiffIER starts at (0 to 1)",
+            "end_percent": "DiffIER ends at (0 to 1)",
+            "threshold": "Stop below",
+            "values": "DiffIER values",
         },
         {
             "divide_by_cfg": "Weaker at high CFG",
-            "antithetic": "Two opposite noises (calmer, twice the time)", "measurement": "Measured norms",
+            "antithetic": "Two opposite noises (calmer, twice the time)",
+            "measurement": "Measured norms",
         },
     ),
     choice="mode",
     serves={"divide_by_cfg": "renoise", "antithetic": "renoise", "measurement": "norm"},
     holds=holds,
-)  # fmt: skip
+)

@@ -18,7 +18,9 @@ LINE = "scale and slope"
 INPUTS = (
     *EPSILON_SCALING,
     Choice(
-        "schedule", LINE, (LINE, "table", "snr", "dcw", "file"),
+        "schedule",
+        LINE,
+        (LINE, "table", "snr", "dcw", "file"),
         "Where each step's scale comes from. scale and slope: from the two above. The others replace "
         "these. table: your own numbers. snr: the curve of Temporal Score Rescaling, 1 in pure noise and "
         "1/tsr_k at the end, so it acts on detail. dcw: moves every Euler step as DCW does, which acts most "
@@ -26,11 +28,12 @@ INPUTS = (
     ),
     *SCHEDULE,
     File(
-        "schedule_file", SCHEDULES,
+        "schedule_file",
+        SCHEDULES,
         "file: a schedule of models/steadydiff_schedules, made for this sampler and cfg. One that was "
         "calibrated serves other numbers of steps too; its scales are then read off by noise level.",
     ),
-)  # fmt: skip
+)
 
 
 def plan(values: dict) -> Plan:
@@ -80,27 +83,41 @@ def holds(values: dict) -> dict[str, str]:
 CHOSEN_BY_CALIBRATION = ("schedule", "schedule_file")
 
 PANEL = Panel(
-    "Epsilon Scaling", "epsilon_scaling", INPUTS, plan,
+    "Epsilon Scaling",
+    "epsilon_scaling",
+    INPUTS,
+    plan,
     hint="1 is off. Higher: more texture, then grain. Lower: smoother.",
     page="epsilon_scaling.md",
     rows=(
         {
-            "scale": "Scale", "schedule": "Source", "slope": "Change per step", "table": "Own table",
-            "tsr_k": "TSR k", "tsr_sigma": "TSR sigma", "dcw_lambda": "DCW lambda",
+            "scale": "Scale",
+            "schedule": "Source",
+            "slope": "Change per step",
+            "table": "Own table",
+            "tsr_k": "TSR k",
+            "tsr_sigma": "TSR sigma",
+            "dcw_lambda": "DCW lambda",
             "schedule_file": "Saved schedule",
         },
     ),
     more=(
         {
-            "start_percent": "Start at (0 to 1)", "end_percent": "End at (0 to 1)",
+            "start_percent": "Start at (0 to 1)",
+            "end_percent": "End at (0 to 1)",
             "space": "Scale noise or velocity",
         },
     ),
     choice="schedule",
     serves={
-        "scale": LINE, "slope": LINE, "table": "table", "tsr_k": "snr", "tsr_sigma": "snr",
-        "dcw_lambda": "dcw", "schedule_file": "file",
+        "scale": LINE,
+        "slope": LINE,
+        "table": "table",
+        "tsr_k": "snr",
+        "tsr_sigma": "snr",
+        "dcw_lambda": "dcw",
+        "schedule_file": "file",
     },
     head=("scale", "schedule"),
     holds=holds,
-)  # fmt: skip
+)

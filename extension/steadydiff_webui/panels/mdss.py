@@ -18,12 +18,13 @@ from .panel import Panel
 
 INPUTS = (
     File(
-        "file", MDSS,
+        "file",
+        MDSS,
         "The file from models/steadydiff_mdss whose second output is used. Load the same file as "
         "the checkpoint, or as the LoRA. none: the loaded checkpoint's own.",
     ),
     *inputs.MDSS,
-)  # fmt: skip
+)
 
 
 def plan(values: dict) -> Plan:
@@ -49,7 +50,10 @@ def loaded_checkpoint() -> Path:
 
 
 PANEL = Panel(
-    "MDSS", "mdss", INPUTS, plan,
+    "MDSS",
+    "mdss",
+    INPUTS,
+    plan,
     hint="0 is off, 1 as trained.",
     page="mdss.md",
     rows=({"file": "MDSS file", "strength": "MDSS strength"},),
@@ -57,4 +61,4 @@ PANEL = Panel(
         {"start_percent": "MDSS starts at (0 to 1)", "end_percent": "MDSS ends at (0 to 1)"},
         {"branches": "Prediction used"},
     ),
-)  # fmt: skip
+)

@@ -24,7 +24,10 @@ def plan(values: dict) -> Plan:
 
 
 PANEL = Panel(
-    "Time Shift", "time_shift", INPUTS, plan,
+    "Time Shift",
+    "time_shift",
+    INPUTS,
+    plan,
     hint="1 is off. Lower: crisper.",
     page="time_shift.md",
     rows=({"factor": "Noise level times"},),
@@ -33,4 +36,4 @@ PANEL = Panel(
         {"levels": "Training levels instead"},
     ),
     head=("factor",),
-)  # fmt: skip
+)

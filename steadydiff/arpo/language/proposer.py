@@ -98,9 +98,11 @@ class VisionProposer:
         form = ", ".join(f'"{kind}": ["...", "..."]' for kind in kinds)
         question = filled(
             self.templates.candidates,
-            difference=difference[:MAX_DESCRIPTION], prompt=current.prompt or "(empty)", kinds=wanted,
+            difference=difference[:MAX_DESCRIPTION],
+            prompt=current.prompt or "(empty)",
+            kinds=wanted,
             answer=f"{{{form}}}",
-        )  # fmt: skip
+        )
         return parse_phrases(self._asked(question), kinds[0] if len(kinds) == 1 else None)
 
     def _of_reference(self, reference: Tensor) -> dict[Kind, str]:

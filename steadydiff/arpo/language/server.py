@@ -138,9 +138,14 @@ class ChatServer:
             pause = self.backoff * 2**attempt * random.uniform(0.75, 1.25)
             try:
                 reply = post(
-                    address, f"{address.base}/chat/completions", body, _headers(key),
-                    seconds=end - time.monotonic(), most=MAX_REPLY, on_wait=self.on_wait,
-                )  # fmt: skip
+                    address,
+                    f"{address.base}/chat/completions",
+                    body,
+                    _headers(key),
+                    seconds=end - time.monotonic(),
+                    most=MAX_REPLY,
+                    on_wait=self.on_wait,
+                )
             except ExchangeError as error:
                 if time.monotonic() >= end:
                     break

@@ -150,9 +150,18 @@ class Attachment:
             session.close()
 
     def sampler_sample(
-        self, executor, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
-        *args, **kwargs,
-    ):  # fmt: skip
+        self,
+        executor,
+        guider,
+        sigmas,
+        extra_args,
+        callback,
+        noise,
+        latent_image=None,
+        denoise_mask=None,
+        *args,
+        **kwargs,
+    ):
         """Note what is given where a mask keeps a part, and let methods of kind "state" come in between the
         sampler and its model; newer hosts may pass more arguments."""
         session = guider.model_options.get(KEY)
@@ -185,9 +194,14 @@ class Attachment:
                     rectify(executor, method, patch.resource, run, own)
 
     def _open(
-        self, guider: Any, sampler: Any, sigmas: Tensor, seed: int | None, shapes: Sequence[Sequence[int]],
+        self,
+        guider: Any,
+        sampler: Any,
+        sigmas: Tensor,
+        seed: int | None,
+        shapes: Sequence[Sequence[int]],
         before: tuple[Patch, ...],
-    ) -> ComfySession:  # fmt: skip
+    ) -> ComfySession:
         """before: patches that were chosen for this very run, nearest the loader"""
         model = guider.model_patcher
         model_sampling = model.get_model_object("model_sampling")

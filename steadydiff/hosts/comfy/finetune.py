@@ -62,11 +62,13 @@ def schedule_of(model: Any) -> TrainedLevels:
 def prediction_of(model_sampling: Any, space: Space) -> Prediction:
     """Return what the network answers, told by what the host makes of it at one level; HostError by name."""
     sigma, none, one = torch.tensor([0.5]), torch.zeros(1, 1), torch.ones(1, 1)
-    found = torch.cat([
-        model_sampling.calculate_input(sigma, one),
-        model_sampling.calculate_denoised(sigma, none, one),
-        model_sampling.calculate_denoised(sigma, one, none),
-    ])  # fmt: skip
+    found = torch.cat(
+        [
+            model_sampling.calculate_input(sigma, one),
+            model_sampling.calculate_denoised(sigma, none, one),
+            model_sampling.calculate_denoised(sigma, one, none),
+        ]
+    )
     scale = 1.25**-0.5  # of the network's input
     known: dict[Prediction, tuple] = {"eps": (scale, 1.0, -0.5), "v": (scale, 0.8, -0.5 * scale)}
     if space == "flow":

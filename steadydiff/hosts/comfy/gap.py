@@ -44,9 +44,13 @@ def measure_gap(
 
 
 def _measure(
-    setup: Setup, recorder: GapRecorder, shape: Sequence[int], seeds: Sequence[int], batch: int,
+    setup: Setup,
+    recorder: GapRecorder,
+    shape: Sequence[int],
+    seeds: Sequence[int],
+    batch: int,
     reference: Tensor | None = None,
-) -> Gap:  # fmt: skip
+) -> Gap:
     pictures = [] if reference is None else list(reference.split(batch))
     for at in range(0, len(seeds), batch):
         part, model = seeds[at : at + batch], GuidedModel(setup.host, wants_branches=True, calls_again=True)

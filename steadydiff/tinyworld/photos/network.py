@@ -132,9 +132,10 @@ class PhotoNet(nn.Module):
                 self.grow.append(ops.Conv2d(c_out, c_out, 3, padding=1, **place))
             width = c_out
         self.coarse = nn.Sequential(
-            ops.GroupNorm(_GROUP, width, **place), nn.SiLU(),
+            ops.GroupNorm(_GROUP, width, **place),
+            nn.SiLU(),
             ops.Conv2d(width, 4 * detail, 3, padding=1, **place),
-        )  # fmt: skip
+        )
         self.fine1 = ops.Conv2d(CHANNELS + detail, head, 3, padding=1, **place)
         self.fine2 = ops.Conv2d(head, head, 3, padding=1, **place)
         self.out = nn.Sequential(

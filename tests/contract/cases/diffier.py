@@ -8,10 +8,19 @@ from tests.contract.cases import RUNS, Cases
 def measured(space):
     """A measurement whose norms no case happens to have already."""
     return Measurement(
-        space=space, sigmas=(0.9, 0.0), count=2, shape=(1, 8), seed=0, reference="given",
-        sampling_norm=(0.7,), training_norm=(0.7,), sampling_rms=(0.7,), training_rms=(0.7,),
-        state_variance=(1.0, 1.0), expected_variance=(1.0, 1.0),
-    )  # fmt: skip
+        space=space,
+        sigmas=(0.9, 0.0),
+        count=2,
+        shape=(1, 8),
+        seed=0,
+        reference="given",
+        sampling_norm=(0.7,),
+        training_norm=(0.7,),
+        sampling_rms=(0.7,),
+        training_rms=(0.7,),
+        state_variance=(1.0, 1.0),
+        expected_variance=(1.0, 1.0),
+    )
 
 
 CASES = Cases(

@@ -74,10 +74,21 @@ _made("HTML", COMMON - {"info", "container", "scale", "min_width", "interactive"
 _made("Image", COMMON - {"info"} | {"type", "height", "width", "show_download_button"})
 _made("Plot", COMMON - {"info", "interactive"})
 _made("Button", COMMON - {"info", "label", "show_label", "container"} | {"variant", "size", "icon", "link"})
-_made("Gallery", COMMON - {"info"} | {
-    "columns", "rows", "height", "allow_preview", "preview", "object_fit", "show_share_button",
-    "show_download_button", "selected_index",
-})  # fmt: skip
+_made(
+    "Gallery",
+    COMMON - {"info"}
+    | {
+        "columns",
+        "rows",
+        "height",
+        "allow_preview",
+        "preview",
+        "object_fit",
+        "show_share_button",
+        "show_download_button",
+        "selected_index",
+    },
+)
 _made("File", COMMON - {"info"} | {"file_count", "file_types", "type", "height"})
 _made("State", {"value"})
 context = SimpleNamespace(Context=SimpleNamespace(root_block=Blocks()))  # noqa: F821 (made above)

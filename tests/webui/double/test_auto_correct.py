@@ -12,9 +12,15 @@ from steadydiff.drift.fit import PLAIN
 
 STEPS = 3
 SETTINGS = {
-    "prompt": "a cat", "negative_prompt": "a dog", "sampler_name": "Euler", "scheduler": "Automatic",
-    "steps": STEPS, "cfg_scale": 3.0, "width": 64, "height": 64,
-}  # fmt: skip
+    "prompt": "a cat",
+    "negative_prompt": "a dog",
+    "sampler_name": "Euler",
+    "scheduler": "Automatic",
+    "steps": STEPS,
+    "cfg_scale": 3.0,
+    "width": 64,
+    "height": 64,
+}
 USE = {"auto_correct": {"quality": "quick"}}
 
 

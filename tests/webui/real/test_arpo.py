@@ -108,8 +108,9 @@ def test_what_drawings_have_and_the_reference_has_not_is_negative(arpo, referenc
 
 def test_the_mean_of_several_seeds_counts(arpo, reference):
     wish = {**WISH, "image": reference, "search": {**WISH["search"], "seeds": 2, "iterations": 0}}
-    [step], [alone] = (ended(arpo, one)["steps"] for one in (wish, {**wish, "search": {"iterations": 0,
-        "prompt": "a cat"}}))  # fmt: skip
+    [step], [alone] = (
+        ended(arpo, one)["steps"] for one in (wish, {**wish, "search": {"iterations": 0, "prompt": "a cat"}})
+    )
     assert len(step["similarities"]) == 2 and step["similarities"][0] != step["similarities"][1]
     assert step["image_similarity"] == pytest.approx(sum(step["similarities"]) / 2)
     assert alone["image_similarity"] == pytest.approx(step["similarities"][0])
@@ -168,9 +169,11 @@ def test_a_prompt_may_grow_over_windows_and_is_drawn_as_the_host_parts_it(packed
     assert found[150]["prompt"] == f"{long}, green"
     step = found[150]["steps"][-1]
     made = packed.generate(
-        prompt=found[150]["prompt"], negative_prompt="", cfg_scale=DRAWING["cfg"],
+        prompt=found[150]["prompt"],
+        negative_prompt="",
+        cfg_scale=DRAWING["cfg"],
         **{k: v for k, v in DRAWING.items() if k != "cfg"},
-    )  # fmt: skip
+    )
     assert [packed_digest(decoded(step))] == made["images"]
 
 
@@ -309,9 +312,11 @@ def test_what_it_draws_is_what_txt2img_draws(packed, arpo, reference):
     for step in seen["steps"]:
         prompt = ", ".join([*step["phrases"]["content"], *step["phrases"]["style"]])
         made = packed.generate(
-            prompt=prompt, negative_prompt="", **{k: v for k, v in DRAWING.items() if k != "cfg"},
+            prompt=prompt,
+            negative_prompt="",
+            **{k: v for k, v in DRAWING.items() if k != "cfg"},
             cfg_scale=DRAWING["cfg"],
-        )  # fmt: skip
+        )
         picture = Image.open(io.BytesIO(base64.b64decode(step["image"])))
         assert [packed_digest(picture)] == made["images"]
     assert "Steps: 4, Sampler: Euler" in seen["infotext"]

@@ -52,8 +52,13 @@ def rewritten(file, correction):
     with open(file, encoding="utf-8") as stream:
         data = json.load(stream)
     data["fit"]["correction"] = {
-        "scale": 1.0, "later": False, "factor": 1.0, "strength": 0.0, "s_noise": 1.0, **correction,
-    }  # fmt: skip
+        "scale": 1.0,
+        "later": False,
+        "factor": 1.0,
+        "strength": 0.0,
+        "s_noise": 1.0,
+        **correction,
+    }
     with open(file, "w", encoding="utf-8") as stream:
         json.dump(data, stream)
 

@@ -5,9 +5,16 @@ import json
 import pytest
 
 FIELDS = {
-    "prompt": "a cat", "seed": 5, "steps": 4, "cfg_scale": 3.0, "width": 64, "height": 64,
-    "sampler_name": "Euler", "scheduler": "Automatic", "save_images": False,
-}  # fmt: skip
+    "prompt": "a cat",
+    "seed": 5,
+    "steps": 4,
+    "cfg_scale": 3.0,
+    "width": 64,
+    "height": 64,
+    "sampler_name": "Euler",
+    "scheduler": "Automatic",
+    "save_images": False,
+}
 
 PASTED = """
 import gradio

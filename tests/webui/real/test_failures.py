@@ -9,9 +9,16 @@ import pytest
 from steadydiff.schedules import MadeFor, Schedule
 
 FIELDS = {
-    "prompt": "a cat", "seed": 5, "steps": 4, "cfg_scale": 3.0, "width": 64, "height": 64,
-    "sampler_name": "Euler", "scheduler": "Automatic", "save_images": False,
-}  # fmt: skip
+    "prompt": "a cat",
+    "seed": 5,
+    "steps": 4,
+    "cfg_scale": 3.0,
+    "width": 64,
+    "height": 64,
+    "sampler_name": "Euler",
+    "scheduler": "Automatic",
+    "save_images": False,
+}
 SCALED = {"epsilon_scaling": {"scale": 1.05}}
 NORM = {"mode": "norm", "strength": 0.3, "start_percent": 0.0}
 REFINER = {"override_settings": {"sd_model_checkpoint": "refiner"}}
@@ -260,7 +267,7 @@ WRONG = {
     "no file": ({"antibias_prompt": {}}, "choose a file"),
     "found by the run": ({"epsilon_scaling": {"schedule": "table", "table": "1.01"}}, "the run has 4"),
     "too long": ({"epsilon_scaling": {"schedule": "table", "table": "1.005, " * 120_000}}, "at most 20,000"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -92,9 +92,12 @@ def comfyui(tiny, sigmas, models):
         noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(7))
         with torch.inference_mode():
             return guider.sample(
-                noise, torch.zeros_like(noise), samplers.sampler_object(SAMPLERS[sampler]),
-                torch.tensor(sigmas), disable_pbar=True,
-            )  # fmt: skip
+                noise,
+                torch.zeros_like(noise),
+                samplers.sampler_object(SAMPLERS[sampler]),
+                torch.tensor(sigmas),
+                disable_pbar=True,
+            )
 
     return latents
 
@@ -106,10 +109,16 @@ def latents(packed, sigmas, tmp_path):
     def latents(sampler, named):
         file = tmp_path / "latents.pt"
         made = packed.generate(
-            args={"SteadyDiff": [named]}, sampler_name=sampler, steps=len(AT), cfg_scale=CFG, sigmas=sigmas,
-            prompt=PROMPTS[0], negative_prompt=PROMPTS[1], latents=str(file),
+            args={"SteadyDiff": [named]},
+            sampler_name=sampler,
+            steps=len(AT),
+            cfg_scale=CFG,
+            sigmas=sigmas,
+            prompt=PROMPTS[0],
+            negative_prompt=PROMPTS[1],
+            latents=str(file),
             options=OWN.get(packed.kind.name),
-        )  # fmt: skip
+        )
         assert made["swallowed"] == [] and ("run" in str(made["infotexts"])) == bool(named)
         (found,) = torch.load(file)
         return found

@@ -101,9 +101,13 @@ class Judge(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.SiLU(), nn.Flatten(),
+            nn.Conv2d(1, 16, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(16, 32, 3, 2, 1),
+            nn.SiLU(),
+            nn.Flatten(),
             nn.Linear(512, 32),
-        )  # fmt: skip
+        )
         self.out = nn.Linear(32, CLASSES)
 
     def features(self, x: Tensor) -> Tensor:

@@ -37,11 +37,15 @@ class Classifier(nn.Module):
         before = (widths[0], *widths)
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                nn.BatchNorm2d(c_in), nn.SiLU(), nn.Conv2d(c_in, c_out, 3, 2, 1, bias=False),
-                nn.BatchNorm2d(c_out), nn.SiLU(), nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False),
+                nn.BatchNorm2d(c_in),
+                nn.SiLU(),
+                nn.Conv2d(c_in, c_out, 3, 2, 1, bias=False),
+                nn.BatchNorm2d(c_out),
+                nn.SiLU(),
+                nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False),
             )
             for c_in, c_out in zip(before, widths, strict=False)
-        )  # fmt: skip
+        )
         self.norm, self.reduce = nn.BatchNorm2d(widths[-1]), nn.Linear(widths[-1], 64)
         self.out = nn.Linear(64, 10)
 

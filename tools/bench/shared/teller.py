@@ -20,9 +20,13 @@ from steadydiff.tinyworld.reader import HEADS
 from steadydiff.tinyworld.scenes import RELATIONS, Scenes, caption
 
 QUESTIONS = Templates(
-    caption="caption", difference="difference", content="content", style="style",
-    compare="compare\n{image1}\nor\n{image2}", candidates="candidates\n{difference}",
-)  # fmt: skip
+    caption="caption",
+    difference="difference",
+    content="content",
+    style="style",
+    compare="compare\n{image1}\nor\n{image2}",
+    candidates="candidates\n{difference}",
+)
 NOTHING = "none"
 
 
@@ -82,12 +86,17 @@ def scenes_of(read: dict[str, Tensor]) -> Scenes:
         for name in ("shape", "colour", "size")
     }
     return Scenes(
-        count=1 + (pair > 0), **both, position=told["position"],
+        count=1 + (pair > 0),
+        **both,
+        position=told["position"],
         relation=(pair - 1).clip(0) * 2,  # left of, or above
-        background=told["background"], style=told["style"],
-        centre_px=nothing[:, None].expand(-1, 2, 2).numpy(), radius_px=nothing.numpy(),
-        angle=nothing.numpy(), tint=nothing[:, None].expand(-1, 2, -1).numpy(),
-    )  # fmt: skip
+        background=told["background"],
+        style=told["style"],
+        centre_px=nothing[:, None].expand(-1, 2, 2).numpy(),
+        radius_px=nothing.numpy(),
+        angle=nothing.numpy(),
+        tint=nothing[:, None].expand(-1, 2, -1).numpy(),
+    )
 
 
 def phrases_of(scenes: Scenes) -> list[list[str]]:

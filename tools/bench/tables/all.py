@@ -157,8 +157,14 @@ def antibias_recipes(cells: Cells) -> str:
 
 
 MDSS_RUNS = (
-    ("euler", 10), ("euler", 20), ("euler", 50), ("ddpm", 10), ("ddpm", 20), ("ddpm", 50), ("dpmpp_2m", 20),
-)  # fmt: skip
+    ("euler", 10),
+    ("euler", 20),
+    ("euler", 50),
+    ("ddpm", 10),
+    ("ddpm", 20),
+    ("ddpm", 50),
+    ("dpmpp_2m", 20),
+)
 
 
 def mdss(cells: Cells) -> str:

@@ -6,9 +6,18 @@ from tools.bench.shared.frame import Cells, markdown
 
 STARTS = ("empty", "wrong")
 WAYS = (
-    "caption only", "one-shot, fast", "one-shot, classic", "one-shot, chain", "ARPO 1", "ARPO 2", "ARPO 5",
-    "ARPO 5, best picture", "ARPO 5, dropping", "true phrases", "true caption",
-)  # fmt: skip
+    "caption only",
+    "one-shot, fast",
+    "one-shot, classic",
+    "one-shot, chain",
+    "ARPO 1",
+    "ARPO 2",
+    "ARPO 5",
+    "ARPO 5, best picture",
+    "ARPO 5, dropping",
+    "true phrases",
+    "true caption",
+)
 COLUMNS = {
     "recall": "recall",
     "precision": "precision",
@@ -19,9 +28,13 @@ COLUMNS = {
 }
 
 SEARCHES = (
-    "bank", "bank, dropping", "bank, dropping, two windows", "model", "model, without descriptions",
+    "bank",
+    "bank, dropping",
+    "bank, dropping, two windows",
+    "model",
+    "model, without descriptions",
     "model, without selection",
-)  # fmt: skip
+)
 COST = {"drawings": "drawings", "texts": "texts", "pictures": "pictures", "questions": "questions"}
 
 

@@ -7,11 +7,15 @@ from tools.bench.shared.frame import Cells, markdown
 
 ORDER = (
     *(f"{what} of {whose} prompts" for what in ("drawings", "photos") for whose in ("the", "other")),
-    "shipped", "shipped from 16 px", "shipped from 8 px", "own fine samples",
-    *(f"{name}, judged without prompts" for name in (
-        "drawings of the prompts", "drawings of other prompts", "shipped"
-    )),
-)  # fmt: skip
+    "shipped",
+    "shipped from 16 px",
+    "shipped from 8 px",
+    "own fine samples",
+    *(
+        f"{name}, judged without prompts"
+        for name in ("drawings of the prompts", "drawings of other prompts", "shipped")
+    ),
+)
 
 
 def references_planted(cells: Cells) -> str:

@@ -4,8 +4,16 @@ import gradio as gr
 
 
 class ParamBinding:
-    def __init__(self, paste_button, tabname, source_text_component=None, source_image_component=None,
-                 source_tabname=None, override_settings_component=None, paste_field_names=()):  # fmt: skip
+    def __init__(
+        self,
+        paste_button,
+        tabname,
+        source_text_component=None,
+        source_image_component=None,
+        source_tabname=None,
+        override_settings_component=None,
+        paste_field_names=(),
+    ):
         self.paste_button, self.tabname = paste_button, tabname
 
 

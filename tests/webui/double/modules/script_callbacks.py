@@ -38,9 +38,17 @@ def _registrar(kind):
 
 
 for _kind in (
-    "before_ui", "ui_settings", "ui_tabs", "app_started", "model_loaded", "script_unloaded",
-    "infotext_pasted", "cfg_denoiser", "cfg_denoised", "cfg_after_cfg",
-):  # fmt: skip
+    "before_ui",
+    "ui_settings",
+    "ui_tabs",
+    "app_started",
+    "model_loaded",
+    "script_unloaded",
+    "infotext_pasted",
+    "cfg_denoiser",
+    "cfg_denoised",
+    "cfg_after_cfg",
+):
     globals()[f"on_{_kind}"] = _registrar(_kind)
 
 

@@ -169,11 +169,19 @@ def sampling_function(model, x, timestep, uncond, cond, cond_scale, model_option
     cond_denoised = sum(w * one for w, one in zip(weights, answers, strict=True)) / sum(weights)
     denoised = uncond_denoised + (cond_denoised - uncond_denoised) * cond_scale if negative else cond_denoised
     for function in options.get("sampler_post_cfg_function", ()):
-        denoised = function({
-            "denoised": denoised, "cond": cond, "uncond": negative, "model": model, "sigma": timestep,
-            "uncond_denoised": uncond_denoised, "cond_denoised": cond_denoised, "input": x,
-            "model_options": options,
-        })  # fmt: skip
+        denoised = function(
+            {
+                "denoised": denoised,
+                "cond": cond,
+                "uncond": negative,
+                "model": model,
+                "sigma": timestep,
+                "uncond_denoised": uncond_denoised,
+                "cond_denoised": cond_denoised,
+                "input": x,
+                "model_options": options,
+            }
+        )
     return denoised
 
 
@@ -224,9 +232,12 @@ class Sampler:
         x = x * noise + (0 if init is None else init * latent)
         model.init_latent, self.last_latent = init, x
         self.sampler_extra_args = {
-            "cond": conditioning, "image_cond": None, "uncond": unconditional_conditioning,
-            "cond_scale": p.cfg_scale, "s_min_uncond": 0.0,
-        }  # fmt: skip
+            "cond": conditioning,
+            "image_cond": None,
+            "uncond": unconditional_conditioning,
+            "cond_scale": p.cfg_scale,
+            "s_min_uncond": 0.0,
+        }
         try:
             return self.func(
                 model, x, extra_args=self.sampler_extra_args, disable=False, callback=self.stepped, **levels

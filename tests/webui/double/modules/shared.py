@@ -5,8 +5,19 @@ from types import SimpleNamespace
 
 
 class OptionInfo:
-    def __init__(self, default=None, label="", component=None, component_args=None, onchange=None,
-                 section=None, refresh=None, comment_before="", comment_after="", infotext=None):  # fmt: skip
+    def __init__(
+        self,
+        default=None,
+        label="",
+        component=None,
+        component_args=None,
+        onchange=None,
+        section=None,
+        refresh=None,
+        comment_before="",
+        comment_after="",
+        infotext=None,
+    ):
         self.default, self.label, self.section, self.infotext = default, label, section, infotext
 
     def info(self, text):
