@@ -62,7 +62,7 @@ def _unet_class(skip: bool) -> type:
     class SkipUNet(host().base.UNetModel):
         def forward(self, x, *args, **kwargs):
             out = super().forward(x, *args, **kwargs)
-            return x + 0.6 * out if skip else out  # calm, so that rounding errors do not grow
+            return x + 0.3 * out if skip else out  # calm, so that rounding errors do not grow
 
     return SkipUNet
 
@@ -77,7 +77,7 @@ def unet_config() -> dict:
             "dtype": torch.float32,
         },
         **{"num_res_blocks": [1], "channel_mult": [1], "context_dim": 16, "num_head_channels": 32},
-        **{"transformer_depth": [0], "transformer_depth_output": [0, 0], "transformer_depth_middle": 1},
+        **{"transformer_depth": [1], "transformer_depth_output": [1, 1], "transformer_depth_middle": 1},
         **{"use_spatial_transformer": True, "use_linear_in_transformer": True, "legacy": False},
     }
 
@@ -115,19 +115,9 @@ def cfg_guider(model, cfg: float, positive=None, negative=None):
 
 
 def sample(
-    model,
-    sampler="euler",
-    *,
-    steps=3,
-    sigmas=None,
-    cfg=3.0,
-    guider=None,
-    noise=None,
-    latent=None,
-    mask=None,
-    callback=None,
-    seed=7,
-) -> torch.Tensor:
+    model, sampler="euler", *, steps=3, sigmas=None, cfg=3.0, guider=None, noise=None, latent=None,
+    mask=None, callback=None, seed=7,
+) -> torch.Tensor:  # fmt: skip
     """Sample with the host's own guider and sampler.
 
     guider: function of the model
