@@ -36,6 +36,9 @@ class SingleProcess:
     def wait(self) -> None:
         """Nothing, as there is nobody else."""
 
+    def leave(self) -> None:
+        """Nothing, as there is nobody else."""
+
 
 class Distributed:
     """One of several processes of `accelerate launch`."""
@@ -59,6 +62,11 @@ class Distributed:
     def wait(self) -> None:
         """Return when every process has come here."""
         self._accelerator.wait_for_everyone()
+
+    def leave(self) -> None:
+        """Part when every process has come here: one that ends while others talk to it may abort them."""
+        self.wait()
+        self._accelerator.end_training()
 
 
 @cache

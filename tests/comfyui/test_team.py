@@ -35,6 +35,7 @@ def on_step(step, value):
 state = folder / (str(rank) if apart else "") / "state.safetensors"
 try:
     loop.fit(model, loss, loop.Plan(steps=steps, warmup=1, save_every=2), state, on_step=on_step)
+    team().leave()
 except SettingsError as error:
     sys.exit(str(error))
 """

@@ -68,6 +68,7 @@ def run_training(
         if not team().rank:
             check_writable(options.out)
         train(options, f"{parser.prog} {shlex.join(arguments)}")
+        team().leave()
     except SteadyDiffError as error:
         print(error, file=sys.stderr)
         return 1
