@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.comfyui.conftest import HOST
 from tools.launch.environment import ROOT
+from tools.launch.inprocess import host_path
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="comfy-import-guard reads hosts by git")
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="comfy-impor
 @pytest.fixture(scope="module")
 def guard(tmp_path_factory):
     """Return a function: whether comfy-import-guard finds fault with a pack in this host, and its words."""
-    host, folder = Path(HOST), tmp_path_factory.mktemp("guard")
+    host, folder = Path(host_path() or ""), tmp_path_factory.mktemp("guard")
     kept, packs = folder / "cache" / "ComfyUI", folder / "install" / "custom_nodes"
     python = shutil.ignore_patterns("__pycache__", "*.json", "*.safetensors")
     for source in ("comfy", "comfy_extras", "comfy_api", "comfy_execution"):

@@ -85,30 +85,23 @@ def draw_node(number: int, node: dict, info: dict) -> dict:
 
 def inputs_of(info: dict) -> list[tuple[str, str]]:
     """A node's inputs in order, each with its type; a list of choices is a COMBO."""
-    entries = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
-    return [(name, "COMBO" if isinstance(entry[0], list) else entry[0]) for name, entry in entries.items()]
+    return [(name, "COMBO" if isinstance(kind, list) else kind) for name, kind, _ in declared(info)]
 
 
 def defaults_of(info: dict) -> dict[str, Any]:
     """What a page puts into the widgets that a graph does not name."""
-    groups = (info["input"].get("required", {}), info["input"].get("optional", {}))
-    return {
-        name: options[0]["default"]
-        for group in groups
-        for name, (_, *options) in group.items()
-        if options and "default" in options[0]
-    }
+    return {name: options["default"] for name, _, options in declared(info) if "default" in options}
 
 
 def controlled_by_a_widget(info: dict) -> set[str]:
     """The seeds behind which the page puts a box that changes them after each run."""
-    groups = (info["input"].get("required", {}), info["input"].get("optional", {}))
-    return {
-        name
-        for group in groups
-        for name, (_, *options) in group.items()
-        if options and options[0].get("control_after_generate")
-    }
+    return {name for name, _, options in declared(info) if options.get("control_after_generate")}
+
+
+def declared(info: dict) -> list[tuple[str, Any, dict]]:
+    """A node's inputs in order, each with what the host says of its type and its options."""
+    entries = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+    return [(name, kind, options[0] if options else {}) for name, (kind, *options) in entries.items()]
 
 
 def is_widget(kind: str) -> bool:

@@ -79,14 +79,18 @@ def without_ours(model: Any, host: ComfyHost) -> Any:
 
 def patches_of(model: Any, host: ComfyHost) -> tuple[Patch, ...]:
     """Return what is attached to a model, the patch nearest the loader first."""
-    found = model.get_wrappers(host.outer_sample, KEY)
-    return found[0].__self__.patches if found else ()
+    return _carried(model, host).patches
 
 
 def chooser_of(model: Any, host: ComfyHost) -> Chooser | None:
     """Return what chooses further patches when a run of a model begins."""
+    return _carried(model, host).choose
+
+
+def _carried(model: Any, host: ComfyHost) -> Attachment:
+    """Return a model's attachment, an empty one for none."""
     found = model.get_wrappers(host.outer_sample, KEY)
-    return found[0].__self__.choose if found else None
+    return found[0].__self__ if found else Attachment((), host)
 
 
 class Chooser(Protocol):
