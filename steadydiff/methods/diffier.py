@@ -7,6 +7,8 @@ the guided model again there, and carries the error it makes to the prediction: 
 functions are the formulas, `DiffIER` the settings; docs/diffier.md says what is the paper's and what is ours.
 """
 
+# Over 400 lines: one paper has one file.
+
 from __future__ import annotations
 
 import math

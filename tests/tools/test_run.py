@@ -1,5 +1,7 @@
 """The launcher without a host or a network: what it keeps, what it refuses, and in which words."""
 
+# Over 400 lines: one launcher, and every refusal of it.
+
 import contextlib
 import json
 import os

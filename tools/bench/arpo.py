@@ -9,6 +9,8 @@ Cells of "cost" begin with a wrong thing and also tell what a search took, and w
 are right. Beside the bank a model with known errors proposes there, also without parts of the method.
 """
 
+# Over 400 lines: its cells share one world of drawings, captions and searches.
+
 import re
 import statistics
 import sys

@@ -1,5 +1,7 @@
 """Reduced models of the host's own families: a new one is a row."""
 
+# Over 400 lines: a table of data, a row a family.
+
 from dataclasses import dataclass, field
 
 import torch

@@ -1,5 +1,7 @@
 """ARPO's tab: a picture in, its drawings and their scores as they come, the prompt found on to txt2img."""
 
+# Over 400 lines: the tab is one page, laid out as it is read from top to bottom.
+
 from __future__ import annotations
 
 import html

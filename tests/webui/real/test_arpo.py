@@ -1,5 +1,7 @@
 """ARPO in a WebUI: its routes draw by the host's own generation, show what they find and can be cancelled."""
 
+# Over 400 lines: all of it shares one running host and its drawings.
+
 import base64
 import io
 import time
