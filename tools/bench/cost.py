@@ -200,7 +200,8 @@ def make(size: Size, weights: torch.dtype | None = None):
     config = kind({**own, **size.network, "dtype": weights or dtype})
     config.set_inference_dtype(weights or dtype, dtype if weights else None)
     model = config.get_model({}, "", device)
-    for weight in model.diffusion_model.parameters():
+    network = model.diffusion_model
+    for weight in (*network.parameters(), *network.buffers()):  # SD3's table of positions is a buffer
         weight.data = torch.empty_like(weight, dtype=dtype).uniform_(-0.02, 0.02).to(weight.dtype)
     return load("comfy.model_patcher").CoreModelPatcher(model, load_device=device, offload_device=device)
 
