@@ -83,9 +83,10 @@ def unet_config() -> dict:
 
 
 def initialise(network) -> None:
-    """Fill every weight: the host's layers come with uninitialised memory."""
+    """Fill every weight, and SD3's table of positions: the host's layers come with uninitialised memory."""
     generator = torch.Generator().manual_seed(0)
-    for name, weight in network.named_parameters():
+    tables = [(name, table) for name, table in network.named_buffers() if name == "pos_embed"]
+    for name, weight in [*network.named_parameters(), *tables]:
         values = torch.randn(weight.shape, generator=generator)
         gain = weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.02
         weight.data = 1 + values * 0.1 if weight.ndim == 1 and name.endswith("weight") else values * gain
