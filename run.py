@@ -157,9 +157,8 @@ def bench(options: argparse.Namespace, rest: list[str]) -> int:
         options_of(options.name, ast.get_docstring(ast.parse(source))).print_help()
         return 0
     host = ensure_host(options.python)
-    python = (
-        ensure_judges(host.python) if options.name in ("photos", "digits", "digits_second") else host.python
-    )
+    judged = options.name.startswith(("photos", "digits"))
+    python = ensure_judges(host.python) if judged else host.python
     return python_in_root(python, ["-m", f"tools.bench.{options.name}", *rest], host)
 
 

@@ -1,6 +1,6 @@
 """The digits' tables say quotients of T, and shares of the grid's gain."""
 
-from tools.bench.tables.digits import digits, digits_fit
+from tools.bench.tables.digits import digits, digits_auto, digits_fit, digits_trained
 
 
 def figures(value, name=""):
@@ -48,3 +48,14 @@ def test_harm_is_counted():
     bad = {**FIT, **figures(20.0, "short ")}
     told = digits_fit(CELLS | {"ddpm 10 cfg 1 fit 0 0": {"figures": bad}})
     assert "by more than the spread in 100.0 %" in told
+
+
+def test_trained_methods_stand_beside_their_controls():
+    cells = {"floor": {"figures": figures(0.0)}} | {
+        f"ddpm 20 {label} {seed}": {"figures": figures(value * (1 + seed)) | {"strength": 0.25 * seed}}
+        for label, value in (("plain", 4.0), ("as long", 3.0), ("anti-bias", 2.0), ("auto", 1.0))
+        for seed in (0, 1)
+    }
+    told = digits_trained(cells | {"train anti-bias 0": {"figures": {"seconds": 1.0}}})
+    assert "| as long | 0.75 ± 0.00 |" in told and "| anti-bias | 0.50 ± 0.00 |" in told
+    assert "| ddpm 20 | 0.12 ± 0.18 | 0.25 ± 0.00 |" in digits_auto(cells)

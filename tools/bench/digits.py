@@ -93,9 +93,16 @@ def wrapped(denoise: Denoise, methods: tuple[Method, ...], run: Run) -> Denoise:
 
 
 @torch.no_grad()
-def samples(sampler: str, cfg: float, methods: tuple[Method, ...], run: Run, count: int = COUNT) -> Tensor:
-    """Draw pictures [count, 1, 8, 8], every class in turn."""
-    denoise = wrapped(world.denoise_with(networks()[0], labels(count), cfg), methods, run)
+def samples(
+    sampler: str,
+    cfg: float,
+    methods: tuple[Method, ...],
+    run: Run,
+    count: int = COUNT,
+    net: world.Predict | None = None,
+) -> Tensor:
+    """Draw pictures [count, 1, 8, 8], every class in turn, with the world's network or another one."""
+    denoise = wrapped(world.denoise_with(net or networks()[0], labels(count), cfg), methods, run)
     with torch.random.fork_rng():
         torch.manual_seed(run.seed or 0)
         return SAMPLERS[sampler](denoise, first_states(run, count), run.sigmas).clamp(-1, 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -86,13 +87,17 @@ class Network(nn.Module):
         )
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        return self.out(self.hidden(x, t, label)).view(x.shape)
+
+    def hidden(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        """Return what the last layer reads, [B, width]."""
         frequencies = torch.exp(-math.log(1000) * torch.arange(32) / 31)
         angles = t[:, None].float() * frequencies
         told = self.level(torch.cat([angles.sin(), angles.cos()], 1)) + self.label(label)
         h = self.into(x.flatten(1))
         for norm, block in zip(self.norms, self.blocks, strict=True):
             h = h + block(norm(h) + told)
-        return self.out(h).view(x.shape)
+        return h
 
 
 class Judge(nn.Module):
@@ -134,7 +139,11 @@ def judge(split: Split, world: World = FIRST) -> Judge:
     return _kept(Judge, "judge", partial(_train_judge, split=split), world)
 
 
-def denoise_with(net: Network, labels: Tensor, cfg: float) -> Denoise:
+Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(x [B, 1, 8, 8] in the network's input scaling, t [B], label [B]) -> its noise, as a `Network` gives it."""
+
+
+def denoise_with(net: Predict, labels: Tensor, cfg: float) -> Denoise:
     """Return the network as a denoiser of pictures with these labels, guided by cfg; 1 is no guidance."""
     return denoiser("epsilon", net, labels, torch.full_like(labels, NONE), cfg)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tools.bench.shared.frame import RESULTS, Cells, markdown
 from tools.bench.tables.arpo import arpo, arpo_attributes, arpo_cost, arpo_negative
-from tools.bench.tables.digits import digits, digits_fit, digits_more
+from tools.bench.tables.digits import digits, digits_auto, digits_fit, digits_more, digits_trained
 from tools.bench.tables.matrix import matrix, matrix_pairs, matrix_patches
 from tools.bench.tables.photos import photos
 from tools.bench.tables.references import references_planted, references_rule
@@ -355,6 +355,8 @@ TABLES: dict[str, tuple[str, str, Callable[..., str]]] = {
     "digits": ("docs/digits.md", "digits", digits),
     "digits more": ("docs/digits.md", "digits", digits_more),
     "digits fit": ("docs/digits.md", "digits", digits_fit),
+    "digits trained": ("docs/digits.md", "digits_trained", digits_trained),
+    "digits auto": ("docs/digits.md", "digits_trained", digits_auto),
     "digits second": ("docs/digits.md", "digits_second", digits),
     "digits second fit": ("docs/digits.md", "digits_second", digits_fit),
     "matrix": ("docs/matrix.md", "matrix", matrix),

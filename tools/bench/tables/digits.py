@@ -19,11 +19,13 @@ def _truth(cells: Cells, figures: dict, name: str = "") -> float:
     return math.sqrt(math.prod(figures[f"{name}{space}"] + floor[space] for space in SPACES))
 
 
-def _grid(cells: Cells) -> dict[str, dict[str, dict[int, float]]]:
+def _grid(
+    cells: Cells, pattern: str = r"(\S+ \d+ cfg \S+) (.+) (\d)"
+) -> dict[str, dict[str, dict[int, float]]]:
     """T by condition, correction and seed."""
     found: dict[str, dict[str, dict[int, float]]] = {}
     for key, cell in cells.items():
-        match = re.fullmatch(r"(\S+ \d+ cfg \S+) (.+) (\d)", key)
+        match = re.fullmatch(pattern, key)
         if match and not match[2].startswith("fit"):
             by_seed = found.setdefault(match[1], {}).setdefault(match[2], {})
             by_seed[int(match[3])] = _truth(cells, cell["figures"])
@@ -65,6 +67,26 @@ def digits_more(cells: Cells) -> str:
             longer = grid.get(run.replace(" 20 ", " 30 "), {}).get("plain", {})
             shown = [longer, *(own.get(name, {}) for name in names)]
             lines.append([run, *(_told(_quotients(one, own["plain"])) for one in shown)])
+    return markdown(lines)
+
+
+def digits_trained(cells: Cells) -> str:
+    """T over plain's of each trained method and its controls, a row each: mean ± spread over seeds."""
+    grid = {run: own for run, own in _grid(cells, r"(\S+ \d+) (.+) (\d)").items() if "anti-bias" in own}
+    lines = [["", *grid]]
+    for name in next(iter(grid.values())):
+        lines.append([name, *(_told(_quotients(own.get(name, {}), own["plain"])) for own in grid.values())])
+    return markdown(lines)
+
+
+def digits_auto(cells: Cells) -> str:
+    """The strength DiffIER is given by a measurement at 20 steps, and what becomes of T."""
+    grid = _grid(cells, r"(\S+ \d+) (.+) (\d)")
+    lines = [["sampler", "strength", "DiffIER auto"]]
+    for run, own in grid.items():
+        if "auto" in own:
+            strengths = [cells[f"{run} auto {seed}"]["figures"]["strength"] for seed in own["auto"]]
+            lines.append([run, _told(strengths), _told(_quotients(own["auto"], own["plain"]))])
     return markdown(lines)
 
 
