@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -96,6 +97,20 @@ def inference():
     """The host executes nodes in this mode."""
     with torch.inference_mode():
         yield
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request, monkeypatch):
+    """Leave plots black but in tests marked `drawn`: drawing one takes longer than the run it shows."""
+
+    def black(figure):
+        width, height = (int(length) for length in figure.bbox.size)
+        return np.zeros((height, width, 3), np.uint8)
+
+    if not request.node.get_closest_marker("drawn"):
+        for name, module in list(sys.modules.items()):
+            if name.endswith("steadydiff.plots"):
+                monkeypatch.setattr(module, "pixels", black)
 
 
 @pytest.fixture(scope="session")

@@ -440,6 +440,7 @@ def report(pack, host, conds, sigmas_of):
     return report
 
 
+@pytest.mark.drawn
 def test_the_report_shows_what_was_found_repaired_and_asked(model, diffier, report):
     pictures = {"samples": torch.randn(5, 4, 8, 8)}
     method = diffier(model, start_percent=0.5, antithetic=True, strength=0.2)

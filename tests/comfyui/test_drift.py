@@ -52,6 +52,20 @@ def calibrate(pack, host, conds):
     return calibrate
 
 
+@pytest.fixture(scope="module")
+def measurements():
+    """By model: what `measured` found."""
+    return {}
+
+
+@pytest.fixture
+def measured(model, measure, measurements):
+    """The measurement of two samples of the model with Euler."""
+    if model not in measurements:
+        measurements[model] = measure(model, count=2)[2]
+    return measurements[model]
+
+
 @pytest.fixture
 def calls(model, log):
     """Count the model calls of a patched clone."""
@@ -79,6 +93,7 @@ def test_every_sampler_is_measured_or_refused(sampler, model, measure):
     assert found.quotient[0] == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.drawn
 def test_outputs_are_what_they_say(model, measure):
     plot, report, measurement, reference = measure(model)
     assert plot.ndim == 4 and plot.shape[-1] == 3 and 0 <= plot.min() < plot.max() <= 1
@@ -330,7 +345,7 @@ def test_what_cannot_be_calibrated_is_refused(calls, measure, calibrate):
 
 
 def test_what_cannot_be_calibrated_is_told_before_a_measurement_is_asked_for(
-    sampler, calls, measure, calibrate, pack, host, conds
+    sampler, calls, measured, calibrate, pack, host, conds
 ):
     model, counted = calls
     ends = conds["positive"], conds["negative"]
@@ -342,8 +357,6 @@ def test_what_cannot_be_calibrated_is_told_before_a_measurement_is_asked_for(
         except ValueError as error:
             return str(error)
 
-    measurement = measure(model, count=2)[2]
-    counted.clear()
     early = verdict(
         lambda: (
             pack["SteadyDiffCalibrate"].check_lazy_status(model, *ends, chosen, None, "norm", 2)
@@ -351,8 +364,8 @@ def test_what_cannot_be_calibrated_is_told_before_a_measurement_is_asked_for(
         )
     )
     assert not counted
-    assert early == verdict(lambda: calibrate(model, measurement, sampler, count=2))
-    assert pack["SteadyDiffCalibrate"].check_lazy_status(model, *ends, chosen, measurement, "norm", 2) == []
+    assert early == verdict(lambda: calibrate(model, measured, sampler, count=2))
+    assert pack["SteadyDiffCalibrate"].check_lazy_status(model, *ends, chosen, measured, "norm", 2) == []
 
 
 def test_nan_from_the_model_is_a_sentence(model, measure):

@@ -27,6 +27,7 @@ def test_dcw_equals_dcw(model, host, patched, schedule, sample, sigmas_of, dista
     assert distance(ours, sample(model, steps=5)) > 1e-3
 
 
+@pytest.mark.drawn
 def test_the_node_returns_a_schedule_a_plot_and_text(pack, sigmas_of, models):
     sigmas = sigmas_of(models["epsilon"], 4)
     made, plot, text = (
