@@ -156,8 +156,7 @@ class MdssLoss:
         x0, conditioning = self.base.draw(n, rng)
         eps = self.base.noise * torch.randn(x0.shape, generator=rng, dtype=x0.dtype)
         errs = torch.rand(n, generator=rng) < self.ratio()
-        u = (torch.arange(n) + torch.rand(n, generator=rng)) / n  # every batch sees every noise level
-        at = (u * torch.where(errs, most - self.recipe.k - 1, most)).long()
+        at = places(torch.rand(n, generator=rng), torch.where(errs, most - self.recipe.k - 1, most))
         x0, eps, conditioning, errs, at = (v.to(device) for v in (x0, eps, conditioning, errs, at))
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
             sample = self.noised(x0, eps, at)
@@ -198,6 +197,15 @@ class MdssLoss:
         prediction, _ = self.base.evaluate(self.model, top, above + 1, conditioning)
         x0_hat = clean_estimate(top, prediction.float(), levels[0], self.base.prediction)
         return targets(x0, eps, x0_hat, levels, self.recipe.variant)
+
+
+def places(rand: Tensor, counts: Tensor) -> Tensor:
+    """Return places of 0 to below counts [n], spread so that every batch sees every noise level.
+
+    Shapes:  rand [n], uniform in 0 to below 1; counts, result [n], whole numbers.
+    """
+    u = (torch.arange(len(rand)) + rand) / len(rand)
+    return (u * counts).long().minimum(counts - 1)  # 255 + 0.9999999 is 256 in float32
 
 
 def variant_for(space: Space) -> Variant:

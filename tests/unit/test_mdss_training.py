@@ -9,7 +9,7 @@ from torch import nn
 from steadydiff.errors import SettingsError
 from steadydiff.methods.mdss import rollout, scheduled_ratio
 from steadydiff.networks.xi_head import TwoHeads
-from steadydiff.training.mdss import PLAN, MdssBase, MdssLoss, MdssRecipe, train_mdss
+from steadydiff.training.mdss import PLAN, MdssBase, MdssLoss, MdssRecipe, places, train_mdss
 
 SIGMAS = torch.logspace(-1.5, 1.0, 40, dtype=torch.float64)
 FLOW = torch.arange(1, 41).double() / 40
@@ -82,6 +82,12 @@ def test_levels_are_all_those_that_leave_room_for_the_errors():
     assert (seen[0].min(), seen[0].max()) == (0, 40 - 7 - 2)
     low, high = MdssRecipe(k=7).sigma_range(base)
     assert (low, high) == (SIGMAS[0].item(), SIGMAS[31].item())
+
+
+def test_no_draw_rounds_to_a_level_above_the_last():
+    largest = 1 - 2.0**-24  # of what torch.rand gives
+    at = places(torch.full((256,), largest), torch.tensor([1000] * 255 + [979]))
+    assert at[-1] == 978 and at.diff()[:-1].min() > 0
 
 
 def test_samples_without_errors_teach_the_head_nothing():

@@ -86,7 +86,7 @@ def digits_auto(cells: Cells) -> str:
     for run, own in grid.items():
         if "auto" in own:
             strengths = [cells[f"{run} auto {seed}"]["figures"]["strength"] for seed in own["auto"]]
-            lines.append([run, _told(strengths), _told(_quotients(own["auto"], own["plain"]))])
+            lines.append([run, _told(strengths), _told(_quotients(own["auto"], own.get("plain", {})))])
     return markdown(lines)
 
 
