@@ -6,7 +6,7 @@ import comfy.samplers
 from comfy_api.latest import io, ui
 
 from ..steadydiff.drift.digest import digest
-from ..steadydiff.drift.fit_plan import QUALITIES, Plan
+from ..steadydiff.drift.fit_plan import QUALITIES, FitPlan
 from ..steadydiff.errors import SettingsError
 from ..steadydiff.hosts.comfy.attach import attach_chooser, patches_of
 from ..steadydiff.hosts.comfy.fit import check_bare, corrected
@@ -188,7 +188,7 @@ def correct(
     positive, negative, latent_image: all of them, to measure now, or none, to measure when a sampler runs
     """
     check_bare(patches_of(model, HOST))
-    plan = Plan.of(quality, batch=batch_size, seed=seed)
+    plan = FitPlan.of(quality, batch=batch_size, seed=seed)
     source = CONNECTED
     if images is None and stand_in == SHIPPED:
         images, source = list(shipped_references(plan.pictures).pictures), SHIPPED
@@ -215,7 +215,7 @@ def correct(
     return corrected(replace(setup, model=model), kept.fit.correction), info, image(fit_figure, kept)
 
 
-def most_pictures(plan: Plan, images, steps: int = 20) -> int:
+def most_pictures(plan: FitPlan, images, steps: int = 20) -> int:
     """Return the most pictures' time that measuring takes at so many model calls a run."""
     count = None if images is None else len(images[: plan.pictures])
     return round(plan.calls(steps, count)[1] * plan.batch / steps)

@@ -17,7 +17,7 @@ from modules import call_queue, sd_samplers_common, shared
 from PIL import Image, ImageOps
 
 from steadydiff.drift.digest import digest
-from steadydiff.drift.fit_plan import Plan
+from steadydiff.drift.fit_plan import FitPlan
 from steadydiff.drift.saved_fit import SavedFit
 from steadydiff.errors import SettingsError, SteadyDiffError
 from steadydiff.hosts.webui.fit import FitRequest, fit_next
@@ -112,7 +112,7 @@ class Measuring:
             raise SettingsError("Cancelled. What was measured is kept; press again to go on.")
 
     def _begin(self, p: Any) -> None:
-        plan, folder = Plan.of(self._quality), self._choices["pictures"].strip()
+        plan, folder = FitPlan.of(self._quality), self._choices["pictures"].strip()
         shipped = not folder and self._choices["stand_in"] == SHIPPED
         files = picture_files(folder, plan.pictures) if folder else []
         files = shipped_files(plan.pictures) if shipped else files

@@ -16,7 +16,7 @@ import torch
 
 from ...steadydiff.drift import saved_fit
 from ...steadydiff.drift.digest import digest
-from ...steadydiff.drift.fit_plan import Plan, own_references, problem_of
+from ...steadydiff.drift.fit_plan import FitPlan, own_references, problem_of
 from ...steadydiff.drift.measurement import own_samples
 from ...steadydiff.drift.saved_fit import SavedFit, Unfinished
 from ...steadydiff.drift.stepping import fixed_rng
@@ -51,7 +51,7 @@ class Fitter:
     """
 
     def __init__(
-        self, plan: Plan, measure: str, images: Sequence[torch.Tensor] | None, vae, source: str = CONNECTED
+        self, plan: FitPlan, measure: str, images: Sequence[torch.Tensor] | None, vae, source: str = CONNECTED
     ) -> None:
         if images is not None and vae is None:
             raise SettingsError(f"{source} need the vae that encodes them; connect it")

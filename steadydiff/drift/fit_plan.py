@@ -28,7 +28,7 @@ MOST_SORTED = 2**20
 
 
 @dataclass(frozen=True)
-class Plan:
+class FitPlan:
     """How much is measured.
 
     pictures: samples, with seeds from `seed` on; the model's own references, if needed, have the next ones
@@ -44,7 +44,7 @@ class Plan:
     settings: FitSettings = field(default_factory=FitSettings)
 
     @classmethod
-    def of(cls, quality: str, **more: int) -> Plan:
+    def of(cls, quality: str, **more: int) -> FitPlan:
         """Return the plan of one of QUALITIES."""
         pictures, settings = QUALITIES[quality]
         return cls(pictures, settings=settings, **more)
@@ -84,7 +84,7 @@ def check_count(references: int) -> None:
         raise SettingsError(f"at least {LEAST_PICTURES} images are needed, 32 are good; got {references}")
 
 
-def own_references(plan: Plan, kept: Unfinished, draw: Callable[[Sequence[int]], Tensor]) -> Tensor:
+def own_references(plan: FitPlan, kept: Unfinished, draw: Callable[[Sequence[int]], Tensor]) -> Tensor:
     """Return the model's own finely stepped samples [N, C, *S]; those that were made before are kept.
 
     draw: seeds -> their samples; each batch is kept as soon as it is drawn
@@ -106,7 +106,7 @@ def without_outliers(pictures: Tensor) -> Tensor:
     return pictures.clamp(*ends.tolist())
 
 
-def fit_key(model: Any, run: Run, sampler: Sequence[Any], cfg: float, plan: Plan, *reference: Any) -> str:
+def fit_key(model: Any, run: Run, sampler: Sequence[Any], cfg: float, plan: FitPlan, *reference: Any) -> str:
     """Return what a fit is kept under: the model, the run, and how much is measured.
 
     model:     what tells it from others, in JSON's terms
@@ -123,7 +123,7 @@ def fit_key(model: Any, run: Run, sampler: Sequence[Any], cfg: float, plan: Plan
     )
 
 
-def problem_of(key: str, prompt: str, shape: Sequence[int], plan: Plan) -> str:
+def problem_of(key: str, prompt: str, shape: Sequence[int], plan: FitPlan) -> str:
     """Return a digest of all that what was tried so far depends on."""
     return digest(key, prompt, list(shape), plan.seed)
 

@@ -9,7 +9,7 @@ import torch
 from steadydiff.denoiser import Run
 from steadydiff.drift.digest import digest
 from steadydiff.drift.fit import PLAIN, Correction, FitSettings, Problem, fit
-from steadydiff.drift.fit_plan import Plan, without_outliers
+from steadydiff.drift.fit_plan import FitPlan, without_outliers
 from steadydiff.drift.recorder import refine, unit_noise
 from steadydiff.errors import SettingsError, SteadyDiffError
 from steadydiff.hosts.webui import fit as webui_fit
@@ -22,7 +22,7 @@ SIGMAS = (10.0, 4.0, 1.5, 0.5, 0.0)
 RUN = Run("ve", SIGMAS)
 SHAPE = (2, 4, 4)
 BATCH, CFG = 4, 3.0
-PLAN = Plan(16, refine=2, settings=FitSettings(trust=0.0))
+PLAN = FitPlan(16, refine=2, settings=FitSettings(trust=0.0))
 POSITIVE, NEGATIVE = gaussian_denoiser(0.3, 0.8), gaussian_denoiser(0.1, 0.8)
 
 

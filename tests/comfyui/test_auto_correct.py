@@ -95,7 +95,7 @@ def test_a_patch_that_changes_while_it_runs_is_measured_once(auto, models, name,
 def test_the_tooltip_tells_the_cost(pack, fit_adapter):
     node = pack["SteadyDiffAuto"]
     qualities = sys.modules[node.__module__].QUALITIES.values()
-    plans = [fit_adapter.Plan(n, settings=rule) for n, rule in qualities]
+    plans = [fit_adapter.FitPlan(n, settings=rule) for n, rule in qualities]
     costs = [
         [plan.calls(20, n)[1] * plan.batch / 20 for plan, n in zip(plans, counts, strict=True)]
         for counts in ([plan.pictures for plan in plans], [None] * 3)

@@ -1,6 +1,6 @@
 """Auto Correct's panel: uses what was measured for the checkpoint and run, if anything was."""
 
-from steadydiff.drift.fit_plan import QUALITIES, Plan
+from steadydiff.drift.fit_plan import QUALITIES, FitPlan
 from steadydiff.hosts.webui import attach as webui
 from steadydiff.hosts.webui.fit import FitKey, use_matching
 from steadydiff.inputs.kinds import Choice
@@ -28,7 +28,7 @@ def key_of(p) -> FitKey:
 
 def plan(values: dict) -> webui.Plan:
     """Return what a run needs."""
-    return lambda setup: use_matching(setup, key_of(setup.model.p), Plan.of(values["quality"]))
+    return lambda setup: use_matching(setup, key_of(setup.model.p), FitPlan.of(values["quality"]))
 
 
 PANEL = Panel(

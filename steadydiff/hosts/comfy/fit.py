@@ -14,7 +14,7 @@ from torch import Tensor
 from ...denoiser import Denoise
 from ...drift.digest import described
 from ...drift.fit import Correction, Fit, Problem, Progress, fit
-from ...drift.fit_plan import Plan, check_count, fit_key, in_batches
+from ...drift.fit_plan import FitPlan, check_count, fit_key, in_batches
 from ...drift.recorder import check_reference, unit_noise
 from ...drift.saved_fit import methods_of
 from ...drift.stepping import fixed_rng
@@ -68,7 +68,7 @@ def fit_model(
     setup: Setup,
     shape: Sequence[int],
     references: Tensor,
-    plan: Plan,
+    plan: FitPlan,
     done: Progress,
     on_trial: Callable[[str], None],
 ) -> Fit:
@@ -123,7 +123,7 @@ def corrected(setup: Setup, correction: Correction) -> Any:
     return model
 
 
-def key_of(setup: Setup, plan: Plan, pictures: str | None) -> str:
+def key_of(setup: Setup, plan: FitPlan, pictures: str | None) -> str:
     """Return the key of a fit: the model with its LoRAs and patches, the run, and how much is measured.
 
     pictures: a digest of the images, None without: the model's own samples

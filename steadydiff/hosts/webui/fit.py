@@ -17,7 +17,7 @@ from torch import Tensor
 from ...drift import saved_fit
 from ...drift.digest import digest
 from ...drift.fit import PLAIN, Fit, Problem, fit
-from ...drift.fit_plan import Plan, check_count, fit_key, own_references, problem_of
+from ...drift.fit_plan import FitPlan, check_count, fit_key, own_references, problem_of
 from ...drift.measurement import own_samples
 from ...drift.meter import Meter
 from ...drift.recorder import check_reference, refine
@@ -46,7 +46,7 @@ class FitKey:
     model: str | None = None
     scheduler: str | None = None
 
-    def of(self, setup: RunSetup, plan: Plan) -> tuple[str, MadeFor, Path]:
+    def of(self, setup: RunSetup, plan: FitPlan) -> tuple[str, MadeFor, Path]:
         """Return the key of a run's fit, what it is made for, and its file."""
         run, cfg = setup.run, float(setup.cfg or 0)
         made_for = MadeFor(setup.sampler, self.scheduler, run.steps, cfg, self.model, run.sigmas)
@@ -67,7 +67,7 @@ class FitRequest:
     """
 
     key: FitKey
-    plan: Plan
+    plan: FitPlan
     prompt: str
     again: bool = False
     say: Callable[[str], None] = lambda text: None
@@ -136,7 +136,7 @@ def _measured(setup: RunSetup, request: FitRequest, key: str, file: Path) -> tup
     return fit(problem, plan.settings, unfinished.done, lambda name: unfinished.save()), unfinished
 
 
-def use_matching(setup: RunSetup, key: FitKey, plan: Plan) -> Planned:
+def use_matching(setup: RunSetup, key: FitKey, plan: FitPlan) -> Planned:
     """Return what the fit that is kept for this run applies, and what is said of it; nothing if none is.
 
     Raises:  SettingsError for a file that cannot be read.
