@@ -1,0 +1,87 @@
+"""Our nodes in ComfyUI on a simulated device that knows no float64, as Apple's (MPS)."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from tools.launch import tiny_models
+from tools.launch.inprocess import PACK, defaults_of, load
+from tools.launch.no_float64 import HERE, device
+
+# Those of the host that keep clear of float64 and of random numbers made on the device themselves.
+SAMPLERS = ("euler", "heun", "dpmpp_2m", "dpmpp_sde")
+PREDICTIONS = ("EpsilonScaling", "BandScaling", "TimeShift", "DiffIER")
+NOISE = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(params=["epsilon", "flow"])
+def both(request, host, make_model, monkeypatch):
+    """The same model on the CPU and on the device."""
+    management = load("comfy.model_management")
+
+    def plenty(dev=None, torch_free_too=False, torch_total_too=False):
+        return (2**33, 2**33) if torch_free_too or torch_total_too else 2**33
+
+    for name in ("get_free_memory", "get_total_memory"):  # the host asks drivers
+        monkeypatch.setattr(management, name, plenty)
+    here, moved = make_model(request.param), make_model(request.param)
+    with torch.inference_mode(False), torch.no_grad(), device():
+        moved.model.to(HERE)
+        yield here, host.Patcher(moved.model, load_device=HERE, offload_device=HERE)
+
+
+@pytest.fixture
+def modules(pack):
+    """The pack's own modules of the core by name."""
+    core = f"{PACK}.steadydiff."
+    return {name.removeprefix(core): sys.modules[name] for name in sys.modules if name.startswith(core)}
+
+
+@pytest.mark.parametrize("name", PREDICTIONS)
+def test_a_method_samples_there_as_here(name, pack, both):
+    node = pack[f"SteadyDiff{name}"]
+    here, there = (node.execute(model=model, **defaults_of(node))[0] for model in both)
+    for sampler in SAMPLERS:
+        found = tiny_models.sample(there, sampler, noise=NOISE)
+        assert torch.allclose(found.cpu(), tiny_models.sample(here, sampler, noise=NOISE), atol=1e-4), sampler
+
+
+def test_a_state_is_corrected_there_as_here(pack, both, host, modules):
+    found = []
+    for model in both:
+        device = model.load_device
+        space = modules["hosts.patch"].states_of(model.get_model_object("model_sampling")).space
+        network = torch.nn.Conv2d(4, 4, 1).requires_grad_(False)
+        network.weight.data, network.bias.data = 0.01 * torch.ones(4, 4, 1, 1), torch.zeros(4)
+        network.config = modules["networks.antibias_prompt"].PromptConfig()
+        patcher = host.Patcher(network.to(device), load_device=device, offload_device=device)
+        card = modules["files.antibias"].AntiBiasCard(target="residual", space=space)
+        prompt = modules["hosts.comfy.antibias"].LoadedPrompt(patcher, card)
+        node = pack["SteadyDiffAntiBiasPrompt"]
+        corrected = node.execute(model, prompt, **defaults_of(node))[0]
+        model.model.model_config = host.supported.BASE({})
+        head = modules["files.mdss"].Head(0.02 * torch.ones(4, 32, 3, 3), torch.zeros(4))
+        loaded = modules["hosts.comfy.mdss"].LoadedHead(
+            head, modules["files.mdss"].MdssCard(form="lora", space=space), "made for this test"
+        )
+        node = pack["SteadyDiffMDSS"]
+        corrected = node.execute(corrected, loaded, **defaults_of(node))[0]
+        found.append([tiny_models.sample(corrected, sampler, noise=NOISE).cpu() for sampler in SAMPLERS])
+        plain = tiny_models.sample(model, SAMPLERS[0], noise=NOISE).cpu()
+        assert not torch.allclose(found[-1][0], plain, atol=1e-3)
+    assert all(torch.allclose(here, there, atol=1e-4) for here, there in zip(*found, strict=True))
+
+
+def test_a_measurement_and_a_calibration_are_made_there_as_here(pack, both, host, conds, sigmas_of):
+    ends, euler, made = (conds["positive"], conds["negative"]), host.samplers.sampler_object("euler"), []
+    for model in both:
+        run = {"cfg": 2.0, "seed": 5, "count": 3, "batch_size": 2, "refine": 2, "paper_curves": True}
+        run |= {"latent_image": {"samples": torch.zeros(1, 4, 8, 8)}, "sigmas": sigmas_of(model, 4)}
+        measured = pack["SteadyDiffMeasure"].execute(
+            model=model, positive=ends[0], negative=ends[1], sampler=euler, **run
+        )
+        schedule = pack["SteadyDiffCalibrate"].execute(model, *ends, euler, measured[2], "norm", 3)[0]
+        made.append(json.loads(schedule)["values"])
+    assert made[0] == pytest.approx(made[1], abs=1e-4)
