@@ -153,7 +153,7 @@ def training(name: str, seed: int) -> Figures:
 
 
 class Recorded:
-    """A fine-tuned network, and the second output of its latest call in the sampler's order."""
+    """A fine-tuned network, and the second output of its latest call."""
 
     def __init__(self, model: TwoHeads) -> None:
         self._model, self._xi = model, None
