@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ..errors import SteadyDiffError
 from ..files.atomic import atomic_write, check_writable
-from ..training.loop import Plan, average, fit, steps_of
+from ..training.loop import Plan, average, fit, steps_of, stratified
 from . import files
 from .autoencoder import Autoencoder
 from .clip import Trainee, partial_caption
@@ -168,9 +168,7 @@ def train_diffusion(variant: str, work: Path, shipped: bool = False, steps: int 
             torch.rand(n, 1, generator=rng) < 0.1, empty, tokens
         )  # for classifier-free guidance
         x0 = data["latents"][index].float()
-        u = (
-            torch.arange(n) + torch.rand(n, generator=rng)
-        ) / n  # stratified: every batch sees every noise level
+        u = stratified(torch.rand(n, generator=rng))
         x, t, target = noised(variant, x0, torch.randn(x0.shape, generator=rng), u)
         return (model(x, t, tokens) - target).square().mean()
 

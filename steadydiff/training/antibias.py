@@ -19,7 +19,7 @@ from ..denoiser import Space, add_noise, derivative, per_sample
 from ..errors import SettingsError
 from ..methods.antibias_prompt import Band, Target, exposure_bias, input_scale
 from ..networks.antibias_prompt import PromptNetwork
-from .loop import Identity, OnStep, Plan, fit
+from .loop import Identity, OnStep, Plan, fit, stratified
 from .losses import DEGREES, GROUP, LOSSES, WEIGHTS, Weight, prompt_weight
 
 log = logging.getLogger("steadydiff")
@@ -136,7 +136,7 @@ class StepPairs:
 
     def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw n steps [n], [n], spread over all noise levels in every batch."""
-        u = (torch.arange(n) + torch.rand(n, generator=rng, dtype=torch.float64)) / n * self.share[-1]
+        u = stratified(torch.rand(n, generator=rng, dtype=torch.float64)) * self.share[-1]
         at = torch.searchsorted(self.share, u).clamp(max=len(self.share) - 1)
         return self.sigma[at], self.sigma_next[at]
 

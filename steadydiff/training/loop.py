@@ -194,6 +194,14 @@ def fit(
     return average.eval()
 
 
+def stratified(rand: Tensor) -> Tensor:
+    """Return one draw in each n-th part of 0 to 1, so that every batch sees every noise level.
+
+    Shapes:  rand [n], uniform in 0 to below 1; result [n], rising. The last may round to 1 itself.
+    """
+    return (torch.arange(len(rand)) + rand) / len(rand)
+
+
 def _end_by_exception() -> Any:
     """Let SIGTERM end this training as Ctrl-C does; return the handler to put back, or None."""
     if threading.current_thread() is not threading.main_thread():  # a host's worker: the host handles signals

@@ -32,7 +32,7 @@ from ..methods.mdss import (
 )
 from ..model_names import PRODUCTS
 from ..networks.xi_head import TwoHeads
-from .loop import Identity, OnStep, Plan, fit, steps_of
+from .loop import Identity, OnStep, Plan, fit, steps_of, stratified
 
 PLAN = Plan(steps=20_000, lr=1e-4, betas=(0.9, 0.999), weight_decay=0.0, ema=0.9999)
 """The thesis' AdamW and moving average, which the loop warms up. It trains 10,000 to 50,000 steps and finds
@@ -200,12 +200,11 @@ class MdssLoss:
 
 
 def places(rand: Tensor, counts: Tensor) -> Tensor:
-    """Return places of 0 to below counts [n], spread so that every batch sees every noise level.
+    """Return places of 0 to below counts [n], `stratified`.
 
     Shapes:  rand [n], uniform in 0 to below 1; counts, result [n], whole numbers.
     """
-    u = (torch.arange(len(rand)) + rand) / len(rand)
-    return (u * counts).long().minimum(counts - 1)  # 255 + 0.9999999 is 256 in float32
+    return (stratified(rand) * counts).long().minimum(counts - 1)
 
 
 def variant_for(space: Space) -> Variant:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...errors import SteadyDiffError
 from ...files.atomic import check_writable
-from ...training.loop import Plan, average, fit, losses, steps_of
+from ...training.loop import Plan, average, fit, losses, steps_of, stratified
 from ..files import write_manifest
 from ..text import TextEncoder, tokenize
 from ..train import noised
@@ -72,8 +72,7 @@ def train(variant: str, data: Path, work: Path, steps: int, shipped: bool = Fals
         x0 = torch.where(flipped, x0.flip(-1), x0)
         caption = 1 + labels[index] * per_class + torch.randint(per_class, (BATCH,), generator=rng)
         caption = caption.where(torch.rand(BATCH, generator=rng) >= UNLABELLED, torch.tensor(0))
-        # Stratified: every batch sees every noise level.
-        u = (torch.arange(BATCH) + torch.rand(BATCH, generator=rng)) / BATCH
+        u = stratified(torch.rand(BATCH, generator=rng))
         x, t, target = noised(variant, x0, torch.randn(x0.shape, generator=rng), u, alphas_cumprod)
         with torch.autocast("cpu", torch.bfloat16):
             predicted = model(x, t, caption, tokens)
