@@ -92,6 +92,13 @@ def pack(host):
     return load_pack()
 
 
+@pytest.fixture
+def modules(pack):
+    """The pack's own modules of the core by name."""
+    core = f"{PACK}.steadydiff."
+    return {name.removeprefix(core): sys.modules[name] for name in sys.modules if name.startswith(core)}
+
+
 @pytest.fixture(autouse=True)
 def inference():
     """The host executes nodes in this mode."""
@@ -108,9 +115,9 @@ def undrawn(request, monkeypatch):
         return np.zeros((height, width, 3), np.uint8)
 
     if not request.node.get_closest_marker("drawn"):
-        for name, module in list(sys.modules.items()):
-            if name.endswith("steadydiff.plots"):
-                monkeypatch.setattr(module, "pixels", black)
+        for name in ("steadydiff.plots", f"{PACK}.steadydiff.plots"):
+            if name in sys.modules:
+                monkeypatch.setattr(sys.modules[name], "pixels", black)
 
 
 @pytest.fixture(scope="session")

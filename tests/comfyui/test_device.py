@@ -1,13 +1,12 @@
 """Our nodes in ComfyUI on a simulated device that knows no float64, as Apple's (MPS)."""
 
 import json
-import sys
 
 import pytest
 import torch
 
 from tools.launch import tiny_models
-from tools.launch.inprocess import PACK, defaults_of, load
+from tools.launch.inprocess import defaults_of, load
 from tools.launch.no_float64 import HERE, device
 
 # Those of the host that keep clear of float64 and of random numbers made on the device themselves.
@@ -30,13 +29,6 @@ def both(request, host, make_model, monkeypatch):
     with torch.inference_mode(False), torch.no_grad(), device():
         moved.model.to(HERE)
         yield here, host.Patcher(moved.model, load_device=HERE, offload_device=HERE)
-
-
-@pytest.fixture
-def modules(pack):
-    """The pack's own modules of the core by name."""
-    core = f"{PACK}.steadydiff."
-    return {name.removeprefix(core): sys.modules[name] for name in sys.modules if name.startswith(core)}
 
 
 @pytest.mark.parametrize("name", PREDICTIONS)

@@ -1,7 +1,6 @@
 """MDSS in every sampler of the host: neutral is off; on, it moves state and estimate by its second output."""
 
 import functools
-import sys
 
 import pytest
 import torch
@@ -10,13 +9,6 @@ from tools.launch.inprocess import defaults_of
 
 REFUSED = ("uni_pc", "uni_pc_bh2")
 CFG = 3.0  # of the fixture `sample`
-
-
-@pytest.fixture
-def modules(pack):
-    """The pack's own modules of the core by name."""
-    core = "custom_nodes_x_SteadyDiff.steadydiff."
-    return {name.removeprefix(core): sys.modules[name] for name in sys.modules if name.startswith(core)}
 
 
 @pytest.fixture(autouse=True)
