@@ -9,7 +9,6 @@ reference pictures that are used for nothing else, and judge what it chose on ot
 """
 
 import math
-import sys
 from collections.abc import Callable
 from functools import cache, partial
 
@@ -29,7 +28,7 @@ from steadydiff.samplers import sample_ddpm, sample_dpmpp_2m, sample_euler, samp
 from steadydiff.tinyworld.photos.sampling import sigmas
 from tools.bench.shared import digits_world as world
 from tools.bench.shared.frame import Bench, Figures
-from tools.launch.console import Stop
+from tools.launch.console import exit_with
 
 SAMPLERS = {"ddpm": sample_ddpm, "ddim": sample_euler, "dpmpp_2m": sample_dpmpp_2m, "heun": sample_heun}
 STEPS, WEIGHTS, SEEDS = (10, 20, 50), (1.0, 2.5), (0, 1, 2)
@@ -226,7 +225,4 @@ def main(arguments: list[str], own: world.World = world.FIRST) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except Stop as stop:
-        sys.exit(str(stop))
+    exit_with(main)

@@ -2,14 +2,9 @@
 of the rule of drift/fit.py, which was shaped on the first.
 """
 
-import sys
-
 from tools.bench.digits import main
 from tools.bench.shared.digits_world import SECOND
-from tools.launch.console import Stop
+from tools.launch.console import exit_with
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:], SECOND))
-    except Stop as stop:
-        sys.exit(str(stop))
+    exit_with(main, SECOND)

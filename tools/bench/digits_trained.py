@@ -9,7 +9,6 @@ strength that a measurement of 64 samples against 64 reference pictures gives.
 """
 
 import copy
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -44,7 +43,7 @@ from tools.bench import digits
 from tools.bench.mdss import Plain
 from tools.bench.shared import digits_world as world
 from tools.bench.shared.frame import Bench, Figures
-from tools.launch.console import Stop
+from tools.launch.console import exit_with
 
 STEPS, LONG, BATCH = 1000, 36_000, 256
 FINE = Plan(steps=STEPS, lr=1e-3, warmup=50, decay=0.5, betas=(0.9, 0.999), weight_decay=0.0, ema=0.998)
@@ -241,7 +240,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except Stop as stop:
-        sys.exit(str(stop))
+    exit_with(main)

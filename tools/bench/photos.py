@@ -10,7 +10,6 @@ same seeds without and with Time Shift.
 """
 
 import hashlib
-import sys
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
@@ -32,7 +31,7 @@ from steadydiff.tinyworld.photos.network import SIZE_PX
 from steadydiff.tinyworld.photos.words import CLASSES
 from tools.bench.shared import photo_judges as judges
 from tools.bench.shared.frame import Bench, Figures, options_of
-from tools.launch.console import Stop
+from tools.launch.console import Stop, exit_with
 from tools.launch.sheet import INK, PAPER
 
 SAMPLERS = {"ddpm": sample_ddpm, "ddim": sample_euler, "dpmpp_2m": sample_dpmpp_2m}
@@ -222,7 +221,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except Stop as stop:
-        sys.exit(str(stop))
+    exit_with(main)

@@ -2,7 +2,9 @@
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 
 class Stop(Exception):
@@ -11,6 +13,14 @@ class Stop(Exception):
     def __init__(self, sentence: str, detail: str = ""):
         super().__init__(sentence)
         self.detail = detail
+
+
+def exit_with(main: Callable[..., int], *given: Any) -> NoReturn:
+    """End a module run as a command by main(its arguments, *given), or by the sentence of a `Stop`."""
+    try:
+        sys.exit(main(sys.argv[1:], *given))
+    except Stop as stop:
+        sys.exit(str(stop))
 
 
 def say(text: str) -> None:
