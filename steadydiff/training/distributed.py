@@ -6,6 +6,7 @@ Every process draws a batch of its own, their gradients are averaged, and the fi
 from __future__ import annotations
 
 import atexit
+import importlib
 import os
 from collections.abc import Iterable
 from functools import cache
@@ -83,6 +84,9 @@ def team() -> SingleProcess | Distributed:
         raise SettingsError(
             "several processes train together with accelerate, which is not installed; pip install accelerate"
         ) from None
+    # An optimizer imports it; imported while there is a process group, it keeps that group's threads alive
+    # after the group is destroyed, and one that still runs when Python ends may abort the process.
+    importlib.import_module("torch._dynamo")
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    atexit.register(accelerator.end_training)  # threads of its own that outlive the work may abort it
+    atexit.register(accelerator.end_training)
     return Distributed(accelerator)

@@ -36,6 +36,8 @@ state = folder / (str(rank) if apart else "") / "state.safetensors"
 try:
     loop.fit(model, loss, loop.Plan(steps=steps, warmup=1, save_every=2), state, on_step=on_step)
     team().leave()
+    left = {name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm")}  # none but on Linux
+    assert "pt_gloo_runloop" not in left, "threads that may abort the process when Python ends"
 except SettingsError as error:
     sys.exit(str(error))
 """
