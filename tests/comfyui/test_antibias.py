@@ -96,7 +96,7 @@ def test_one_correction_is_that_step_started_from_the_corrected_state(
     function, run = own.sampler_function, state_module.Run(space, tuple(sigmas_of(model).tolist()))
 
     def correction(x):
-        return 0.1 * torch.tanh(3 * x)
+        return 0.4 * torch.tanh(3 * x)
 
     prompt = sys.modules[state_module.__package__.replace("hosts.comfy", "methods.antibias_prompt")]
 
@@ -246,7 +246,7 @@ def test_memory_that_runs_out_in_our_network_leaves_no_trace(model, host, patche
     def narrow(x):
         if len(x) > room:
             raise host.management.OOM_EXCEPTION("full")
-        return 0.1 * torch.tanh(3 * x)
+        return 0.4 * torch.tanh(3 * x)
 
     ours = patched(model, Network(narrow))
     plain, expected = sample(model, noise=noise), sample(ours, noise=noise)

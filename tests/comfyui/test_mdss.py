@@ -92,14 +92,14 @@ def test_one_correction_is_that_call_answered_from_the_cleaned_state(
     def xi(x, sigma):
         called.append(x.clone())
         first = torch.equal(x, called[0])
-        return 0.1 * torch.tanh(x) if first else torch.zeros_like(x)
+        return 0.4 * torch.tanh(x) if first else torch.zeros_like(x)
 
     def call(model, x, sigma, more, cleaned):
         return model(x, sigma, **moved(more, lambda: cleaned.error(x, sigma)))
 
     def from_there(model, x, sigmas, *args, **kwargs):
         """Begin in the cleaned state, and answer its first call as the uncleaned one, moved as far."""
-        error = ((sigmas[0] ** 2 + 1) ** 0.5 if space == "ve" else 1) * 0.1 * torch.tanh(x)
+        error = ((sigmas[0] ** 2 + 1) ** 0.5 if space == "ve" else 1) * 0.4 * torch.tanh(x)
         calls = []
 
         def prediction(at, sigma, more):

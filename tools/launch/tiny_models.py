@@ -76,8 +76,8 @@ def unet_config() -> dict:
             "model_channels": 32,
             "dtype": torch.float32,
         },
-        **{"num_res_blocks": [1], "channel_mult": [1], "context_dim": 16, "num_head_channels": 32},
-        **{"transformer_depth": [1], "transformer_depth_output": [1, 1], "transformer_depth_middle": 1},
+        **{"num_res_blocks": [0], "channel_mult": [1], "context_dim": 16, "num_head_channels": 32},
+        **{"transformer_depth": [], "transformer_depth_output": [0], "transformer_depth_middle": 1},
         **{"use_spatial_transformer": True, "use_linear_in_transformer": True, "legacy": False},
     }
 
