@@ -81,9 +81,14 @@ def pytest_generate_tests(metafunc):
 @pytest.fixture(scope="session")
 def host():
     """The host's modules."""
-    modules = tiny_models.host()
-    gc.freeze()  # as after collection: they stay
-    return modules
+    return tiny_models.host()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def settled(host):
+    """Leave what the tests before have made and imported out of the collections the host makes in every run."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
