@@ -86,7 +86,7 @@ def host():
 
 @pytest.fixture(autouse=True, scope="module")
 def settled(host):
-    """Leave what the tests before have made and imported out of the collections the host makes in every run."""
+    """Leave what earlier tests made and imported out of the collections the host makes in every run."""
     gc.collect()
     gc.freeze()
 
