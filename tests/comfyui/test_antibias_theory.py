@@ -136,7 +136,7 @@ def test_the_default_recipe_finds_half_of_what_high_noise_hides_and_leaves_the_r
     base, recipe = AntiBiasBase("ve", (levels,), draw, planted), AntiBiasRecipe()
     torch.manual_seed(0)
     network = PromptNetwork(PromptConfig(1, 8, (1, 1), 1, ()))
-    plan = replace(PLAN, steps=2000)
+    plan = replace(PLAN, steps=1200)
     trained = fit(network, PromptLoss(network, base, recipe), plan, tmp_path / "state.safetensors")
     bands = measure_bands(trained, base, recipe, seed=1)
 
