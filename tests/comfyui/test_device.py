@@ -25,7 +25,8 @@ def both(request, host, make_model, monkeypatch):
 
     for name in ("get_free_memory", "get_total_memory"):  # the host asks drivers
         monkeypatch.setattr(management, name, plenty)
-    here, moved = make_model(request.param), make_model(request.param)
+    with torch.inference_mode(False):  # they are trained as well
+        here, moved = make_model(request.param), make_model(request.param)
     with torch.inference_mode(False), torch.no_grad(), device():
         moved.model.to(HERE)
         yield here, host.Patcher(moved.model, load_device=HERE, offload_device=HERE)
@@ -77,3 +78,36 @@ def test_a_measurement_and_a_calibration_are_made_there_as_here(pack, both, host
         schedule = pack["SteadyDiffCalibrate"].execute(model, *ends, euler, measured[2], "norm", 3)[0]
         made.append(json.loads(schedule)["values"])
     assert made[0] == pytest.approx(made[1], abs=1e-4)
+
+
+def test_auto_correct_chooses_there_as_here(pack, both, conds, kept):
+    node, ends = pack["SteadyDiffAuto"], {name: conds[name] for name in ("positive", "negative")}
+    run = {"steps": 4, "cfg": 2.0, "quality": "quick", "batch_size": 8, "measure": "again"}
+    run |= {"latent_image": {"samples": torch.zeros(1, 4, 8, 8)}, **ends}
+    told = []
+    for model in both:
+        lists = {name: [one] for name, one in (defaults_of(node) | run | {"model": model}).items()}
+        made, info, _ = node.execute(**lists, images=[]).args
+        told.append(info)
+        assert tiny_models.sample(made, noise=NOISE).isfinite().all()
+    assert told[0] == told[1]
+
+
+def test_a_node_trains_there_as_here(pack, both, host, conds, kept, monkeypatch):
+    node, losses = pack["SteadyDiffTrainAntiBias"], []
+    folders = load("folder_paths")
+    monkeypatch.setattr(folders, "output_directory", str(kept.parent / "output"))
+    monkeypatch.setitem(
+        folders.folder_names_and_paths, "steadydiff_antibias", ([str(kept.parent)], {".safetensors"})
+    )
+    samples = torch.randn((8, 4, 8, 8), generator=torch.Generator().manual_seed(0))
+    small = {"steps": 2, "batch_size": 4, "channels": 4, "most_steps": 9, "samples": {"samples": samples}}
+    for model, name in zip(both, ("here", "there"), strict=True):
+        model.model.model_config = host.supported.BASE({})
+        given = {"model": model, "positive": conds["positive"], "name": name}
+        lists = {key: [one] for key, one in (defaults_of(node) | small | given).items()}
+        prompt, told = node.execute(**lists).args
+        losses.append(told["loss"])
+        weights = prompt.patcher.model.state_dict()
+        assert all(weight.isfinite().all() for weight in weights.values())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)

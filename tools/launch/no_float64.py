@@ -99,11 +99,14 @@ def work(func, args, kwargs):
     def outer(value):
         if isinstance(value, torch.Tensor) and value.dtype in (torch.float64, torch.complex128):
             raise TypeError(f"{func}: this device knows no float64")
-        return There(value) if isinstance(value, torch.Tensor) else value
+        with torch.inference_mode(False):  # else a view of what was made outside it is refused within it
+            return There(value) if isinstance(value, torch.Tensor) else value
 
     out = func(*changed(args, inner), **changed(kwargs, inner))
     if not goes:
         return out
+    if same := [value for value in given if isinstance(value, There) and value.kept is out]:
+        return same[0]  # a move to where it is already
     wrapped = changed(out, outer)
     return return_and_correct_aliasing(func, args, kwargs, wrapped) if there else wrapped
 
