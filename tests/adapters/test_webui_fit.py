@@ -17,6 +17,7 @@ from steadydiff.hosts.webui.attach import WebuiHost
 from steadydiff.hosts.webui.fit import FitKey, FitRequest, fit_next, use_matching
 from steadydiff.hosts.webui.run import RunSetup
 from steadydiff.samplers import gaussian_denoiser, sample_euler
+from tools.launch.no_float64 import HERE, device
 
 SIGMAS = (10.0, 4.0, 1.5, 0.5, 0.0)
 RUN = Run("ve", SIGMAS)
@@ -71,11 +72,12 @@ def model():
     return Denoiser()
 
 
-def measure(model, request, sigmas=SIGMAS, cfg=CFG):
+def measure(model, request, sigmas=SIGMAS, cfg=CFG, x=None):
     """Measure in a run; returns the kept fit, its file and whether it was there before."""
     sampler, found = SimpleNamespace(func=euler), []
     fit_next(sampler, WebuiHost(), request, lambda *results: found.append(results))
-    x, levels = torch.zeros((BATCH, *SHAPE), dtype=torch.float64), torch.tensor(sigmas)
+    x = torch.zeros((BATCH, *SHAPE), dtype=torch.float64) if x is None else x
+    levels = torch.tensor(sigmas, device=x.device)
     sampler.func(model, x, extra_args={"cond_scale": cfg}, callback=None, disable=False, sigmas=levels)
     assert sampler.func is euler
     return found[0]
@@ -100,6 +102,15 @@ def test_the_fit_is_the_cores(model, request_):
     assert {*model.calls} == {BATCH}
     assert file.name.startswith("a_model_euler_4_cfg3_") and [*file.parent.iterdir()] == [file]
     assert kept.is_own and kept.made_for.sigmas == pytest.approx(SIGMAS)
+
+
+def test_a_device_without_float64_finds_the_same(model, request_):
+    here = measure(model, request_)[0].fit
+    with device():
+        x = torch.zeros((BATCH, *SHAPE)).to(HERE)
+        there = measure(model, replace(request_, again=True), x=x)[0].fit
+    assert there.correction == here.correction and there.scores.keys() == here.scores.keys()
+    assert there.before.j == pytest.approx(here.before.j, abs=1e-4)
 
 
 def test_it_measures_once_or_again_when_asked(model, request_):

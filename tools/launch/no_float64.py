@@ -41,12 +41,14 @@ class There(torch.Tensor):
 
 
 class Copied(TorchFunctionMode):
-    """`torch.tensor` makes its tensors on the CPU first, as other devices do; "meta" needs no content."""
+    """`torch.tensor` and lists of places make tensors on the CPU first: those of "meta" have no content."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         if func is torch.tensor and kwargs.get("device") == HERE:
             return func(*args, **{**kwargs, "device": "cpu"}).to(HERE)
+        if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__) and isinstance(args[1], list):
+            args = (args[0], torch.tensor(args[1]), *args[2:])
         return func(*args, **kwargs)
 
 
@@ -87,8 +89,9 @@ def work(func, args, kwargs):
     goes = devices[0] == HERE if devices else there
     if not (goes or there):
         return func(*args, **kwargs)
-    copies = func.__name__.startswith("to.") or "copy" in func.__name__ or "_like" in func.__name__
-    if not copies and any(not isinstance(value, There) and value.ndim for value in given):
+    apart = ("to.", "index.", "index_put")  # places may lie on the CPU, as on real devices
+    mixing = func.__name__.startswith(apart) or "copy" in func.__name__ or "_like" in func.__name__
+    if not mixing and any(not isinstance(value, There) and value.ndim for value in given):
         raise RuntimeError(f"{func}: all tensors are on one device, these are on two")
 
     def inner(value):
