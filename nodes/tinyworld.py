@@ -6,7 +6,7 @@ from ..steadydiff.tinyworld import files
 from .shared import schema
 from .shared.tinyworld import build_clip, build_model, build_vae
 
-PHOTOS = "photos"
+PHOTOS = {"photos": "epsilon", "photos flow": "flow"}
 
 
 class SteadyDiffTinyWorld(io.ComfyNode):
@@ -25,13 +25,13 @@ class SteadyDiffTinyWorld(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "variant",
-                    options=[*files.VARIANTS, PHOTOS],
+                    options=[*files.VARIANTS, *PHOTOS],
                     default="epsilon",
                     tooltip="epsilon: predicts noise on SD1's schedule. flow: predicts velocity, "
                     "as SD3 or Flux do. Same kind of pictures, other mathematics for a patch to meet. "
                     "photos: another model, of real pictures of 32x32 pixels (CIFAR-10), which few noisy "
                     "steps leave grey and soft; ask for an airplane, automobile, bird, cat, deer, dog, "
-                    "frog, horse, ship or truck.",
+                    "frog, horse, ship or truck. photos flow: the same, predicting velocity.",
                 )
             ],
             outputs=[
@@ -43,10 +43,10 @@ class SteadyDiffTinyWorld(io.ComfyNode):
 
     @classmethod
     def execute(cls, variant) -> io.NodeOutput:
-        if variant == PHOTOS:
+        if variant in PHOTOS:
             from .shared.photos import build
 
-            return io.NodeOutput(*build("epsilon"))
+            return io.NodeOutput(*build(PHOTOS[variant]))
         stored = files.tensors(files.check_variant(variant))
         clip = build_clip(files.part(stored, files.TEXT_PREFIX))
         return io.NodeOutput(build_model(variant, stored), clip, build_vae(files.tensors("vae")))

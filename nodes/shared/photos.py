@@ -37,6 +37,16 @@ class PhotosEpsilon(tinyworld.TinyWorldEpsilon):
         return PhotoModel(self, self.model_type(state_dict, prefix), device=device)
 
 
+class PhotosFlow(PhotosEpsilon):
+    """The same UNet, trained by flow matching."""
+
+    sampling_settings = tinyworld.TinyWorldFlow.sampling_settings
+    model_kind = tinyworld.TinyWorldFlow.model_kind
+
+
+CONFIGS = {"epsilon": PhotosEpsilon, "flow": PhotosFlow}
+
+
 class PhotoTokens(tinyworld.TinyWorldTokens):
     words = PhotoTokenizer
 
@@ -55,14 +65,15 @@ class PhotoClip(comfy.sd1_clip.SD1ClipModel):
         super().__init__(device, dtype, model_options, clip_model=PhotoText)
 
 
-def build(name: str) -> tuple:
-    """Return the MODEL, CLIP and VAE of one file of models/photos/."""
+def build(variant: str) -> tuple:
+    """Return the MODEL, CLIP and VAE of the newest file of a variant."""
+    name = files.newest(variant)
     clip = tinyworld.build_clip(part(files.tensors(name), TEXT_PREFIX), PhotoSDTokenizer, PhotoClip)
     return build_model(name), clip, comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})
 
 
 def build_model(name: str):
-    """Return a ModelPatcher around the host's BaseModel with our network in it; float32."""
-    config = PhotosEpsilon(PhotosEpsilon.unet_config)
+    """Return a ModelPatcher around the host's BaseModel with one file's network in it; float32."""
+    config = CONFIGS[files.header(name)["variant"]](PhotosEpsilon.unet_config)
     model = config.get_model({}, device=comfy.model_management.unet_offload_device())
     return tinyworld.filled(model, part(files.tensors(name), UNET_PREFIX), (build_model, (name,)))

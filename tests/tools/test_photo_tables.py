@@ -1,21 +1,33 @@
-"""The photos' table says means, spreads and changes against plain."""
+"""The photos' tables say means, spreads and changes against plain."""
 
-from tools.bench.tables.photos import photos
+from tools.bench.tables.photos import photos, photos_curve
 
 
-def cell(value, variance=-0.5):
+def cell(value, variance=-0.5, **more):
     spaces = ("classifier", "imagenet", "pixels")
-    return {"figures": {**dict.fromkeys(spaces, value), "variance": variance}}
+    return {"figures": {**dict.fromkeys(spaces, value), "variance": variance, **more}}
 
 
 CELLS = {
     "floor": cell(0.5),
-    "ddpm 20 plain 0": cell(10.0),
-    "ddpm 20 plain 1": cell(20.0),
-    "ddpm 20 c 0.95 0": cell(6.0, -0.3),
-    "ddpm 20 c 0.95 1": cell(12.0, -0.1),
-    "ddpm 14 DiffIER 0.3 0": cell(30.0),
-    "ddpm 14 DiffIER 0.3 1": cell(30.0),
+    "epsilon_40 sha256": {"figures": {"sha256": "ab"}},
+    "40 ddpm 20 plain 0": cell(10.0),
+    "40 ddpm 20 plain 1": cell(20.0),
+    "40 ddpm 20 c 0.95 0": cell(6.0, -0.3),
+    "40 ddpm 20 c 0.95 1": cell(12.0, -0.1),
+    "40 ddpm 20 c 0.9 0": cell(3.0),
+    "40 ddpm 20 lambda 1.03 0": cell(11.0),
+    "40 ddpm 20 lambda 1.03 1": cell(22.0),
+    "40 ddpm 20 lambda 1.015 0": cell(9.0),
+    "40 ddpm 20 lambda 1.015 1": cell(18.0),
+    "40 ddpm 20 fit 16 0": cell(5.0, chosen="c 0.93"),
+    "40 ddpm 20 fit 16 1": cell(10.0, chosen="plain"),
+    "40 ddpm 20 signs 0": {"figures": {"j": -0.5, "v": -0.25}},
+    "40 ddpm 20 signs 1": {"figures": {"j": -0.25, "v": -0.125}},
+    "40 ddpm 14 DiffIER 0.3 0": cell(30.0),
+    "40 ddpm 14 DiffIER 0.3 1": cell(30.0),
+    "5 ddpm 20 plain 0": cell(100.0),
+    "5 ddpm 20 signs 0": {"figures": {"j": -1.0, "v": 0.5}},
 }
 
 
@@ -26,10 +38,26 @@ def test_a_line_has_mean_spread_and_change():
     assert lines[3].endswith("| -20 % |")
 
 
+def test_it_is_of_the_network_trained_longest_and_of_drawn_pictures():
+    assert "| 100 |" not in photos(CELLS) and "signs" not in photos(CELLS)
+
+
+def test_what_was_chosen_is_said():
+    assert "| ddpm 20 | fit 16: c 0.93, plain | 7.5 ± 3.5 (-50 %) |" in photos(CELLS)
+
+
 def test_diffier_is_compared_at_equal_calls():
     assert "| ddpm 14 | DiffIER 0.3 | 30 ± 0 (+100 %) |" in photos(CELLS)
 
 
 def test_a_part_is_not_compared_with_a_whole():
-    some = {name: one for name, one in CELLS.items() if name != "ddpm 20 plain 1"}
+    some = {name: one for name, one in CELLS.items() if name != "40 ddpm 20 plain 1"}
     assert "| ddpm 20 | c 0.95 | 9 ± 4.2 | 9" in photos(some)
+
+
+def test_the_curve_has_what_is_measured_and_the_best_of_each_family_that_is_whole():
+    lines = photos_curve(CELLS).splitlines()
+    assert lines[2] == "| 320 | 20 | -1.00 | +0.50 | 100 / 100 / 100 | – | – |"
+    changes = "c 0.95: -40 / -40 / -40 % | lambda 1.015: -10 / -10 / -10 %"
+    assert lines[3] == f"| 2,560 | 20 | -0.38 | -0.19 | 15 / 15 / 15 | {changes} |"
+    assert len(lines) == 4

@@ -61,8 +61,9 @@ def test_loading_the_judge_moves_no_random_numbers():
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_the_photos_longest_training_is_found():
-    steps = {
-        path.stem: photos.header(path.stem)["steps"] for path in photos.FOLDER.glob("epsilon*.safetensors")
-    }
-    assert len(steps) > 1 and steps[photos.newest("epsilon")] == max(steps.values())
+@pytest.mark.parametrize("variant", photos.VARIANTS)
+def test_the_photos_longest_training_is_found(variant):
+    names = photos.names(variant)
+    steps = {name: photos.header(name)["steps"] for name in names}
+    assert names == [f"{variant}_{number}" for number in sorted(steps.values())]
+    assert photos.newest(variant) == names[-1]

@@ -1,16 +1,21 @@
 """Real pictures: how few-step samples of the photos drift from CIFAR-10, and what Epsilon Scaling, Time
 Shift and DiffIER do about it at equal model calls. `run.py bench photos --data CIFAR10`.
 
-Every class in turn, no guidance, clean estimates clipped to -1..1 as the papers' pixel models do; the same
-first noise and the same noise along the way in every cell. Fréchet distances are given as the excess over the
-floor: what as many unseen real pictures have to the same reference, training pictures. `variance` is the
-total variance of the samples against that of real pictures. Where --data is a
-JPEG copy of CIFAR-10, so are the real pictures and what the network was trained on. `--sheet FILE` draws the
-same seeds without and with Time Shift.
+Every class in turn, no guidance but in `ddpm_cfg2`, clean estimates clipped to -1..1 as the papers' pixel
+models do; the same first noise and the same noise along the way in every cell. Fréchet distances are given as
+the excess over the floor: what as many unseen real pictures have to the same reference, training pictures.
+`variance` is the total variance of the samples against that of real pictures. Where --data is a JPEG copy of
+CIFAR-10, so are the real pictures and what the network was trained on.
+
+A cell's name begins with the network, by the steps it was trained for: how far a network drifts, and what a
+cure is worth, depends on that. `signs` are what Auto Correct measures of plain samples against 64 unseen real
+pictures, `fit 16` is what its rule chooses from 16. `--sheet FILE` draws the same seeds without and with
+Epsilon Scaling and Time Shift.
 """
 
 import hashlib
-from collections.abc import Callable
+import math
+from collections.abc import Iterable
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -18,13 +23,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from steadydiff.denoiser import Run
+from steadydiff.denoiser import Denoise, Guided, Run
+from steadydiff.drift.fit import Fit, FitSettings, Problem, fit
 from steadydiff.methods.diffier import DiffIER
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.methods.method import Method
 from steadydiff.methods.time_shift import TimeShift
 from steadydiff.metrics.frechet import frechet_distance, moments
-from steadydiff.samplers import sample_ddpm, sample_dpmpp_2m, sample_euler
+from steadydiff.samplers import sample_ddpm, sample_euler
 from steadydiff.tinyworld.photos import files, sampling
 from steadydiff.tinyworld.photos.data import load_photos
 from steadydiff.tinyworld.photos.network import SIZE_PX
@@ -34,58 +40,93 @@ from tools.bench.shared.frame import Bench, Figures, options_of
 from tools.launch.console import Stop, exit_with
 from tools.launch.sheet import INK, PAPER
 
-SAMPLERS = {"ddpm": sample_ddpm, "ddim": sample_euler, "dpmpp_2m": sample_dpmpp_2m}
+SAMPLERS = {"ddpm": sample_ddpm, "ddim": sample_euler, "ddpm_cfg2": sample_ddpm}
+CFG = {"ddpm_cfg2": 2.0}
 SEEDS = (0, 1, 2)
 BATCH = 128
 SPACES = ("classifier", "imagenet", "pixels")
 
-# sampler, steps, label, correction. 14 steps of which DiffIER calls the later half twice are 21 calls.
-GRID: list[tuple[str, int, str, Method | None]] = [
+# sampler, steps, label, correction.
+CURVE: list[tuple[str, int, str, Method | None]] = [  # of every network
     ("ddpm", 10, "plain", None),
     ("ddpm", 10, "c 0.9", TimeShift(0.9)),
-    ("ddpm", 10, "c 0.8", TimeShift(0.8)),
+    ("ddpm", 10, "lambda 1.05", EpsilonScaling(1.05)),
     ("ddpm", 20, "plain", None),
     ("ddpm", 20, "lambda 1.015", EpsilonScaling(1.015)),
     ("ddpm", 20, "lambda 1.03", EpsilonScaling(1.03)),
-    ("ddpm", 20, "lambda 1.05", EpsilonScaling(1.05)),
     ("ddpm", 20, "c 0.95", TimeShift(0.95)),
-    ("ddpm", 20, "c 0.9", TimeShift(0.9)),
+    ("ddpm", 50, "plain", None),
+    ("ddpm", 50, "c 0.98", TimeShift(0.98)),
+]
+# Of the newest one as well. 14 steps of which DiffIER calls the later half twice are 21 calls.
+MORE: list[tuple[str, int, str, Method | None]] = [
+    ("ddpm", 10, "c 0.8", TimeShift(0.8)),
     ("ddpm", 14, "DiffIER 0.3", DiffIER(strength=0.3)),
+    ("ddpm", 20, "lambda 1.05", EpsilonScaling(1.05)),
+    ("ddpm", 20, "c 0.9", TimeShift(0.9)),
     ("ddim", 20, "plain", None),
     ("ddim", 20, "lambda 1.01", EpsilonScaling(1.01)),
     ("ddim", 20, "c 0.98", TimeShift(0.98)),
-    ("ddpm", 50, "plain", None),
-    ("ddpm", 50, "c 0.98", TimeShift(0.98)),
-    ("ddpm", 50, "c 0.95", TimeShift(0.95)),
+    ("ddpm_cfg2", 20, "plain", None),
+    ("ddpm_cfg2", 20, "lambda 1.03", EpsilonScaling(1.03)),
+    ("ddpm_cfg2", 20, "c 0.95", TimeShift(0.95)),
 ]
+SIGNS = 64  # pictures from which Auto Correct's signs of a plain run are taken
+FITS = [("ddpm", 20, 64), ("ddpm", 20, 16), ("ddpm", 10, 64)]  # sampler, steps, references
 QUICK = ("ddpm 20 plain", "ddpm 20 c 0.95", "ddpm 20 lambda 1.03")
 
 
-def key(sampler: str, steps: int, label: str) -> str:
-    return f"{sampler} {steps} {label}"
+def key(net: str, sampler: str, steps: int, label: str) -> str:
+    """Return a cell's name but for the seed; `net` is the name of its weights."""
+    return f"{net.rpartition('_')[2]} {sampler} {steps} {label}"
 
 
-@torch.no_grad()
-def samples(sampler: str, steps: int, method: Method | None, seed: int, count: int) -> Tensor:
-    """Draw pictures [count, 3, 32, 32] in -1..1, every class in turn."""
-    unet, text = files.load("epsilon")
-    run, found = Run("ve", sampling.sigmas("epsilon", steps), seed), []
+def model(net: str, count: int, start: int = 0, cfg: float = 1.0) -> Denoise:
+    """Return the network asked for every class in turn, from the `start`-th on; each branch is clipped."""
+    unet, text = files.load(net)
 
     def network(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             return unet(x, t, context).float()
 
+    names = [CLASSES[i % len(CLASSES)] for i in range(start, start + count)]
+    contexts = sampling.embed(text, [f"a photo of a {name}" for name in names])
+    cond, uncond = (sampling.clipped(sampling.denoiser("epsilon", network, c, c, 1.0)) for c in contexts)
+    return cond if cfg == 1 else Guided(cond, uncond, cfg)
+
+
+def first_state(run: Run, count: int) -> Tensor:
+    return torch.randn(count, 3, SIZE_PX, SIZE_PX) * (1 + run.sigmas[0] ** 2) ** 0.5
+
+
+@torch.no_grad()
+def samples(net: str, sampler: str, steps: int, methods: Iterable[Method], seed: int, count: int) -> Tensor:
+    """Draw pictures [count, 3, 32, 32] in -1..1, every class in turn."""
+    run, found = Run("ve", sampling.sigmas("epsilon", steps), seed), []
     for start in range(0, count, BATCH):
-        names = [CLASSES[i % len(CLASSES)] for i in range(start, min(start + BATCH, count))]
-        context, _ = sampling.embed(text, [f"a photo of a {name}" for name in names])
-        denoise = sampling.clipped(sampling.denoiser("epsilon", network, context, context, 1.0))
-        if method is not None:
+        size = min(BATCH, count - start)
+        denoise = model(net, size, start, CFG.get(sampler, 1.0))
+        for method in methods:
             denoise = method.wrap(denoise, run)
         with torch.random.fork_rng():  # the same noise, at the start and along the way, for every correction
             torch.manual_seed(1000 * seed + start)
-            x = torch.randn(len(names), 3, SIZE_PX, SIZE_PX) * (1 + run.sigmas[0] ** 2) ** 0.5
+            x = first_state(run, size)
             found.append(SAMPLERS[sampler](denoise, x, run.sigmas).clamp(-1, 1))
     return torch.cat(found)
+
+
+@torch.no_grad()
+def fitted(net: str, sampler: str, steps: int, seed: int, real: Tensor, trust: float = 2.0) -> Fit:
+    """Let the rule choose from real pictures [N, 3, 32, 32] in -1..1, and as many samples.
+
+    trust:  its own; with infinity nothing is tried, and the signs are those of plain samples
+    """
+    run, denoise = Run("ve", sampling.sigmas("epsilon", steps), seed), model(net, len(real))
+    with torch.random.fork_rng():
+        torch.manual_seed(10_000 + seed)  # not the noise of the samples that are judged
+        x = first_state(run, len(real))
+    problem = Problem(SAMPLERS[sampler], denoise, x, run, denoise, real, denoise)
+    return fit(problem, FitSettings(trust=trust))
 
 
 class World:
@@ -133,40 +174,65 @@ class World:
         sets = [self.distances(pictures[index]) for index in order.split(self._count)[:3]]
         return {name: sum(one[name] for one in sets) / len(sets) for name in SPACES}
 
+    def unseen(self, count: int, seed: int) -> Tensor:
+        """Return unseen pictures, every class in turn; others of each seed."""
+        pictures, labels = self.real("test")
+        places = [(labels == i % len(CLASSES)).nonzero()[:, 0] for i in range(count)]
+        wanted = [int(place[seed * count + i // len(CLASSES)]) for i, place in enumerate(places)]
+        return judges.as_floats(pictures[wanted])
+
     @cached_property
     def variance(self) -> float:
         return float(judges.as_floats(self.real("test")[0]).var(0).sum())
 
-    def judged(self, draw: Callable[[], Tensor]) -> Figures:
-        pictures, floor = draw(), self.floor
+    def judged(self, pictures: Tensor) -> Figures:
+        floor = self.floor
         figures: Figures = {name: value - floor[name] for name, value in self.distances(pictures).items()}
         figures["variance"] = float(pictures.var(0).sum()) / self.variance - 1
         return figures
 
 
-def summary(cells: dict[str, Figures]) -> Figures:
-    """Return by how many per cent each correction changes the excess distances of plain, and its spread."""
-    found: Figures = {}
-    for sampler, steps, label, _ in GRID:
-        base = key(sampler, 20 if label.startswith("DiffIER") else steps, "plain")
-        for space in SPACES:
-            changes = [
-                100
-                * (
-                    float(cells[f"{key(sampler, steps, label)} {s}"][space] or 0)
-                    / float(cells[f"{base} {s}"][space] or 1)
-                    - 1
-                )
-                for s in SEEDS
-                if f"{key(sampler, steps, label)} {s}" in cells and f"{base} {s}" in cells
-            ]
-            if label != "plain" and changes:
-                mean, spread = sum(changes) / len(changes), max(changes) - min(changes)
-                found[f"{key(sampler, steps, label)}: {space}"] = f"{mean:+.0f} % (spread {spread:.0f})"
-    return found
+def digest_of(net: str) -> Figures:
+    """Return whose weights a network's cells are of."""
+    return {"sha256": hashlib.sha256((files.FOLDER / f"{net}.safetensors").read_bytes()).hexdigest()}
 
 
-SHEET = (("without", "plain", None), ("Time Shift 0.95", "c 0.95", TimeShift(0.95)))
+def cells_of(bench: Bench, world: World, net: str, seed: int, count: int) -> None:
+    """Add a network's cells of one seed."""
+    newest = net == files.newest("epsilon")
+
+    def drawn(sampler: str, steps: int, methods: Iterable[Method]) -> Figures:
+        return world.judged(samples(net, sampler, steps, methods, seed, count))
+
+    for sampler, steps, label, method in [*CURVE, *(MORE if newest else [])]:
+        name = key(net, sampler, steps, label)
+        quick = newest and seed == 0 and name.partition(" ")[2] in QUICK
+        methods = () if method is None else (method,)
+        bench.cell(f"{name} {seed}", partial(drawn, sampler, steps, methods), quick=quick)
+
+    def chosen(sampler: str, steps: int, references: int) -> Figures:
+        found = fitted(net, sampler, steps, seed, world.unseen(references, seed))
+        methods = found.correction.methods(Run("ve", sampling.sigmas("epsilon", steps), seed))
+        return drawn(sampler, steps, methods) | {"chosen": str(found.correction), "j": found.before.j}
+
+    def signs(sampler: str, steps: int) -> Figures:
+        found = fitted(net, sampler, steps, seed, world.unseen(SIGNS, seed), math.inf).before
+        return {"j": found.j, "j_error": found.j_error, "v": found.v, "v_error": found.v_error}
+
+    for sampler, steps in dict.fromkeys((sampler, steps) for sampler, steps, *_ in CURVE):
+        name = f"{key(net, sampler, steps, 'signs')} {seed}"
+        bench.cell(name, partial(signs, sampler, steps), quick=False)
+
+    for sampler, steps, references in FITS if newest else []:
+        name = f"{key(net, sampler, steps, f'fit {references}')} {seed}"
+        bench.cell(name, partial(chosen, sampler, steps, references), quick=False)
+
+
+SHEET = (
+    ("without", "plain", ()),
+    ("Epsilon Scaling 1.03", "lambda 1.03", (EpsilonScaling(1.03),)),
+    ("Time Shift 0.95", "c 0.95", (TimeShift(0.95),)),
+)
 SHEET_PICTURES = 8  # the first ones of seed 0: none is chosen
 
 
@@ -178,16 +244,17 @@ def draw_sheet(results: dict[str, dict], file: Path) -> None:
     size = (margin + SHEET_PICTURES * (side + margin), len(SHEET) * (side + margin + text) + margin)
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
-    for row, (title, label, method) in enumerate(SHEET):
+    net = files.newest("epsilon")
+    for row, (title, label, methods) in enumerate(SHEET):
         top = margin + row * (side + margin + text)
-        kept = [results.get(f"{key('ddpm', 20, label)} {seed}", {}).get("figures") for seed in SEEDS]
+        kept = [results.get(f"{key(net, 'ddpm', 20, label)} {seed}", {}).get("figures") for seed in SEEDS]
         known = [figures for figures in kept if figures]
         if known:
             means = (sum(one[space] for one in known) / len(known) for space in SPACES)
             told = ", ".join(f"{space} {mean:.3g}" for space, mean in zip(SPACES, means, strict=True))
             title += f"    excess FD over real pictures: {told}"
         draw.text((margin, top), title, INK, ImageFont.load_default(16))
-        pictures = samples("ddpm", 20, method, seed=0, count=SHEET_PICTURES)
+        pictures = samples(net, "ddpm", 20, methods, seed=0, count=SHEET_PICTURES)
         for i, picture in enumerate((pictures + 1) * 127.5):
             pixels = Image.fromarray(picture.byte().permute(1, 2, 0).numpy())
             place = (margin + i * (side + margin), top + text)
@@ -199,25 +266,20 @@ def main(arguments: list[str]) -> int:
     own = options_of("photos").parse_args(arguments)
     if own.data is None:
         raise Stop("This bench needs --data, CIFAR-10 as a folder, a tar or torchvision's download.")
-    weights = hashlib.sha256((files.FOLDER / "epsilon.safetensors").read_bytes()).hexdigest()[:12]
-    count = own.count
-    bench = Bench("photos", {"weights": weights, "count": count, "judges": 1}, arguments)
-    count = 512 if bench.quick else count
+    bench = Bench("photos", {"count": own.count, "judges": 1}, arguments)
+    count = 512 if bench.quick else own.count
     world = World(own.data, count)
     if own.sheet:
         draw_sheet(bench.results, own.sheet)
         return 0
     bench.cell("floor", lambda: {**world.floor})
-    for sampler, steps, label, method in GRID:
-        for seed in SEEDS:
-            draw = partial(samples, sampler, steps, method, seed, count)
-            name = key(sampler, steps, label)
-            bench.cell(
-                f"{name} {seed}",
-                lambda draw=draw: world.judged(draw),
-                quick=seed == 0 and name in QUICK,
-            )
-    return bench.run(summary)
+    nets = files.names("epsilon")[::-1]
+    for net in nets:
+        bench.cell(f"{net} sha256", partial(digest_of, net))
+    for seed in SEEDS:
+        for net in nets:
+            cells_of(bench, world, net, seed, count)
+    return bench.run()
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ SHOWN: dict[str, tuple[dict[str, dict], Tiles | str]] = {
     ),
     "8": ({}, "loss"),
     "9": ({}, "plot"),
+    "R": ({}, PAIR),
 }
 
 

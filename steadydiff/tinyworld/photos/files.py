@@ -19,12 +19,12 @@ VARIANTS = ("epsilon", "flow")
 KIND, VERSION = "photos", 1
 
 
-def save(name: str, variant: str, unet: PhotoNet, text: TextEncoder, folder: Path = FOLDER, **facts) -> Path:
-    """Write a network and its text encoder in fp16 to `<folder>/<name>.safetensors`."""
+def save(variant: str, unet: PhotoNet, text: TextEncoder, steps: int, folder: Path = FOLDER, **facts) -> Path:
+    """Write a network and its text encoder in fp16 to `<folder>/<variant>_<steps>.safetensors`."""
     modules = {UNET_PREFIX: unet, TEXT_PREFIX: text}
     tensors = {prefix + k: v.half() for prefix, net in modules.items() for k, v in net.state_dict().items()}
-    path = folder / f"{name}.safetensors"
-    save_checkpoint(path, tensors, kind=KIND, version=VERSION, variant=variant, **facts)
+    path = folder / f"{variant}_{steps}.safetensors"
+    save_checkpoint(path, tensors, kind=KIND, version=VERSION, variant=variant, steps=steps, **facts)
     return path
 
 
@@ -33,11 +33,6 @@ def tensors(name: str, folder: Path = FOLDER) -> dict[str, Tensor]:
 
     Raises:  CheckpointError where it is missing or damaged.
     """
-    if not (folder / f"{name}.safetensors").exists():
-        raise CheckpointError(
-            f"the photos' weights ({name}.safetensors) are not here: the registry's archive leaves them out; "
-            f"get the folder models/photos from SteadyDiff's repository"
-        )
     stored, _ = load_checkpoint(folder / f"{name}.safetensors", kind=KIND, version=VERSION)
     return {k: v.float() for k, v in stored.items()}
 
@@ -47,10 +42,24 @@ def header(name: str, folder: Path = FOLDER) -> dict:
     return load_checkpoint(folder / f"{name}.safetensors", kind=KIND, version=VERSION)[1]
 
 
+def names(variant: str, folder: Path = FOLDER) -> list[str]:
+    """Return the shipped files of a variant, `<variant>_<steps>`, the one that was trained longest last."""
+    found = (path.stem for path in folder.glob(f"{variant}_*.safetensors"))
+    return sorted(found, key=lambda name: int(name.rpartition("_")[2]))
+
+
 def newest(variant: str, folder: Path = FOLDER) -> str:
-    """Return the name of the shipped file of a variant that has been trained longest."""
-    names = [path.stem for path in sorted(folder.glob(f"{variant}*.safetensors"))]
-    return max(names, key=lambda name: header(name, folder)["steps"], default=variant)
+    """Return the shipped file of a variant that was trained longest.
+
+    Raises:  CheckpointError where there is none.
+    """
+    found = names(variant, folder)
+    if not found:
+        raise CheckpointError(
+            f"the photos' weights ({variant}) are not here: the registry's archive leaves them out; "
+            f"get the folder models/photos from SteadyDiff's repository"
+        )
+    return found[-1]
 
 
 def load(name: str, folder: Path = FOLDER) -> tuple[PhotoNet, TextEncoder]:

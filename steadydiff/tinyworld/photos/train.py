@@ -50,7 +50,10 @@ class Trainee(nn.Module):
 
 
 def train(variant: str, data: Path, work: Path, steps: int, shipped: bool = False) -> None:
-    """Train up to `steps` steps of 64 pictures; with `shipped` from the weights the repository has."""
+    """Train up to `steps` steps of 64 pictures; with `shipped` from the weights the repository has.
+
+    A twin of which it has none begins as the noise prediction, whose features are the same.
+    """
     pictures, labels = load_photos(data, "train", work)
     texts = [captions(name) for name in CLASSES]
     per_class = len(texts[0])
@@ -58,11 +61,11 @@ def train(variant: str, data: Path, work: Path, steps: int, shipped: bool = Fals
     torch.manual_seed(PLANS[variant].seed)
     model, start = Trainee(), 0
     if shipped:
-        newest = files.newest(variant)
+        newest = files.newest(variant if files.names(variant) else "epsilon")
         unet, text = files.load(newest)
         model.unet.load_state_dict(unet.state_dict())
         model.text.load_state_dict(text.state_dict())
-        start = files.header(newest)["steps"]
+        start = files.header(newest)["steps"] if newest.startswith(variant) else 0
 
     def loss(rng: torch.Generator, seed: int) -> Tensor:
         del seed
@@ -88,16 +91,16 @@ def export(work: Path) -> None:
         if not state.exists():
             continue
         latest = sum(losses(state)[-EXPORTED_LOSSES:]) / EXPORTED_LOSSES
-        write(variant, variant, average(state), steps_of(state), loss=round(latest, 5))
+        write(variant, average(state), steps_of(state), loss=round(latest, 5))
         for kept in sorted(work.glob(f"{variant}-*.safetensors")):
             logging.getLogger("steadydiff").info("an earlier average: %s", kept.name)
 
 
-def write(name: str, variant: str, stored: dict[str, Tensor], steps: int, **facts) -> None:
-    """Write one average as models/photos/<name>.safetensors."""
+def write(variant: str, stored: dict[str, Tensor], steps: int, **facts) -> None:
+    """Write one average to models/photos/."""
     model = Trainee()
     model.load_state_dict(stored)
-    files.save(name, variant, model.unet, model.text, steps=steps, pictures=steps * BATCH, **facts)
+    files.save(variant, model.unet, model.text, steps, pictures=steps * BATCH, **facts)
     write_manifest()
 
 
@@ -112,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--shipped",
         action="store_true",
-        help="go on from the latest of models/photos/ if no state is kept",
+        help="go on from the latest of models/photos/ if no state is kept; flow, at first, from epsilon's",
     )
     parser.add_argument(
         "--export-average",
@@ -143,7 +146,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.export_average:
             variant, steps = args.export_average.stem.split("-")
             kept = load_file(args.export_average)
-            write(f"{variant}_{steps}", variant, kept, int(steps))
+            write(variant, kept, int(steps))
     except SteadyDiffError as error:
         sys.exit(str(error))
 

@@ -16,7 +16,7 @@ from tools.bench.shared.frame import RESULTS, Cells, markdown
 from tools.bench.tables.arpo import arpo, arpo_attributes, arpo_cost, arpo_negative
 from tools.bench.tables.digits import digits, digits_auto, digits_fit, digits_more, digits_trained
 from tools.bench.tables.matrix import matrix, matrix_pairs, matrix_patches
-from tools.bench.tables.photos import photos
+from tools.bench.tables.photos import photos, photos_curve
 from tools.bench.tables.references import references_planted, references_rule
 from tools.launch.environment import ROOT
 
@@ -350,6 +350,7 @@ TABLES: dict[str, tuple[str, str, Callable[..., str]]] = {
     "arpo negative": ("docs/arpo.md", "arpo", arpo_negative),
     "cost": ("docs/which.md", "epsilon_scaling antibias mdss diffier", cost),
     "photos": ("docs/time_shift.md", "photos", photos),
+    "photos curve": ("docs/which.md", "photos", photos_curve),
     "references planted": ("docs/drift.md", "references", references_planted),
     "references rule": ("docs/drift.md", "references", references_rule),
     "digits": ("docs/digits.md", "digits", digits),

@@ -1,4 +1,4 @@
-"""The table of docs/time_shift.md: what corrections do to the photos' samples."""
+"""The tables of what corrections do to the photos' samples: docs/time_shift.md and docs/which.md."""
 
 import re
 import statistics
@@ -7,33 +7,80 @@ from tools.bench.shared.frame import Cells, markdown
 
 SPACES = ("classifier", "imagenet", "pixels")
 CALLS = {"DiffIER 0.3": 20}  # the plain run of about as many model calls; else that of the same steps
+FAMILIES = {"Time Shift": "c ", "Epsilon Scaling": "lambda "}
+
+Runs = dict[tuple[int, str, int, str], list[dict]]
+"""By steps of training, sampler, steps and label: each seed's figures."""
+
+
+def runs_of(cells: Cells) -> Runs:
+    found: Runs = {}
+    for name, cell in cells.items():
+        if named := re.fullmatch(r"(\d+) (\S+) (\d+) (.+) (\d+)", name):
+            run = int(named[1]), named[2], int(named[3]), named[4]
+            found.setdefault(run, []).append(cell["figures"])
+    return found
 
 
 def photos(cells: Cells) -> str:
-    """Per sampler, steps and correction: mean and spread of each excess distance, and its change."""
-    runs: dict[tuple[str, int, str], list[dict]] = {}
-    for name, cell in cells.items():
-        if found := re.fullmatch(r"(\S+) (\d+) (.+) (\d+)", name):
-            runs.setdefault((found[1], int(found[2]), found[3]), []).append(cell["figures"])
+    """Of the network trained longest: mean and spread of each excess distance, and its change."""
+    runs = runs_of(cells)
+    newest = max(net for net, *_ in runs)
+    mine = [(sampler, steps, label) for net, sampler, steps, label in runs if net == newest]
     lines = [["sampler, steps", "correction", *SPACES, "variance"]]
-    for (sampler, steps, label), figures in sorted(
-        runs.items(), key=lambda run: (run[0][0], CALLS.get(run[0][2], run[0][1]))
-    ):
-        plain = runs.get((sampler, CALLS.get(label, steps), "plain"), [])
+    for sampler, steps, label in sorted(mine, key=lambda run: (run[0], CALLS.get(run[2], run[1]))):
+        if label == "signs":
+            continue
+        figures = runs[newest, sampler, steps, label]
+        plain = runs.get((newest, sampler, CALLS.get(label, steps), "plain"), [])
         excess = [_excess(figures, plain, space, label) for space in SPACES]
         variance = 100 * statistics.mean(one["variance"] for one in figures)
-        lines.append([f"{sampler} {steps}", label, *excess, f"{variance:+.0f} %"])
+        chosen = ", ".join(sorted({one["chosen"] for one in figures})) if label.startswith("fit") else ""
+        told = f"{label}: {chosen}" if chosen else label
+        lines.append([f"{sampler} {steps}", told, *excess, f"{variance:+.0f} %"])
     floor = cells["floor"]["figures"]
     told = ", ".join(f"{space} {floor[space]:.3g}" for space in SPACES)
     return f"{markdown(lines)}\n\nFloor, of as many real pictures: {told}."
 
 
+def photos_curve(cells: Cells) -> str:
+    """Of each network and number of steps: what is measured of plain samples, and what a method removes."""
+    runs = runs_of(cells)
+    lines = [["pictures seen", "steps", "j", "v", "excess FD", *FAMILIES]]
+    for net, sampler, steps, label in sorted(runs):
+        if label != "signs" or (net, sampler, steps, "plain") not in runs:
+            continue
+        measured = runs[net, sampler, steps, label]
+        signs = [f"{statistics.mean(one[sign] for one in measured):+.2f}" for sign in ("j", "v")]
+        plain = runs[net, sampler, steps, "plain"]
+        excess = " / ".join(f"{mean_of(plain, space):.3g}" for space in SPACES)
+        gains = [best_of(runs, (net, sampler, steps), start) for start in FAMILIES.values()]
+        lines.append([f"{64 * net:,}", str(steps), *signs, excess, *gains])
+    return markdown(lines)
+
+
+def best_of(runs: Runs, where: tuple[int, str, int], start: str) -> str:
+    """Return the strength of a family that lowers the classifier's distance most, and the changes by it."""
+    plain = runs[(*where, "plain")]
+    tried = {
+        run[3]: figures for run, figures in runs.items() if run[:3] == where and run[3].startswith(start)
+    }
+    whole = {label: figures for label, figures in tried.items() if len(figures) == len(plain)}
+    if not whole:
+        return "–"
+    label = min(whole, key=lambda one: mean_of(whole[one], SPACES[0]))
+    changes = (100 * (mean_of(whole[label], space) / mean_of(plain, space) - 1) for space in SPACES)
+    return f"{label}: {' / '.join(f'{change:+.0f}' for change in changes)} %"
+
+
+def mean_of(figures: list[dict], space: str) -> float:
+    return statistics.mean(one[space] for one in figures)
+
+
 def _excess(figures: list[dict], plain: list[dict], space: str, label: str) -> str:
-    values = [one[space] for one in figures]
-    text = f"{statistics.mean(values):.3g}"
-    if len(values) > 1:
-        text += f" ± {statistics.stdev(values):.2g}"
+    text = f"{mean_of(figures, space):.3g}"
+    if len(figures) > 1:
+        text += f" ± {statistics.stdev(one[space] for one in figures):.2g}"
     if label == "plain" or len(plain) != len(figures):
         return text
-    change = statistics.mean(values) / statistics.mean(one[space] for one in plain) - 1
-    return f"{text} ({100 * change:+.0f} %)"
+    return f"{text} ({100 * (mean_of(figures, space) / mean_of(plain, space) - 1):+.0f} %)"
