@@ -104,6 +104,7 @@ def test_the_fit_is_the_cores(model, request_):
     assert kept.is_own and kept.made_for.sigmas == pytest.approx(SIGMAS)
 
 
+@pytest.mark.slow
 def test_a_device_without_float64_finds_the_same(model, request_):
     here = measure(model, request_)[0].fit
     with device():

@@ -36,6 +36,7 @@ def options(*words):
     return arpo.parser().parse_args(["picture.png", *words])
 
 
+@pytest.mark.slow
 def test_a_photo_is_refused_where_only_the_tiny_world_draws(tmp_path, output, capsys):
     photo = str(picture(tmp_path / "photo.png", (640, 480)))
     assert arpo.main([photo, *QUICK]) == 1
@@ -47,6 +48,7 @@ def test_a_photo_is_refused_where_only_the_tiny_world_draws(tmp_path, output, ca
     assert "prompt: a red star" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_folders_prompts_are_written_beside_its_pictures(tmp_path, output, capsys):
     for name in ("a.png", "b.jpg", "sub/c.png"):
         picture(tmp_path / "set" / name, (64, 64))
@@ -130,6 +132,7 @@ class Refusing(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_a_caption_that_nobody_improved_is_not_written(tmp_path, output, capsys):
     picture(tmp_path / "set" / "a.png", (64, 64))
     with HTTPServer(("127.0.0.1", 0), Refusing) as server:
@@ -141,6 +144,7 @@ def test_a_caption_that_nobody_improved_is_not_written(tmp_path, output, capsys)
     assert "the proposer failed" in capsys.readouterr().err and not list((tmp_path / "set").glob("*.txt"))
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_stopped_is_resumed_where_it_was(tmp_path, output, capsys, monkeypatch):
     for name, colour in (("a", "teal"), ("b", "red"), ("c", "blue")):
         picture(tmp_path / "set" / f"{name}.png", (64, 64), colour)

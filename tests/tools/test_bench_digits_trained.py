@@ -42,6 +42,7 @@ def test_the_network_like_a_unet_is_the_same_function(small):
     assert torch.allclose(digits_trained.LikeUNet(small)(x, t, label), small(x, t, label), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", digits_trained.SETTINGS)
 def test_every_setting_is_trained_and_sampled(label):
     figures = digits_trained.cell("ddpm", 3, label, 0)

@@ -119,6 +119,7 @@ def test_the_gap_is_measured_there(space):
     assert recorder.gap().calls
 
 
+@pytest.mark.slow
 @spaces
 def test_a_correction_is_fitted_there(space):
     """By a model that takes the noise for larger than it is."""

@@ -163,6 +163,7 @@ def test_a_training_killed_while_it_saves_goes_on_from_the_save_before(train, tm
     assert goes_on(train, tmp_path, 2)
 
 
+@pytest.mark.slow
 def test_a_training_killed_between_two_saves_goes_on_from_the_last(tmp_path):
     def killed():
         loop._follow = after(4, loop._follow, die)

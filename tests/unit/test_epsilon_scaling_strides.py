@@ -121,6 +121,7 @@ def test_the_first_step_of_zero_terminal_snr_is_as_good_as_left_alone(scale):
     assert found.item() == pytest.approx(kept.item(), rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps", "scale"),
     [(20, 1.017), (20, 1.011), (20, 1.008), (20, 1.006), (50, 1.007), (100, 1.017), (100, 1.005)],

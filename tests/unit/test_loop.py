@@ -116,6 +116,7 @@ def test_a_training_is_saved_by_time_too_and_gives_signals_back(tmp_path, monkey
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
 def test_a_days_training_keeps_the_disk_bounded(tmp_path, monkeypatch):
     """A day at 30 seconds a step; it is saved at least every minute and stopped ten times."""

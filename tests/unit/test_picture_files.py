@@ -86,6 +86,7 @@ def test_what_is_no_picture_is_told_in_a_sentence(read, data, tmp_path):
     assert "BytesIO" not in str(told.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "told"),
     [

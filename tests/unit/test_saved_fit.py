@@ -46,6 +46,7 @@ class Holder:
         self.cache = cache
 
 
+@pytest.mark.slow
 def test_a_digest_is_the_same_in_another_process():
     """Where a set of so many words is in another order."""
     code = (

@@ -114,6 +114,7 @@ SYSTEM = re.compile(
 )
 
 
+@pytest.mark.slow
 def test_nothing_is_used_that_windows_lacks():
     """Files are opened as UTF-8, whatever the system's own encoding is."""
     found, opened = [], 0

@@ -84,6 +84,7 @@ def pixels(processed):
     return [image.tobytes() for image in processed.images]
 
 
+@pytest.mark.slow
 def test_the_button_measures_keeps_and_switches_on(press, kept):
     *_, (switch, curve, said, start, stop) = shown = press()
     [file] = kept.iterdir()
@@ -148,6 +149,7 @@ def test_off_is_off(choose, draw):
     assert pixels(draw({"auto_correct": {"enabled": False}})) == pixels(draw())
 
 
+@pytest.mark.slow
 def test_real_pictures_are_measured_against(press, tmp_path, kept):
     for number in range(9):
         Image.new("RGB", (70, 90 + number), (20 * number, 90, 200)).save(tmp_path / f"{number}.png")
@@ -158,6 +160,7 @@ def test_real_pictures_are_measured_against(press, tmp_path, kept):
     assert "measured before" not in press()[-1][2]  # its own samples are asked for
 
 
+@pytest.mark.slow
 def test_pictures_that_ship_serve_where_no_folder_is_named(press, tmp_path):
     said = press(stand_in="shipped pictures")[-1][2]
     assert "Against 16 shipped pictures, which show also what differs" in said
@@ -182,6 +185,7 @@ def test_what_cannot_be_measured_is_told(press, kept, given, said):
     assert not kept.exists() or not [*kept.iterdir()]
 
 
+@pytest.mark.slow
 def test_stopped_it_says_so_and_goes_on_from_there(webui, press, kept, ours, monkeypatch):
     calls, after = [], 20
     denoiser = importlib.import_module("modules.sd_samplers").CFGDenoiser

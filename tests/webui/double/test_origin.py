@@ -74,6 +74,7 @@ def test_a_file_that_cannot_be_read_is_told_once(draw, kept, folders):
     assert len(made.comments.splitlines()) == 1 and "a schedule is JSON" in made.comments
 
 
+@pytest.mark.slow
 def test_measure_says_what_it_replaced(webui, script):
     calibration = importlib.import_module("steadydiff_webui.calibration")
     given = {"prompt": "a cat", "negative_prompt": "", "sampler_name": "Euler", "scheduler": "Automatic"}
