@@ -32,19 +32,19 @@ def test_unseen_pictures_are_of_every_class_in_turn_and_others_of_each_seed(tmp_
 
 @pytest.fixture
 def small(monkeypatch):
-    """The network's place taken by two that answer by the prompt alone."""
+    """A network that answers by the prompt alone, and its text encoder."""
 
     def network(x, t, context):
         return context.mean((1, 2)).view(-1, 1, 1, 1).expand_as(x).sign()
 
-    monkeypatch.setattr(photos.files, "load", lambda net: (network, torch.nn.Identity()))
     contexts = torch.ones(2, 3, 4), -torch.ones(2, 3, 4)
     monkeypatch.setattr(photos.sampling, "embed", lambda text, prompts: contexts)
+    return network, torch.nn.Identity()
 
 
 def test_guidance_is_of_clipped_branches(small):
     x, sigma = torch.full((2, 3, 4, 4), 0.5), torch.ones(2)
-    cond, guided = (photos.model("any", 2, cfg=cfg)(x, sigma) for cfg in (1.0, 3.0))
+    cond, guided = (photos.model(small, 2, cfg=cfg)(x, sigma) for cfg in (1.0, 3.0))
     assert cond.unique().tolist() == [-0.5]  # x - sigma
     assert guided.unique().tolist() == [1.0 + 3 * (-0.5 - 1)]  # without the prompt x + sigma, clipped to 1
 
@@ -53,6 +53,6 @@ def test_the_noise_is_the_same_whatever_corrects(small):
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    plain, same = (photos.samples("any", "ddpm", 2, (), 5, 2) for _ in range(2))
+    plain, same = (photos.samples(small, "ddpm", 2, (), 5, 2) for _ in range(2))
     assert torch.equal(plain, same) and torch.rand(1) == expected
-    assert not torch.equal(plain, photos.samples("any", "ddpm", 2, (), 6, 2))
+    assert not torch.equal(plain, photos.samples(small, "ddpm", 2, (), 6, 2))

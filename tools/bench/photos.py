@@ -9,8 +9,9 @@ CIFAR-10, so are the real pictures and what the network was trained on.
 
 A cell's name begins with the network, by the steps it was trained for: how far a network drifts, and what a
 cure is worth, depends on that. `signs` are what Auto Correct measures of plain samples against 64 unseen real
-pictures, `fit 16` is what its rule chooses from 16. `--sheet FILE` draws the same seeds without and with
-Epsilon Scaling and Time Shift.
+pictures, `fit 16` is what its rule chooses from 16. `anti-bias` is a network that is trained here, twenty
+minutes on one core, and `as long` what as many seconds are worth to the network itself. `--sheet FILE` draws
+the same seeds without and with Epsilon Scaling and Time Shift.
 """
 
 import hashlib
@@ -21,10 +22,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from steadydiff.denoiser import Denoise, Guided, Run
 from steadydiff.drift.fit import Fit, FitSettings, Problem, fit
+from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel
 from steadydiff.methods.diffier import DiffIER
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.methods.method import Method
@@ -35,7 +37,10 @@ from steadydiff.tinyworld.photos import files, sampling
 from steadydiff.tinyworld.photos.data import load_photos
 from steadydiff.tinyworld.photos.network import SIZE_PX
 from steadydiff.tinyworld.photos.words import CLASSES
+from steadydiff.tinyworld.sampling import Network
+from steadydiff.tinyworld.text import TextEncoder
 from tools.bench.shared import photo_judges as judges
+from tools.bench.shared import photo_training
 from tools.bench.shared.frame import Bench, Figures, options_of
 from tools.launch.console import Stop, exit_with
 from tools.launch.sheet import INK, PAPER
@@ -71,6 +76,7 @@ MORE: list[tuple[str, int, str, Method | None]] = [
     ("ddpm_cfg2", 20, "lambda 1.03", EpsilonScaling(1.03)),
     ("ddpm_cfg2", 20, "c 0.95", TimeShift(0.95)),
 ]
+TRAINED_STEPS = (10, 20)
 SIGNS = 64  # pictures from which Auto Correct's signs of a plain run are taken
 FITS = [("ddpm", 20, 64), ("ddpm", 20, 16), ("ddpm", 10, 64)]  # sampler, steps, references
 QUICK = ("ddpm 20 plain", "ddpm 20 c 0.95", "ddpm 20 lambda 1.03")
@@ -81,14 +87,23 @@ def key(net: str, sampler: str, steps: int, label: str) -> str:
     return f"{net.rpartition('_')[2]} {sampler} {steps} {label}"
 
 
-def model(net: str, count: int, start: int = 0, cfg: float = 1.0) -> Denoise:
-    """Return the network asked for every class in turn, from the `start`-th on; each branch is clipped."""
-    unet, text = files.load(net)
+Weights = tuple[nn.Module, TextEncoder]
+"""The network and its text encoder."""
+
+
+def called(unet: nn.Module) -> Network:
+    """Return the network as it is called here, in bfloat16."""
 
     def network(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             return unet(x, t, context).float()
 
+    return network
+
+
+def model(weights: Weights, count: int, start: int = 0, cfg: float = 1.0) -> Denoise:
+    """Return a network asked for every class in turn, from the `start`-th on; each branch is clipped."""
+    network, text = called(weights[0]), weights[1]
     names = [CLASSES[i % len(CLASSES)] for i in range(start, start + count)]
     contexts = sampling.embed(text, [f"a photo of a {name}" for name in names])
     cond, uncond = (sampling.clipped(sampling.denoiser("epsilon", network, c, c, 1.0)) for c in contexts)
@@ -100,12 +115,14 @@ def first_state(run: Run, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def samples(net: str, sampler: str, steps: int, methods: Iterable[Method], seed: int, count: int) -> Tensor:
+def samples(
+    weights: Weights, sampler: str, steps: int, methods: Iterable[Method], seed: int, count: int
+) -> Tensor:
     """Draw pictures [count, 3, 32, 32] in -1..1, every class in turn."""
     run, found = Run("ve", sampling.sigmas("epsilon", steps), seed), []
     for start in range(0, count, BATCH):
         size = min(BATCH, count - start)
-        denoise = model(net, size, start, CFG.get(sampler, 1.0))
+        denoise = model(weights, size, start, CFG.get(sampler, 1.0))
         for method in methods:
             denoise = method.wrap(denoise, run)
         with torch.random.fork_rng():  # the same noise, at the start and along the way, for every correction
@@ -116,12 +133,12 @@ def samples(net: str, sampler: str, steps: int, methods: Iterable[Method], seed:
 
 
 @torch.no_grad()
-def fitted(net: str, sampler: str, steps: int, seed: int, real: Tensor, trust: float = 2.0) -> Fit:
+def fitted(weights: Weights, sampler: str, steps: int, seed: int, real: Tensor, trust: float = 2.0) -> Fit:
     """Let the rule choose from real pictures [N, 3, 32, 32] in -1..1, and as many samples.
 
     trust:  its own; with infinity nothing is tried, and the signs are those of plain samples
     """
-    run, denoise = Run("ve", sampling.sigmas("epsilon", steps), seed), model(net, len(real))
+    run, denoise = Run("ve", sampling.sigmas("epsilon", steps), seed), model(weights, len(real))
     with torch.random.fork_rng():
         torch.manual_seed(10_000 + seed)  # not the noise of the samples that are judged
         x = first_state(run, len(real))
@@ -182,6 +199,18 @@ class World:
         return judges.as_floats(pictures[wanted])
 
     @cached_property
+    def prompt(self) -> PromptModel:
+        """The anti-bias network of the newest file's network, trained if it was not yet."""
+        net, splits = files.newest("epsilon"), (self.real("train"), self.real("test"))
+        return photo_training.prompt(net, called(files.load(net)[0]), *splits, self._work)
+
+    @cached_property
+    def as_long(self) -> Weights:
+        """The newest file's network, trained on for as many seconds as its anti-bias network."""
+        trained = photo_training.as_long(files.newest("epsilon"), self.real("train"), self._work)
+        return trained.unet, trained.text
+
+    @cached_property
     def variance(self) -> float:
         return float(judges.as_floats(self.real("test")[0]).var(0).sum())
 
@@ -201,8 +230,8 @@ def cells_of(bench: Bench, world: World, net: str, seed: int, count: int) -> Non
     """Add a network's cells of one seed."""
     newest = net == files.newest("epsilon")
 
-    def drawn(sampler: str, steps: int, methods: Iterable[Method]) -> Figures:
-        return world.judged(samples(net, sampler, steps, methods, seed, count))
+    def drawn(sampler: str, steps: int, methods: Iterable[Method], weights: Weights | None = None) -> Figures:
+        return world.judged(samples(weights or files.load(net), sampler, steps, methods, seed, count))
 
     for sampler, steps, label, method in [*CURVE, *(MORE if newest else [])]:
         name = key(net, sampler, steps, label)
@@ -211,17 +240,27 @@ def cells_of(bench: Bench, world: World, net: str, seed: int, count: int) -> Non
         bench.cell(f"{name} {seed}", partial(drawn, sampler, steps, methods), quick=quick)
 
     def chosen(sampler: str, steps: int, references: int) -> Figures:
-        found = fitted(net, sampler, steps, seed, world.unseen(references, seed))
+        found = fitted(files.load(net), sampler, steps, seed, world.unseen(references, seed))
         methods = found.correction.methods(Run("ve", sampling.sigmas("epsilon", steps), seed))
         return drawn(sampler, steps, methods) | {"chosen": str(found.correction), "j": found.before.j}
 
     def signs(sampler: str, steps: int) -> Figures:
-        found = fitted(net, sampler, steps, seed, world.unseen(SIGNS, seed), math.inf).before
+        found = fitted(files.load(net), sampler, steps, seed, world.unseen(SIGNS, seed), math.inf).before
         return {"j": found.j, "j_error": found.j_error, "v": found.v, "v_error": found.v_error}
 
     for sampler, steps in dict.fromkeys((sampler, steps) for sampler, steps, *_ in CURVE):
         name = f"{key(net, sampler, steps, 'signs')} {seed}"
         bench.cell(name, partial(signs, sampler, steps), quick=False)
+
+    def trained(steps: int, label: str) -> Figures:
+        if label == "anti-bias":
+            return drawn("ddpm", steps, [AntiBiasPrompt(world.prompt)])
+        return drawn("ddpm", steps, (), world.as_long)
+
+    for steps in TRAINED_STEPS if newest else ():
+        for label in ("anti-bias", "as long"):
+            name = f"{key(net, 'ddpm', steps, label)} {seed}"
+            bench.cell(name, partial(trained, steps, label), quick=False)
 
     for sampler, steps, references in FITS if newest else []:
         name = f"{key(net, sampler, steps, f'fit {references}')} {seed}"
@@ -254,7 +293,7 @@ def draw_sheet(results: dict[str, dict], file: Path) -> None:
             told = ", ".join(f"{space} {mean:.3g}" for space, mean in zip(SPACES, means, strict=True))
             title += f"    excess FD over real pictures: {told}"
         draw.text((margin, top), title, INK, ImageFont.load_default(16))
-        pictures = samples(net, "ddpm", 20, methods, seed=0, count=SHEET_PICTURES)
+        pictures = samples(files.load(net), "ddpm", 20, methods, seed=0, count=SHEET_PICTURES)
         for i, picture in enumerate((pictures + 1) * 127.5):
             pixels = Image.fromarray(picture.byte().permute(1, 2, 0).numpy())
             place = (margin + i * (side + margin), top + text)

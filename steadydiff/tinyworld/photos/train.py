@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...errors import SteadyDiffError
 from ...files.atomic import check_writable
-from ...training.loop import Plan, average, fit, losses, steps_of, stratified
+from ...training.loop import Loss, Plan, average, fit, losses, steps_of, stratified
 from ..files import write_manifest
 from ..text import TextEncoder, tokenize
 from ..train import noised
@@ -49,23 +49,11 @@ class Trainee(nn.Module):
         return self.unet(x, timesteps, self.text(tokens)[caption])
 
 
-def train(variant: str, data: Path, work: Path, steps: int, shipped: bool = False) -> None:
-    """Train up to `steps` steps of 64 pictures; with `shipped` from the weights the repository has.
-
-    A twin of which it has none begins as the noise prediction, whose features are the same.
-    """
-    pictures, labels = load_photos(data, "train", work)
+def loss_of(model: Trainee, variant: str, pictures: Tensor, labels: Tensor) -> Loss:
+    """Return what `fit` makes smaller: the error of the prediction on pictures [N, 3, 32, 32] uint8."""
     texts = [captions(name) for name in CLASSES]
     per_class = len(texts[0])
     tokens = tokenize(["", *sum(texts, [])], PhotoTokenizer())  # row 0: no caption
-    torch.manual_seed(PLANS[variant].seed)
-    model, start = Trainee(), 0
-    if shipped:
-        newest = files.newest(variant if files.names(variant) else "epsilon")
-        unet, text = files.load(newest)
-        model.unet.load_state_dict(unet.state_dict())
-        model.text.load_state_dict(text.state_dict())
-        start = files.header(newest)["steps"] if newest.startswith(variant) else 0
 
     def loss(rng: torch.Generator, seed: int) -> Tensor:
         del seed
@@ -81,6 +69,30 @@ def train(variant: str, data: Path, work: Path, steps: int, shipped: bool = Fals
             predicted = model(x, t, caption, tokens)
         return (predicted.float() - target).square().mean()
 
+    return loss
+
+
+def trainee(name: str = "") -> Trainee:
+    """Return a network to train: a shipped file's, or a new one."""
+    model = Trainee()
+    if name:
+        unet, text = files.load(name)
+        model.unet.load_state_dict(unet.state_dict())
+        model.text.load_state_dict(text.state_dict())
+    return model
+
+
+def train(variant: str, data: Path, work: Path, steps: int, shipped: bool = False) -> None:
+    """Train up to `steps` steps of 64 pictures; with `shipped` from the weights the repository has.
+
+    A twin of which it has none begins as the noise prediction, whose features are the same.
+    """
+    pictures, labels = load_photos(data, "train", work)
+    torch.manual_seed(PLANS[variant].seed)
+    newest = files.newest(variant if files.names(variant) else "epsilon") if shipped else ""
+    start = files.header(newest)["steps"] if newest.startswith(variant) else 0
+    model = trainee(newest)
+    loss = loss_of(model, variant, pictures, labels)
     fit(model, loss, PLANS[variant], work / f"{variant}.safetensors", start, until=steps)
 
 
