@@ -11,7 +11,7 @@ A cell's name begins with the network, by the steps it was trained for: how far 
 cure is worth, depends on that. `signs` are what Auto Correct measures of plain samples against 64 unseen real
 pictures, `fit 16` is what its rule chooses from 16. `anti-bias` is a network that is trained here, twenty
 minutes on one core, and `as long` what as many seconds are worth to the network itself. `--sheet FILE` draws
-the same seeds without and with Epsilon Scaling and Time Shift.
+the same seeds without and with Epsilon Scaling and Time Shift, `--curve FILE` the gains over the drift.
 """
 
 import hashlib
@@ -32,6 +32,8 @@ from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.methods.method import Method
 from steadydiff.methods.time_shift import TimeShift
 from steadydiff.metrics.frechet import frechet_distance, moments
+from steadydiff.plots import DPI, NEUTRAL
+from steadydiff.plots import PAPER as PLOT_PAPER
 from steadydiff.samplers import sample_ddpm, sample_euler
 from steadydiff.tinyworld.photos import files, sampling
 from steadydiff.tinyworld.photos.data import load_photos
@@ -41,7 +43,8 @@ from steadydiff.tinyworld.sampling import Network
 from steadydiff.tinyworld.text import TextEncoder
 from tools.bench.shared import photo_judges as judges
 from tools.bench.shared import photo_training
-from tools.bench.shared.frame import Bench, Figures, options_of
+from tools.bench.shared.frame import Bench, Cells, Figures, options_of
+from tools.bench.tables.photos import FAMILIES, SPACES, best_of, runs_of
 from tools.launch.console import Stop, exit_with
 from tools.launch.sheet import INK, PAPER
 
@@ -49,7 +52,6 @@ SAMPLERS = {"ddpm": sample_ddpm, "ddim": sample_euler, "ddpm_cfg2": sample_ddpm}
 CFG = {"ddpm_cfg2": 2.0}
 SEEDS = (0, 1, 2)
 BATCH = 128
-SPACES = ("classifier", "imagenet", "pixels")
 
 # sampler, steps, label, correction.
 CURVE: list[tuple[str, int, str, Method | None]] = [  # of every network
@@ -301,6 +303,43 @@ def draw_sheet(results: dict[str, dict], file: Path) -> None:
     sheet.save(file)
 
 
+MARKERS = {10: "o", 20: "s", 50: "^"}
+
+
+def draw_curve(cells: Cells, file: Path) -> None:
+    """Draw, for each method, the excess distance it takes away over the drift that is measured.
+
+    A point is a network and a number of steps; the distance is the classifier's, the bar spans the seeds.
+    """
+    from matplotlib.figure import Figure
+
+    runs, colours, space = runs_of(cells), {}, SPACES[0]
+    figure = Figure(figsize=(9, 4), dpi=DPI, facecolor=PLOT_PAPER, layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axes, (title, start) in zip(panels, FAMILIES.items(), strict=True):
+        for net, sampler, steps in sorted({run[:3] for run in runs if run[3] == "signs"}):
+            best = best_of(runs, (net, sampler, steps), start)
+            if best is None:
+                continue
+            pairs = zip(runs[net, sampler, steps, "plain"], runs[net, sampler, steps, best[0]], strict=True)
+            gains = [plain[space] - with_it[space] for plain, with_it in pairs]
+            signs = [-one["j"] for one in runs[net, sampler, steps, "signs"]]
+            x, y = sum(signs) / len(signs), sum(gains) / len(gains)
+            colour = colours.setdefault(net, f"C{len(colours)}")
+            bar = ((y - min(gains),), (max(gains) - y,))
+            axes.errorbar(x, y, bar, fmt=MARKERS[steps], color=colour, capsize=3, markersize=8)
+        axes.axhline(0, color=NEUTRAL, linewidth=1)
+        axes.set(title=title, xlabel="drift measured: -j of plain samples", facecolor=PLOT_PAPER)
+    panels[0].set_ylabel("excess FD taken away (classifier)")
+    for steps, marker in MARKERS.items():
+        panels[0].plot([], [], marker, color=NEUTRAL, label=f"{steps} steps")
+    for net, colour in colours.items():
+        panels[1].plot([], [], "o", color=colour, label=f"{64 * net:,} pictures seen")
+    for axes in panels:
+        axes.legend(frameon=False, loc="upper left")
+    figure.savefig(file)
+
+
 def main(arguments: list[str]) -> int:
     own = options_of("photos").parse_args(arguments)
     if own.data is None:
@@ -308,8 +347,11 @@ def main(arguments: list[str]) -> int:
     bench = Bench("photos", {"count": own.count, "judges": 1}, arguments)
     count = 512 if bench.quick else own.count
     world = World(own.data, count)
-    if own.sheet:
-        draw_sheet(bench.results, own.sheet)
+    if own.sheet or own.curve:
+        if own.sheet:
+            draw_sheet(bench.results, own.sheet)
+        if own.curve:
+            draw_curve(bench.results, own.curve)
         return 0
     bench.cell("floor", lambda: {**world.floor})
     nets = files.names("epsilon")[::-1]

@@ -43,6 +43,7 @@ OWN_OPTIONS: dict[str, dict[str, dict]] = {
             "metavar": "FILE",
             "help": "only draw the sheet of docs/time_shift.md",
         },
+        "--curve": {"type": Path, "metavar": "FILE", "help": "only draw the curve of docs/which.md"},
     },
     "references": {
         "--data": {"type": Path, "help": "CIFAR-10 as a folder, a tar or torchvision's download"},

@@ -54,23 +54,27 @@ def photos_curve(cells: Cells) -> str:
         signs = [f"{statistics.mean(one[sign] for one in measured):+.2f}" for sign in ("j", "v")]
         plain = runs[net, sampler, steps, "plain"]
         excess = " / ".join(f"{mean_of(plain, space):.3g}" for space in SPACES)
-        gains = [best_of(runs, (net, sampler, steps), start) for start in FAMILIES.values()]
+        gains = []
+        for start in FAMILIES.values():
+            label, changes = best_of(runs, (net, sampler, steps), start) or ("–", [])
+            told = " / ".join(f"{change:+.0f}" for change in changes)
+            gains.append(f"{label}: {told} %" if told else label)
         lines.append([f"{64 * net:,}", str(steps), *signs, excess, *gains])
     return markdown(lines)
 
 
-def best_of(runs: Runs, where: tuple[int, str, int], start: str) -> str:
-    """Return the strength of a family that lowers the classifier's distance most, and the changes by it."""
-    plain = runs[(*where, "plain")]
+def best_of(runs: Runs, where: tuple[int, str, int], start: str) -> tuple[str, list[float]] | None:
+    """Return the strength of a family that lowers the distances most, and by how many per cent each changes.
+
+    Of those that were tried with all of plain's seeds; None if there is none.
+    """
+    plain = runs.get((*where, "plain"), [])
     tried = {
-        run[3]: figures for run, figures in runs.items() if run[:3] == where and run[3].startswith(start)
+        run[3]: [100 * (mean_of(figures, space) / mean_of(plain, space) - 1) for space in SPACES]
+        for run, figures in runs.items()
+        if run[:3] == where and run[3].startswith(start) and len(figures) == len(plain)
     }
-    whole = {label: figures for label, figures in tried.items() if len(figures) == len(plain)}
-    if not whole:
-        return "–"
-    label = min(whole, key=lambda one: mean_of(whole[one], SPACES[0]))
-    changes = (100 * (mean_of(whole[label], space) / mean_of(plain, space) - 1) for space in SPACES)
-    return f"{label}: {' / '.join(f'{change:+.0f}' for change in changes)} %"
+    return min(tried.items(), key=lambda one: sum(one[1]), default=None)
 
 
 def mean_of(figures: list[dict], space: str) -> float:
