@@ -44,7 +44,7 @@ from steadydiff.tinyworld.text import TextEncoder
 from tools.bench.shared import photo_judges as judges
 from tools.bench.shared import photo_training
 from tools.bench.shared.frame import Bench, Cells, Figures, options_of
-from tools.bench.tables.photos import FAMILIES, SPACES, best_of, runs_of
+from tools.bench.tables.photos import FAMILIES, SPACES, best_of, mean_of, runs_of
 from tools.launch.console import Stop, exit_with
 from tools.launch.sheet import INK, PAPER
 
@@ -321,10 +321,9 @@ def draw_curve(cells: Cells, file: Path) -> None:
             best = best_of(runs, (net, sampler, steps), start)
             if best is None:
                 continue
-            pairs = zip(runs[net, sampler, steps, "plain"], runs[net, sampler, steps, best[0]], strict=True)
-            gains = [plain[space] - with_it[space] for plain, with_it in pairs]
-            signs = [-one["j"] for one in runs[net, sampler, steps, "signs"]]
-            x, y = sum(signs) / len(signs), sum(gains) / len(gains)
+            plain, corrected = (runs[net, sampler, steps, label] for label in ("plain", best[0]))
+            gains = [plain[seed][space] - one[space] for seed, one in corrected.items()]
+            x, y = -mean_of(runs[net, sampler, steps, "signs"], "j"), sum(gains) / len(gains)
             colour = colours.setdefault(net, f"C{len(colours)}")
             bar = ((y - min(gains),), (max(gains) - y,))
             axes.errorbar(x, y, bar, fmt=MARKERS[steps], color=colour, capsize=3, markersize=8)

@@ -9,8 +9,10 @@ SPACES = ("classifier", "imagenet", "pixels")
 CALLS = {"DiffIER 0.3": 20}  # the plain run of about as many model calls; else that of the same steps
 FAMILIES = {"Time Shift": "c ", "Epsilon Scaling": "lambda "}
 
-Runs = dict[tuple[int, str, int, str], list[dict]]
-"""By steps of training, sampler, steps and label: each seed's figures."""
+Seeds = dict[int, dict]
+"""A run's figures by seed."""
+Runs = dict[tuple[int, str, int, str], Seeds]
+"""By steps of training, sampler, steps and label."""
 
 
 def runs_of(cells: Cells) -> Runs:
@@ -18,7 +20,7 @@ def runs_of(cells: Cells) -> Runs:
     for name, cell in cells.items():
         if named := re.fullmatch(r"(\d+) (\S+) (\d+) (.+) (\d+)", name):
             run = int(named[1]), named[2], int(named[3]), named[4]
-            found.setdefault(run, []).append(cell["figures"])
+            found.setdefault(run, {})[int(named[5])] = cell["figures"]
     return found
 
 
@@ -32,10 +34,10 @@ def photos(cells: Cells) -> str:
         if label == "signs":
             continue
         figures = runs[newest, sampler, steps, label]
-        plain = runs.get((newest, sampler, CALLS.get(label, steps), "plain"), [])
-        excess = [_excess(figures, plain, space, label) for space in SPACES]
-        variance = 100 * statistics.mean(one["variance"] for one in figures)
-        chosen = ", ".join(sorted({one["chosen"] for one in figures})) if label.startswith("fit") else ""
+        plain = {} if label == "plain" else runs.get((newest, sampler, CALLS.get(label, steps), "plain"), {})
+        excess = [_excess(figures, plain, space) for space in SPACES]
+        variance = 100 * mean_of(figures, "variance")
+        chosen = ", ".join(sorted({one.get("chosen", "") for one in figures.values()}))
         told = f"{label}: {chosen}" if chosen else label
         lines.append([f"{sampler} {steps}", told, *excess, f"{variance:+.0f} %"])
     floor = cells["floor"]["figures"]
@@ -51,7 +53,7 @@ def photos_curve(cells: Cells) -> str:
         if label != "signs" or (net, sampler, steps, "plain") not in runs:
             continue
         measured = runs[net, sampler, steps, label]
-        signs = [f"{statistics.mean(one[sign] for one in measured):+.2f}" for sign in ("j", "v")]
+        signs = [f"{mean_of(measured, sign):+.2f}" for sign in ("j", "v")]
         plain = runs[net, sampler, steps, "plain"]
         excess = " / ".join(f"{mean_of(plain, space):.3g}" for space in SPACES)
         gains = []
@@ -66,25 +68,32 @@ def photos_curve(cells: Cells) -> str:
 def best_of(runs: Runs, where: tuple[int, str, int], start: str) -> tuple[str, list[float]] | None:
     """Return the strength of a family that lowers the distances most, and by how many per cent each changes.
 
-    Of those that were tried with all of plain's seeds; None if there is none.
+    None if none was tried beside plain.
     """
-    plain = runs.get((*where, "plain"), [])
+    plain = runs.get((*where, "plain"), {})
     tried = {
-        run[3]: [100 * (mean_of(figures, space) / mean_of(plain, space) - 1) for space in SPACES]
+        run[3]: changes
         for run, figures in runs.items()
-        if run[:3] == where and run[3].startswith(start) and len(figures) == len(plain)
+        if run[:3] == where and run[3].startswith(start) and (changes := changes_of(figures, plain))
     }
     return min(tried.items(), key=lambda one: sum(one[1]), default=None)
 
 
-def mean_of(figures: list[dict], space: str) -> float:
-    return statistics.mean(one[space] for one in figures)
+def changes_of(figures: Seeds, plain: Seeds) -> list[float]:
+    """Return by how many per cent each distance differs from plain's of the same seeds; [] without these."""
+    if not figures.keys() <= plain.keys():
+        return []
+    same = {seed: plain[seed] for seed in figures}
+    return [100 * (mean_of(figures, space) / mean_of(same, space) - 1) for space in SPACES]
 
 
-def _excess(figures: list[dict], plain: list[dict], space: str, label: str) -> str:
+def mean_of(figures: Seeds, name: str) -> float:
+    return statistics.mean(one[name] for one in figures.values())
+
+
+def _excess(figures: Seeds, plain: Seeds, space: str) -> str:
     text = f"{mean_of(figures, space):.3g}"
     if len(figures) > 1:
-        text += f" ± {statistics.stdev(one[space] for one in figures):.2g}"
-    if label == "plain" or len(plain) != len(figures):
-        return text
-    return f"{text} ({100 * (mean_of(figures, space) / mean_of(plain, space) - 1):+.0f} %)"
+        text += f" ± {statistics.stdev(one[space] for one in figures.values()):.2g}"
+    changes = changes_of(figures, plain)
+    return f"{text} ({changes[SPACES.index(space)]:+.0f} %)" if changes else text
