@@ -74,6 +74,6 @@ def build(variant: str) -> tuple:
 
 def build_model(name: str):
     """Return a ModelPatcher around the host's BaseModel with one file's network in it; float32."""
-    config = CONFIGS[files.header(name)["variant"]](PhotosEpsilon.unet_config)
+    config = CONFIGS[name.partition("_")[0]](PhotosEpsilon.unet_config)
     model = config.get_model({}, device=comfy.model_management.unet_offload_device())
     return tinyworld.filled(model, part(files.tensors(name), UNET_PREFIX), (build_model, (name,)))

@@ -346,11 +346,11 @@ def main(arguments: list[str]) -> int:
     bench = Bench("photos", {"count": own.count, "judges": 1}, arguments)
     count = 512 if bench.quick else own.count
     world = World(own.data, count)
+    if own.sheet:
+        draw_sheet(bench.results, own.sheet)
+    if own.curve:
+        draw_curve(bench.results, own.curve)
     if own.sheet or own.curve:
-        if own.sheet:
-            draw_sheet(bench.results, own.sheet)
-        if own.curve:
-            draw_curve(bench.results, own.curve)
         return 0
     bench.cell("floor", lambda: {**world.floor})
     nets = files.names("epsilon")[::-1]

@@ -35,7 +35,8 @@ def photos(cells: Cells) -> str:
             continue
         figures = runs[newest, sampler, steps, label]
         plain = {} if label == "plain" else runs.get((newest, sampler, CALLS.get(label, steps), "plain"), {})
-        excess = [_excess(figures, plain, space) for space in SPACES]
+        changes = changes_of(figures, plain) or [None] * len(SPACES)
+        excess = [_excess(figures, space, change) for space, change in zip(SPACES, changes, strict=True)]
         variance = 100 * mean_of(figures, "variance")
         chosen = ", ".join(sorted({one.get("chosen", "") for one in figures.values()}))
         told = f"{label}: {chosen}" if chosen else label
@@ -91,9 +92,8 @@ def mean_of(figures: Seeds, name: str) -> float:
     return statistics.mean(one[name] for one in figures.values())
 
 
-def _excess(figures: Seeds, plain: Seeds, space: str) -> str:
+def _excess(figures: Seeds, space: str, change: float | None) -> str:
     text = f"{mean_of(figures, space):.3g}"
     if len(figures) > 1:
         text += f" ± {statistics.stdev(one[space] for one in figures.values()):.2g}"
-    changes = changes_of(figures, plain)
-    return f"{text} ({changes[SPACES.index(space)]:+.0f} %)" if changes else text
+    return text if change is None else f"{text} ({change:+.0f} %)"
