@@ -34,7 +34,7 @@ STARTED = time.monotonic()
 HELP = ["--help"]
 NOTHING_COLLECTED = 5  # pytest's exit code
 MOST_WORKERS = 8  # each has a host in its memory, some 1.5 GB
-FAST = "not slow and not host and not gpu and not chat and not webui and not browser"
+FAST = ["-m", "not slow and not host and not gpu and not chat and not webui and not browser", "--few", "2"]
 TRAINERS = {
     "tinyworld": "steadydiff.tinyworld.train",
     "photos": "steadydiff.tinyworld.photos.train",
@@ -60,7 +60,7 @@ def test(options: argparse.Namespace, rest: list[str]) -> int:
         host = ensure_host(options.python, *needed, "comfy_import_guard", named=options.comfyui)
     python = host.python if host else interpreter(options.python, *needed)
     shared = [] if rest else shared_out()
-    codes = [pytest(python, [*shared, *(["-m", FAST] if options.fast else []), *rest])]
+    codes = [pytest(python, [*shared, *(FAST if options.fast else []), *rest])]
     if host:
         say(f"\nHost suite against ComfyUI {host.version}")
         codes.append(pytest(python, [*shared, "-m", "host and not gpu", *(rest or ["tests/comfyui"])], host))
@@ -240,7 +240,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--open", action="store_true", help="show the sheets worth seeing first")
     sub = command(test, "the fast suite, then the host suite; further arguments go to pytest")
     host = sub.add_mutually_exclusive_group()
-    host.add_argument("--fast", action="store_true", help="leave out the host suite and what is marked slow")
+    fast = "leave out the host suite, what is marked slow, and all but two sets of a test's parameters"
+    host.add_argument("--fast", action="store_true", help=fast)
     host.add_argument("--comfyui", metavar="PATH", help="the host suite in this checkout of ComfyUI")
     sub.add_argument("--chat", action="store_true", help="also a real chat server, set up and started for it")
     variables = ", ".join(kind.variable for kind in webui.KINDS)

@@ -7,6 +7,7 @@ import gc
 import os
 import socket
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,25 @@ AWKWARD_SHAPES = ((3, 8, 11), (2, 4, 5, 7), (1, 16, 3, 8, 6))
 
 def pytest_addoption(parser):
     parser.addoption("--fuzz", type=int, help="so many spoilt files of every kind, instead of a few")
+    parser.addoption("--few", type=int, help="at most so many sets of parameters of each test")
 
 
 def pytest_ignore_collect(collection_path, config):
     """Do not read the host suite, all of which is marked `host`, where that is deselected."""
     if collection_path == Path(__file__).parent / "comfyui" and "not host" in config.option.markexpr:
         return True
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """Leave out all but the first sets of parameters of each test, if asked to."""
+    if few := config.option.few:
+        taken = Counter()
+        for item in items.copy():
+            test = item.nodeid.partition("[")[0]
+            taken[test] += 1
+            if taken[test] > few:
+                items.remove(item)
 
 
 def pytest_collection_finish():

@@ -127,6 +127,7 @@ def sde(model, x, sigmas, extra_args=None, callback=None, disable=None, noise_sa
     return x
 
 
+@pytest.mark.slow
 def test_a_sampler_that_adds_its_noise_in_place_is_calibrated():
     def plainly(model, x, sigmas, **more):
         for sigma, following in zip(sigmas, sigmas[1:], strict=False):
@@ -140,6 +141,7 @@ def test_a_sampler_that_adds_its_noise_in_place_is_calibrated():
     assert schedule.values == pytest.approx(same.values) and max(schedule.values) > 1.001
 
 
+@pytest.mark.slow
 def test_a_hosts_noise_that_ends_at_its_own_levels_does_not_end_the_finer_run():
     def tree(sigma, following):  # torchsde's, asked outside its ends
         if following < SIGMAS[-2]:
@@ -167,6 +169,7 @@ def test_samplers_without_levels_of_their_own_are_refused():
         run("norm", ddim, timesteps=torch.tensor([1, 400, 800]))
 
 
+@pytest.mark.slow
 def test_a_sampler_that_draws_noise_gets_32_samples_in_batches_of_the_run():
     clean, _, measurement, said, model = run("norm", lcm, sigmas=torch.tensor(SIGMAS))
     assert clean.shape == (2, 2, 4, 4) and measurement.count == 32
@@ -193,6 +196,7 @@ def tired(by_memory):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", (euler, lcm))
 @pytest.mark.parametrize("method", ("norm", "variance"))
 def test_each_answer_meets_what_the_step_before_has_left_with_others(method, function):

@@ -89,6 +89,7 @@ def setup_of(model, sigmas=SIGMAS, cfg=CFG):
     return RunSetup.of(euler, model, x, kwargs, WebuiHost().route(model))
 
 
+@pytest.mark.slow
 def test_the_fit_is_the_cores(model, request_):
     kept, file, before = measure(model, request_)
     noise = unit_noise(SHAPE, range(32)).double() * SIGMAS[0]
@@ -114,6 +115,7 @@ def test_a_device_without_float64_finds_the_same(model, request_):
     assert there.before.j == pytest.approx(here.before.j, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_it_measures_once_or_again_when_asked(model, request_):
     first = measure(model, request_)[0]
     count = len(model.calls)
@@ -122,6 +124,7 @@ def test_it_measures_once_or_again_when_asked(model, request_):
     assert len(model.calls) == 2 * count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other",
     [
@@ -140,6 +143,7 @@ def test_another_model_or_run_has_another_fit(model, request_, other):
     assert not use_matching(setup_of(model), request_.key, PLAN).said.startswith("no fit")
 
 
+@pytest.mark.slow
 def test_a_cancelled_measurement_goes_on_where_it_ended(model, request_):
     expected = measure(model, request_)[0]
     file = next(request_.key.folder.iterdir())
@@ -160,6 +164,7 @@ def test_a_cancelled_measurement_goes_on_where_it_ended(model, request_):
     assert [*request_.key.folder.iterdir()] == [file]
 
 
+@pytest.mark.slow
 def test_real_pictures_take_the_place_of_its_own(model, request_):
     measure(model, request_)
     count = len(model.calls)
@@ -173,12 +178,14 @@ def test_real_pictures_take_the_place_of_its_own(model, request_):
         measure(model, replace(pictures, references=real.repeat(1, 2, 1, 1), again=True))
 
 
+@pytest.mark.slow
 def test_how_far_it_is_is_said(model, request_):
     said = []
     measure(model, replace(request_, say=said.append))
     assert said[0].startswith("About to measure: the time of ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("correction", "titles"),
     [
@@ -200,6 +207,7 @@ def test_what_matches_is_applied(model, request_, monkeypatch, correction, title
     assert found.said == (f"fit {correction}" if titles else "the fit leaves this model as it is")
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_named(model, request_):
     file = measure(model, request_)[1]
     file.write_text("{}")

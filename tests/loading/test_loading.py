@@ -111,6 +111,7 @@ def load_as_comfyui_does(folder):
     return module
 
 
+@pytest.mark.slow
 def test_comfyui_loads_the_root_alone_and_the_nodes_when_asked(pack, own_modules):
     before = set(sys.modules)
     root = load_as_comfyui_does(pack)
@@ -123,6 +124,7 @@ def test_comfyui_loads_the_root_alone_and_the_nodes_when_asked(pack, own_modules
     assert "steadydiff" not in sys.modules
 
 
+@pytest.mark.slow
 def test_two_copies_live_side_by_side(pack, own_modules):
     twin = pack.with_name("SteadyDiff (2)")
     shutil.copytree(pack, twin)

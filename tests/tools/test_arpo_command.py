@@ -77,6 +77,7 @@ def test_a_folder_ends_at_a_comfyui_that_does_not_answer(tmp_path, capsys):
     assert capsys.readouterr().err.count("The ComfyUI at 127.0.0.1:1") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", [[], ["--comfyui", "1", "--checkpoint", "x"]])
 def test_a_folder_ends_at_a_chat_server_that_does_not_run(tmp_path, output, capsys, where):
     for name in ("a.png", "b.png"):
@@ -87,6 +88,7 @@ def test_a_folder_ends_at_a_chat_server_that_does_not_run(tmp_path, output, caps
     assert not output.exists()
 
 
+@pytest.mark.slow
 def test_a_key_that_is_missing_is_told_before_anything_is_drawn(tmp_path, output, capsys):
     picture(tmp_path / "set" / "a.png", (64, 64))
     words = ["--server", "http://127.0.0.1:1/v1", "--key-name", "NO_SUCH_KEY_OF_MINE"]
@@ -112,6 +114,7 @@ def test_what_any_picture_would_meet_ends_a_folder(error, alone):
     assert arpo_host.of_a_picture(error) == alone
 
 
+@pytest.mark.slow
 def test_a_tagger_writes_the_first_prompt(output, monkeypatch):
     monkeypatch.setattr(arpo, "load_tagger", lambda file: lambda picture: Phrases((f"by {file.stem}",)))
     assert arpo.main(["scene:7", "--iterations", "0", "--tagger", "taggers/mine.onnx"]) == 0
@@ -170,6 +173,7 @@ def test_a_folder_that_was_stopped_is_resumed_where_it_was(tmp_path, output, cap
     assert len(list((tmp_path / "set").glob("*.txt"))) == 3
 
 
+@pytest.mark.slow
 def test_a_folder_may_be_one_theme(tmp_path, output, capsys):
     for name in ("a.png", "b.png", "c.png"):
         picture(tmp_path / "set" / name, (64, 64))
@@ -186,6 +190,7 @@ def test_a_folder_may_be_one_theme(tmp_path, output, capsys):
     assert [one["inputs"]["image"] for one in loaded] == ["a", "b", "c"]
 
 
+@pytest.mark.slow
 def test_banks_are_named_or_folders_and_files(tmp_path, output):
     (tmp_path / "own.txt").write_text("a red star\na blue ring")
     made = arpo.named_proposer(options("--bank", f"art/style/prints, {tmp_path / 'own.txt'}"), arpo.scorer())
@@ -194,6 +199,7 @@ def test_banks_are_named_or_folders_and_files(tmp_path, output):
     assert arpo.main(["scene:7", *QUICK, "--bank", "absent"]) == 1
 
 
+@pytest.mark.slow
 def test_a_chat_server_sees_with_one_model_and_may_write_with_another():
     words = "--server", "http://localhost:1/v1", "--text-model", "large", "--model", "eyes"
     made = arpo.named_proposer(options(*words), arpo.scorer())
@@ -214,7 +220,7 @@ def test_a_chat_server_sees_with_one_model_and_may_write_with_another():
         (["--comfyui", "1", "--checkpoint", "x"], "The ComfyUI at 127.0.0.1:1 did not find a prompt"),
         (["--comfyui", "1"], "is no drawing of the tiny world"),
         (["--iterations", "-1"], r"^iterations is 0 or more; got -1\n$"),
-        (["--bank", ","], "the phrase bank is empty"),
+        pytest.param(["--bank", ","], "the phrase bank is empty", marks=pytest.mark.slow),  # needs open_clip
     ],
 )
 def test_what_cannot_be_drawn_with_is_refused(tmp_path, capsys, words, sentence):

@@ -69,6 +69,7 @@ def test_the_readers_answers_make_the_scene_they_are_of(scenes):
         assert all(bench.shows(scenes, i, phrase) for phrase in phrases_of(again)[i])
 
 
+@pytest.mark.slow
 def test_a_teller_without_errors_tells_what_the_reader_sees_in_every_framework(scenes):
     first, second = bench.references(0)[1][:2]
     seen = [phrases_of(Teller().seen([one]))[0] for one in (first, second)]
@@ -79,6 +80,7 @@ def test_a_teller_without_errors_tells_what_the_reader_sees_in_every_framework(s
         assert Teller().proposer(framework).propose(first, first, Phrases()) == Phrases()
 
 
+@pytest.mark.slow
 def test_a_tellers_errors_are_as_many_as_it_is_told_and_the_same_for_the_same_pictures(scenes):
     pictures = list(bench.references(0)[1])
     right = Teller().seen(pictures).background
@@ -88,6 +90,7 @@ def test_a_tellers_errors_are_as_many_as_it_is_told_and_the_same_for_the_same_pi
     assert swapped.background.tolist() == right[:2].tolist()[::-1]
 
 
+@pytest.mark.slow
 def test_what_was_proposed_is_added_while_clip_reads_it():
     many = Phrases(tuple(f"a {colour} circle" for colour in bench.COLOURS))
     text = bench.filled_up(Phrases(), many).prompt

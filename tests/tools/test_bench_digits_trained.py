@@ -49,10 +49,12 @@ def test_every_setting_is_trained_and_sampled(label):
     assert all(torch.isfinite(torch.tensor(value)) for value in figures.values())
 
 
+@pytest.mark.slow
 def test_a_second_output_is_taken_off_the_state():
     _, (method,) = digits_trained.trained("MDSS k 4", 0, head=True)
     assert isinstance(method, MDSS) and not method.is_off
 
 
+@pytest.mark.slow
 def test_a_measurement_gives_diffier_its_strength():
     assert abs(digits_trained.auto("heun", 0)["strength"]) > 0  # an untrained network's samples vary too much

@@ -22,6 +22,7 @@ from tools.bench.tables.all import (
 from tools.launch.environment import ROOT
 
 
+@pytest.mark.slow
 def test_the_documents_show_the_kept_results():
     """If this fails: python3 run.py bench tables."""
     for path, text, wanted in tables():

@@ -189,6 +189,7 @@ def fake_host(tmp_path, monkeypatch):
     return make
 
 
+@pytest.mark.slow
 def test_a_host_is_started_and_leaves_nothing_behind_even_after_an_error(fake_host, tmp_path):
     with pytest.raises(ZeroDivisionError), server.running(fake_host(FAKE_HOST)) as running:
         assert running.client.get("/system_stats") == {}
@@ -200,6 +201,7 @@ def test_a_host_is_started_and_leaves_nothing_behind_even_after_an_error(fake_ho
     assert (ROOT / "run.py").is_file()
 
 
+@pytest.mark.slow
 def test_a_host_that_dies_is_reported_with_its_last_words(fake_host, tmp_path):
     with pytest.raises(Stop, match=r"ended while starting \(exit code 3\)") as stopped:
         with server.running(fake_host("print('out of luck'); raise SystemExit(3)")):
@@ -208,6 +210,7 @@ def test_a_host_that_dies_is_reported_with_its_last_words(fake_host, tmp_path):
     assert not list(tmp_path.glob("base-*"))
 
 
+@pytest.mark.slow
 def test_a_host_that_cannot_load_the_pack_is_not_used(fake_host):
     with pytest.raises(Stop, match="could not load this repository"):
         with server.running(
@@ -216,6 +219,7 @@ def test_a_host_that_cannot_load_the_pack_is_not_used(fake_host):
             pass
 
 
+@pytest.mark.slow
 def test_a_silent_host_is_given_up_and_ended(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     with pytest.raises(Stop, match="did not answer within 0 seconds"):

@@ -9,6 +9,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -99,6 +100,7 @@ def test_packages_whose_install_was_cut_off_are_forgotten(venv: Path):
     assert [record.name for record in packages.iterdir()] == ["whole-1.dist-info"]
 
 
+@pytest.mark.slow
 def test_an_old_python_gets_one_sentence_before_anything_is_imported(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 9, 18))
     monkeypatch.setitem(sys.modules, "argparse", None)  # importing it would now fail
@@ -309,8 +311,16 @@ def test_the_host_suite_runs_in_a_checkout_that_is_named(tmp_path, monkeypatch):
 
 
 def test_the_fast_suite_is_the_usual_one_without_slow_tests():
-    usual = run.FAST.removeprefix("not slow and ")
+    usual = run.FAST[1].removeprefix("not slow and ")
     assert f"\n-m '{usual}'\n" in (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_few_leaves_out_all_but_the_first_sets_of_parameters(request):
+    [shared] = [one for one in request.config.pluginmanager.get_plugins() if hasattr(one, "AWKWARD_SHAPES")]
+    for few, left in ((None, 2), (3, 2), (1, 1)):
+        items = [request.node] * 2
+        shared.pytest_collection_modifyitems(SimpleNamespace(option=SimpleNamespace(few=few)), items)
+        assert len(items) == left
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ def run(work, *more, base="tinyworld:epsilon"):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["epsilon", "flow"])
 def test_a_command_line_becomes_a_file_that_says_what_it_is(variant, work):
     assert run(work, "--sample-steps", "4,6", base=f"tinyworld:{variant}") == 0

@@ -48,6 +48,7 @@ def test_or_a_lora_without_one(work):
     assert all(name.startswith("lora_unet_") for name in load_file(work / "out" / "made.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -55,6 +55,7 @@ def test_what_is_written_is_read(path):
     assert card.model(network).sigma_range == (0.03, 14.0)
 
 
+@pytest.mark.slow
 def test_bands_are_kept_and_files_without_them_are_as_before(path):
     card = load_prompt(path)[1]
     assert card.bands == card.model(None).bands == ()
@@ -125,6 +126,7 @@ def test_damaged_and_foreign_files_are_refused(path):
         load_prompt(path.with_name("other.safetensors"))
 
 
+@pytest.mark.slow
 def test_weights_that_are_no_numbers_or_no_network_are_refused(path):
     def spoil(tensors):
         tensors["out.bias"][0] = torch.nan

@@ -221,6 +221,7 @@ def test_what_is_explained_is_measured_on_samples_held_out():
     )
 
 
+@pytest.mark.slow
 def test_a_network_that_explains_nothing_says_so(caplog):
     bands = measure_bands(PromptNetwork(TINY), base_of(), AntiBiasRecipe(), seed=1)
     assert {(band.gain, band.explained) for band in bands} == {(0.0, 0.0)}
@@ -301,6 +302,7 @@ def trained(path, steps, recipe=None):
     return train_prompt(PromptNetwork(TINY), base_of(), recipe or AntiBiasRecipe(batch=2), plan, path)
 
 
+@pytest.mark.slow
 def test_resumed_training_equals_unbroken_training_to_the_bit(tmp_path):
     whole = trained(tmp_path / "whole.safetensors", 4).state_dict()
     trained(tmp_path / "broken.safetensors", 2)

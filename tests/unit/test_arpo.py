@@ -91,6 +91,7 @@ def instances(draw):
     return similarity, current, candidates, draw(st.sampled_from((3, 7, 99))), draw(st.sampled_from((0, 0.1)))
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(instances())
 def test_the_selection_is_that_of_algorithm_8(instance):

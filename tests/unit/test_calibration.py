@@ -92,6 +92,7 @@ def heun(denoise, x, sigmas):
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["ve", "flow"])
 @pytest.mark.parametrize("factor", [1.02, 1.005, 0.99])
 def test_the_known_scale_is_recovered(space, factor):
@@ -148,6 +149,7 @@ def test_the_cost_is_bounded(sampler, calls, ledger):
     assert all(0.8 <= scale <= 1.25 for scale in found.scales)
 
 
+@pytest.mark.slow
 def test_later_steps_see_what_earlier_ones_repaired():
     """Only the first half errs: what it leaves behind is repaired there, and the second half needs no more
     than the exact denoiser does."""
@@ -168,6 +170,7 @@ def test_later_steps_see_what_earlier_ones_repaired():
     assert found.scales[:-1] == pytest.approx(best, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_solver_of_two_stages_meets_the_norms():
     run = run_of("ve", 12)
     found = calibrate(heun, overpredicting(1.02, "ve"), first(run), run, training_rms(1.02, run))
@@ -211,6 +214,7 @@ def white(std=STD):
     return torch.full((4, len(spectrum(torch.zeros(1, *SHAPE))[0])), std**2).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["ve", "flow"])
 @pytest.mark.parametrize("factor", [1.02, 1.005, 0.99])
 def test_the_scale_that_keeps_the_variance_is_found(space, factor, ledger):
@@ -223,6 +227,7 @@ def test_the_scale_that_keeps_the_variance_is_found(space, factor, ledger):
     assert found.calls == len(ledger.calls) == run.steps
 
 
+@pytest.mark.slow
 def test_grain_is_no_substitute_for_contrast():
     """A denoiser that loses half of the coarsest ring's contrast and nothing else: more noise would bring the
     energy back where it is not missing, and is hardly taken."""
@@ -238,6 +243,7 @@ def test_grain_is_no_substitute_for_contrast():
         assert scale == pytest.approx(best, abs=4e-3)
 
 
+@pytest.mark.slow
 def test_solvers_of_two_stages_are_asked_twice_at_most(ledger):
     run = run_of("ve", 12)
     denoise = ledger(overpredicting(1.02, "ve"))

@@ -399,6 +399,7 @@ def test_a_server_that_takes_nothing_ends_at_the_deadline():
             ask("x" * 6_000_000)
 
 
+@pytest.mark.slow
 def test_a_silent_handshake_ends_at_the_deadline(loopback):
     server = loopback(b"")
 

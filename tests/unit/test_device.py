@@ -86,6 +86,7 @@ def methods(space):
     yield AntiBiasPrompt(PromptModel(lambda x: 0.01 * x, "residual", **levels))
 
 
+@pytest.mark.slow
 @spaces
 @pytest.mark.parametrize("sampler", [sample_euler, sample_heun])
 def test_every_method_samples_there(space, sampler):
@@ -98,6 +99,7 @@ def test_every_method_samples_there(space, sampler):
 # --- measuring --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @spaces
 def test_a_model_is_measured_and_calibrated_there(space):
     run, clean, first = RUNS[space], 0.6 * noise(), noise() * RUNS[space].sigmas[0]
@@ -160,6 +162,7 @@ def trained(network, loss, plan, folder):
     assert all(weight.device == HERE and weight.isfinite().all() for weight in made.parameters())
 
 
+@pytest.mark.slow
 @spaces
 def test_the_anti_bias_prompt_is_trained_there(space, tmp_path):
     def draw(n, rng):

@@ -158,6 +158,7 @@ def measured_run(sampler, model, steps, method=None):
     return recorder.measurement(0, "real")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "scale", "steps", "sign"),
     [(sample_ddpm, 1.0, 8, 1), (sample_euler, 1.03, 30, 1), (sample_euler, 0.96, 30, -1)],
@@ -173,6 +174,7 @@ def test_the_measured_variance_error_chooses_sign_and_strength(sampler, scale, s
     assert abs(corrected.variance_error[-1]) < abs(plain.variance_error[-1])
 
 
+@pytest.mark.slow
 def test_an_unclear_variance_error_asks_for_nothing_and_a_huge_one_for_the_bound():
     assert strength_from(measured_run(sample_heun, two_valued(1.0), 60)) == 0
     with_error = {"standard_errors": {"variance_error": (0.0,) * 7}}
@@ -321,12 +323,14 @@ def spread(method, steps=20):
     return generate(gaussian_denoiser(), run, (400, 4, 8, 8), [method]).std().item()
 
 
+@pytest.mark.slow
 def test_a_perfect_model_is_over_dispersed_and_the_docs_say_so():
     plain, ours = spread(DiffIER(strength=0.0)), spread(DiffIER(**ALL))
     assert plain < 1 < ours
     assert 1.1 < ours / plain < 1.5
 
 
+@pytest.mark.slow
 def test_a_negative_strength_narrows_what_a_positive_one_widens():
     plain, wide, narrow = (spread(DiffIER(**{**ALL, "strength": f})) for f in (0.0, 0.3, -0.3))
     assert narrow < plain < wide

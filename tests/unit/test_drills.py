@@ -173,6 +173,7 @@ def test_a_training_killed_between_two_saves_goes_on_from_the_last(tmp_path):
     assert goes_on(train_mdss, tmp_path, 2)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_a_training_with_a_sentence_and_its_last_state(tmp_path):
     def filled():
         follow = loop._follow

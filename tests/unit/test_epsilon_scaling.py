@@ -59,6 +59,7 @@ def test_formula_by_hand(space, expected):
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     scale=st.floats(0.5, 1.5),
@@ -146,6 +147,7 @@ def test_no_value_is_read_back_from_the_device(space, latents):
         ).is_meta  # nothing to read
 
 
+@pytest.mark.slow
 def test_levels_are_remembered_on_a_cpu_without_a_trace(latents):
     """In and out of inference mode, with gradients; and of a thousand levels none is kept that is wrong."""
     run, x = run_of("flow"), latents((2, 4))
@@ -367,6 +369,7 @@ def test_between_steps_the_scale_is_interpolated_in_log_sigma():
     assert scale_in_effect(method, run, 20.0) == pytest.approx(1.3, abs=1e-5)  # and so is what lies above
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     logs=st.lists(st.floats(-4, 7), min_size=2, max_size=8, unique_by=lambda v: round(v, 2)),

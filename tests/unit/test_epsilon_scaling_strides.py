@@ -59,6 +59,7 @@ ORDINARY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ORDINARY.values(), ids=ORDINARY.keys())
 @pytest.mark.parametrize("scale", [0.8, 0.99, 1.005, 1.02, 1.25])
 def test_ordinary_runs_are_scaled_in_full_bit_for_bit(run, scale):
@@ -72,6 +73,7 @@ def test_ordinary_runs_are_scaled_in_full_bit_for_bit(run, scale):
         assert told == (1 if run.space == "flow" and sigma == 1 else scale)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     first=st.floats(0, 1),

@@ -119,6 +119,7 @@ def test_a_ratio_of_noise_to_signal_is_a_level_of_either_space(space, expected):
     assert signs.level_of(3.0, space) == expected
 
 
+@pytest.mark.slow
 def test_the_criterion_is_1_for_plain_and_least_at_the_planted_lambda():
     trials = _Trials(problem(denoise=planted(1.04), steps=40), FitSettings(), {}, lambda _: None)
     scores = {scale: trials.score(Correction(scale=scale)) for scale in (1.0001, 1.02, 1.04, 1.06)}
@@ -126,6 +127,7 @@ def test_the_criterion_is_1_for_plain_and_least_at_the_planted_lambda():
     assert min(scores, key=lambda scale: scores[scale]) == 1.04
 
 
+@pytest.mark.slow
 def test_few_ancestral_steps_get_a_lower_noise_level():
     """DDPM's ten steps reach 65 % of the spread; c .7 nearly all of it."""
     short, thorough = (fit(problem(sample_ddpm, 10), FitSettings(thorough=t)) for t in (False, True))
@@ -137,6 +139,7 @@ def test_few_ancestral_steps_get_a_lower_noise_level():
     assert "nearer to the real pictures" in short.reason
 
 
+@pytest.mark.slow
 def test_a_model_that_leaves_too_much_noise_gets_less_of_it():
     found = fit(problem(denoise=planted(0.96)))
     assert found.before.v > 0
@@ -205,12 +208,14 @@ def test_nearness_is_of_as_many_pictures_and_symmetric():
     assert signs.nearness(torch.cat([a, a + 0.1]), a) == 0
 
 
+@pytest.mark.slow
 def test_calls_are_counted():
     found = fit(problem(sample_ddpm, 10))
     assert found.runs == 3
     assert found.calls == 3 * 10 + 4 * len(signs.RATIOS)  # the references are judged, too
 
 
+@pytest.mark.slow
 def test_a_stopped_fit_goes_on_where_it_was():
     done, whole = {}, fit(problem(sample_ddpm, 10), FitSettings(thorough=True))
 
@@ -226,12 +231,14 @@ def test_a_stopped_fit_goes_on_where_it_was():
     assert "plain" not in told
 
 
+@pytest.mark.slow
 def test_nothing_is_drawn_from_the_hosts_random_stream():
     before = torch.get_rng_state()
     fit(problem(sample_ddpm, 10))
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_the_samplers_own_noise_and_diffier_are_tried_where_allowed():
     assert first_tries(True, False, False) == first_tries(True, True, True)[:2]
     names = [str(one) for one in first_tries(True, True, True)]

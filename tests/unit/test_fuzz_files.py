@@ -232,6 +232,7 @@ def use_log(log):
         f"{log.best_by_text.text_similarity:.3f}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "read", "use"),
     [
@@ -293,6 +294,7 @@ def use_schedule(found):
         found.resolve(SIGMAS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("whole", "read", "use"),
     [

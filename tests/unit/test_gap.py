@@ -159,6 +159,7 @@ def test_nan_is_a_sentence():
         recorded(lambda x, s: x * math.nan, RUNS["ve"])
 
 
+@pytest.mark.slow
 def test_the_plot_shows_every_curve():
     exact = gaussian_denoiser(0.0, 0.5)
     model = Guided(exact, gaussian_denoiser(0.3, 0.9), 3.0)

@@ -4,6 +4,8 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "steadydiff"
 
@@ -23,12 +25,14 @@ def imports():
                 yield file, ".".join((*base, *(node.module or "").split(".")))
 
 
+@pytest.mark.slow
 def test_nothing_of_the_core_imports_the_tiny_world_but_itself():
     outside = [(file, name) for file, name in imports() if "tinyworld" not in file.parts]
     assert len(outside) > 100
     assert [one for one in outside if one[1].startswith("steadydiff.tinyworld")] == []
 
 
+@pytest.mark.slow
 def test_methods_know_no_adapter_and_no_training():
     of_methods = [name for file, name in imports() if file.parent == CORE / "methods"]
     assert of_methods

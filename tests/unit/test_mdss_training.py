@@ -90,6 +90,7 @@ def test_no_draw_rounds_to_a_level_above_the_last():
     assert at[-1] == 978 and at.diff()[:-1].min() > 0
 
 
+@pytest.mark.slow
 def test_samples_without_errors_teach_the_head_nothing():
     base = base_of()
     loss = loss_of(base, MdssRecipe(batch=64))
@@ -100,6 +101,7 @@ def test_samples_without_errors_teach_the_head_nothing():
     assert figures["eps"].item() == pytest.approx(0.09, rel=1e-3)  # the planted error's square
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("space", "variant"), [("ve", "posterior"), ("flow", "flow")])
 def test_both_heads_learn_the_planted_error(space, variant, tmp_path):
     """The network unlearns it; until then the head tells it from the state."""

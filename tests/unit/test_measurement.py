@@ -104,6 +104,7 @@ def test_batches_of_any_size_give_one_result():
     assert torch.tensor(parts.training_norms).allclose(torch.tensor(whole.training_norms))
 
 
+@pytest.mark.slow
 def test_norms_are_kept_sample_by_sample():
     run = run_of("ve")
     found = measured(overpredicting(1.03, "ve"), run)
@@ -117,6 +118,7 @@ def test_norms_are_kept_sample_by_sample():
     assert len(recorder.training_norms) == 256
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_moments_only():
     """Nothing of a batch is held on to once it is taken in."""
     import gc
@@ -282,6 +284,7 @@ def paper_of(denoise, run, clean, sampler=sample_euler):
     return recorder.measurement(0, "given")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["ve", "flow"])
 def test_the_papers_curves_of_an_exact_gaussian_denoiser(space):
     """e is the posterior's spread; Δ holds its square and, other than equation 18, its correlation

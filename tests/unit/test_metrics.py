@@ -196,6 +196,7 @@ def test_an_ancestral_step_errs_as_equation_18_says(space):
         assert found == pytest.approx((share * error) ** 2, abs=tolerance + 0.01 * (share * error) ** 2)
 
 
+@pytest.mark.slow
 def test_a_fine_run_on_a_mixture_ends_with_the_right_marginals():
     """The sampler forgets the x0 it began with, so δ tends to 2 Var(x0); the marginal error does not."""
     clean = mixture(500)
@@ -244,6 +245,7 @@ def test_precision_and_recall_by_hand():
     assert precision_recall(real, generated, k=1) == pytest.approx((1 / 3, 1.0))
 
 
+@pytest.mark.slow
 def test_precision_and_recall_of_equal_narrow_and_far_sets():
     real, again = torch.randn(600, 2), torch.randn(600, 2)
     assert precision_recall(real, real) == (1.0, 1.0)

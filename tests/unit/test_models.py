@@ -15,6 +15,7 @@ from steadydiff.tinyworld.train import HELD_OUT, SCALE_FACTOR
 MODELS = files.FOLDER.parent
 
 
+@pytest.mark.slow
 def test_files_are_the_manifests_and_small():
     manifest = json.loads((MODELS / "manifest.json").read_text(encoding="utf-8"))
     there = {p.relative_to(MODELS).as_posix(): p.read_bytes() for p in MODELS.rglob("*.safetensors")}
@@ -29,6 +30,7 @@ def test_files_are_the_manifests_and_small():
     assert sum(map(len, there.values())) - sum(antibias) - sum(mdss) - sum(photos) <= 16_000_000
 
 
+@pytest.mark.slow
 def test_both_variants_load_and_differ():
     (epsilon, _), (flow, _) = files.load_diffusion("epsilon"), files.load_diffusion("flow")
     assert not torch.equal(epsilon.out[2].weight, flow.out[2].weight)

@@ -64,6 +64,7 @@ def test_content_and_style_are_told_apart(answer):
     assert parse_phrases(answer) == BOTH
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [
@@ -131,6 +132,7 @@ FRAGMENTS = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.one_of(st.text(), st.lists(st.one_of(FRAGMENTS, st.text(max_size=4)), max_size=30).map("".join)))
 def test_any_text_gives_tidy_phrases(answer):

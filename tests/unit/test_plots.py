@@ -56,6 +56,7 @@ def test_a_second_measurement_lies_behind():
         drift_figure(MEASURED, replace(MEASURED, sigmas=(9.0, 0.0), **shorter))
 
 
+@pytest.mark.slow
 def test_the_headline_says_what_the_reference_lets_be_seen():
     own = replace(MEASURED, reference=own_samples(80))
     assert own.is_own and not MEASURED.is_own

@@ -43,6 +43,7 @@ def test_each_has_a_caption_and_a_licence():
         assert link.startswith("http")
 
 
+@pytest.mark.slow
 def test_they_are_read_as_tensors_with_their_captions():
     found, first = shipped_references(), shipped_references(16)
     assert found.pictures.shape == (32, 256, 256, 3)

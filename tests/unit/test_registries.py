@@ -40,6 +40,7 @@ def test_every_method_has_its_node_help_page_and_document(title):
     assert title in text("docs", "which.md")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", STEMS)
 def test_every_method_is_tested_and_tried_with_all_others(title):
     assert (ROOT / "tests" / "unit" / f"test_{STEMS[title]}.py").is_file()

@@ -209,6 +209,7 @@ def test_a_damaged_file_of_what_was_measured_begins_anew(tmp_path, caplog):
     assert "measuring begins anew" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scores", [{"plain": (1.0, 0.0)}, {"plain": (1.0, 0.0), "c 0.9": (0.8, 0.05)}])
 @pytest.mark.parametrize("correction", [PLAIN, Correction(factor=0.9)])
 def test_the_plot_shows_signs_and_what_was_tried(correction, scores):

@@ -49,6 +49,7 @@ def test_a_videos_first_frames_are_shown():
     assert few == many
 
 
+@pytest.mark.slow
 def test_texts_grow_with_the_sheet():
     def ink(width):
         return (draw_sheet("text", {"label": grey(255, height=64, width=width)}).min(-1) < 100).sum()

@@ -21,6 +21,7 @@ def level(*values):
     return torch.tensor(values, dtype=torch.float64)
 
 
+@pytest.mark.slow
 @given(factors, st.floats(0.01, 50.0))
 def test_the_estimate_is_that_of_the_shifted_level(factor, sigma):
     """For data N(m, s²): m + s² (x - m) / (s² + (c sigma)²)."""
@@ -30,6 +31,7 @@ def test_the_estimate_is_that_of_the_shifted_level(factor, sigma):
     torch.testing.assert_close(shifted(x, level(sigma, sigma)), expected)
 
 
+@pytest.mark.slow
 @given(factors, st.floats(0.01, 0.99))
 def test_flow_and_ve_agree_where_they_describe_one_state(factor, sigma):
     """A flow state over its alpha is a ve state at sigma / alpha; the clean estimates must be one."""
@@ -39,6 +41,7 @@ def test_flow_and_ve_agree_where_they_describe_one_state(factor, sigma):
     torch.testing.assert_close(flow(state, at), ve(state / alpha, at / alpha))
 
 
+@pytest.mark.slow
 @given(factors, st.floats(0.01, 0.99))
 def test_the_ratio_of_noise_to_signal_is_multiplied(factor, sigma):
     shifted = shift_level(level(sigma), factor, "flow")

@@ -125,6 +125,7 @@ def test_found_asks_for_shape_and_colour_of_every_object(change, expected):
     assert reader.found(read | {k: torch.tensor([v]) for k, v in change.items()}, asked).item() is expected
 
 
+@pytest.mark.slow
 def test_normalised_autoencoder_decodes_as_before():
     torch.manual_seed(0)
     model, x = Autoencoder(), torch.rand(2, 3, 64, 64) * 2 - 1
@@ -172,6 +173,7 @@ def test_noise_levels_start_and_end_where_hosts_do():
         sampling.sigmas("eps", 4)
 
 
+@pytest.mark.slow
 def test_guidance_is_linear_in_the_scale():
     torch.manual_seed(0)
     unet = UNet().eval()

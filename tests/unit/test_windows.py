@@ -84,6 +84,7 @@ def test_a_network_is_trained_again_under_the_name_it_was_loaded_from(tmp_path, 
     save_prompt(path, network, card)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
 def test_texts_that_a_console_has_no_letters_for_are_shown_without_them(encoding):
     code = """

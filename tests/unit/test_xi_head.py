@@ -22,6 +22,7 @@ def network():
     return unet
 
 
+@pytest.mark.slow
 def test_an_untrained_head_and_untrained_additions_change_no_bit(network):
     plain = network(*INPUTS)
     for rank in (0, 4):
@@ -32,6 +33,7 @@ def test_an_untrained_head_and_untrained_additions_change_no_bit(network):
     assert TwoHeads(network, xi=False)(*INPUTS)[1] is None
 
 
+@pytest.mark.slow
 def test_the_head_reads_what_the_last_layer_reads(network):
     """With the last layer's own weights it gives the last layer's answer."""
     model = TwoHeads(network)
@@ -54,6 +56,7 @@ def test_what_is_registered_is_what_is_trained(network):
     assert not any(weight.requires_grad for weight in network.parameters())
 
 
+@pytest.mark.slow
 def test_a_copy_has_its_own_additions_and_the_same_network(network):
     model = TwoHeads(network, rank=4)
     twin = copy.deepcopy(model)
@@ -61,6 +64,7 @@ def test_a_copy_has_its_own_additions_and_the_same_network(network):
     assert copy.deepcopy(TwoHeads(network)).network is not network
 
 
+@pytest.mark.slow
 def test_additions_are_what_a_lora_file_says_and_end_with_their_context(network):
     model = TwoHeads(network, xi=False, rank=3)
     for weight in model.lora.parameters():

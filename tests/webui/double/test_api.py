@@ -23,6 +23,7 @@ def read(webui, script):
     }
 
 
+@pytest.mark.slow
 def test_a_whole_number_is_not_cut_and_a_truth_is_no_number(read):
     assert read({"diffier": {"iterations": 2.0}})["diffier"]["iterations"] == 2
     for given in ({"diffier": {"iterations": 1.7}}, {"diffier": {"iterations": "1.7"}}):

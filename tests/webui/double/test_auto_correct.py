@@ -97,6 +97,7 @@ def test_the_button_measures_keeps_and_switches_on(press, kept):
     assert "measured before" not in press(again=True)[-1][2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "correction", [{"factor": 0.9}, {"scale": 1.04}, {"scale": 1.08, "later": True, "factor": 1.1}], ids=str
 )
@@ -111,6 +112,7 @@ def test_the_fit_that_matches_is_used_and_said(choose, draw, correction):
     assert ("Epsilon Scaling lambda" in text) == ("scale" in correction)
 
 
+@pytest.mark.slow
 def test_a_fit_that_corrects_nothing_changes_no_bit(choose, draw):
     choose()
     made = draw(USE)
@@ -118,6 +120,7 @@ def test_a_fit_that_corrects_nothing_changes_no_bit(choose, draw):
     assert "SteadyDiff run: the fit leaves this model as it is" in made.infotexts[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other", [{"steps": 4}, {"cfg_scale": 2.0}, {"sampler_name": "Heun"}, {"sampler_name": "DDIM"}], ids=str
 )

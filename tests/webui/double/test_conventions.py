@@ -25,6 +25,7 @@ def ours(webui):
 # --- presets ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_preset_comes_back_after_the_program_was_closed(ours, tmp_path):
     file = tmp_path / "presets.json"
     mine = ours.presets.Presets(file).get("off")

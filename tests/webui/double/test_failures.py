@@ -40,6 +40,7 @@ def asked_for(request, webui, script):
         (home / "x.json").unlink()
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_text_is_named(told, asked_for):
     file, named = asked_for
     file.write_bytes(b'{"caf\xe9": 1}')

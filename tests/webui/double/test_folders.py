@@ -29,6 +29,7 @@ def second(webui, schedules, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_tilde_is_the_users_home(webui, schedules, second, monkeypatch):
     monkeypatch.setenv("HOME", str(second.parent))
     monkeypatch.setenv("USERPROFILE", str(second.parent))

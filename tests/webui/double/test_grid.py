@@ -49,6 +49,7 @@ def cells(webui, draw, script):
     return drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", AXES)
 def test_a_cells_infotext_is_its_own(cells, label):
     """In either order each cell says what it says when drawn alone."""
@@ -60,6 +61,7 @@ def test_a_cells_infotext_is_its_own(cells, label):
         assert [one.comments for one in made] == [alone[at].comments for at in order]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", AXES)
 def test_a_cells_infotext_pasted_alone_redraws_it(cells, draw, label):
     panels = importlib.import_module("steadydiff_webui.panels").PANELS

@@ -29,6 +29,7 @@ def presets(ours, tmp_path):
     return ours.presets.Presets(tmp_path / "presets.json")
 
 
+@pytest.mark.slow
 def test_every_panel_is_drawn_once_and_every_input_in_it(ours):
     drawn = [panel.name for row in ours.panels.ROWS for panel in row]
     assert sorted(drawn) == sorted(panel.name for panel in ours.panels.PANELS)

@@ -22,6 +22,7 @@ def denoising(webui):
     found[:] = before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [0, 1])
 def test_answers_that_pass_us_by_are_told_and_not_claimed(webui, draw, denoising, late):
     """As sd-webui-incantations does on A1111; on Forge somebody else's UNet is put in the place of ours."""

@@ -28,6 +28,7 @@ def kept(folders):
     return keep
 
 
+@pytest.mark.slow
 def test_a_schedule_of_another_checkpoint_is_warned_of(draw, kept):
     assert draw(kept(model="tiny")).comments == ""
     made = draw(kept(model="other"))

@@ -30,6 +30,7 @@ def pixels(processed):
     return [image.tobytes() for image in processed.images]
 
 
+@pytest.mark.slow
 def test_one_script_is_found_and_its_package_has_a_name_of_its_own(webui, script):
     assert [one.title() for one in script.scripts] == ["SteadyDiff"]
     assert "steadydiff_webui.script" in sys.modules
@@ -38,6 +39,7 @@ def test_one_script_is_found_and_its_package_has_a_name_of_its_own(webui, script
     assert len({*labels}) == len(labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PASSES)
 def test_enabled_acts_and_says_so_and_neutral_or_off_is_off(draw, name):
     plain, made = draw(**PASSES[name]), draw(ON, **PASSES[name])
@@ -69,6 +71,7 @@ def test_the_settings_page_can_be_made(webui, script):
     assert webui.errors.exceptions == []
 
 
+@pytest.mark.slow
 def test_what_calibrate_finds_is_kept_and_used(webui, script, draw):
     calibration = importlib.import_module("steadydiff_webui.calibration")
     given = {"prompt": "a cat", "negative_prompt": "a dog", "sampler_name": "Euler", "scheduler": "Automatic"}
