@@ -7,6 +7,7 @@ from steadydiff.denoiser import Guided
 from steadydiff.methods.diffier import DiffIER
 from steadydiff.samplers import gaussian_denoiser
 from tools.bench import diffier as bench
+from tools.bench.shared import guidance
 from tools.bench.shared.world import Condition
 
 
@@ -48,7 +49,7 @@ def test_a_hosts_functions_get_the_branches_in_the_hosts_order():
 
     model = Guided(gaussian_denoiser(1.0), gaussian_denoiser(-1.0), 3.0)
     x, sigma = torch.randn(2, 4, 5, 5), torch.full((2,), 0.7)
-    found = bench.as_host(node)(model, None)(x, sigma)
+    found = guidance.as_host(node)(model, None)(x, sigma)
     assert order == ["pre", "post"]
     torch.testing.assert_close(found, model(x, sigma))
 
@@ -56,4 +57,4 @@ def test_a_hosts_functions_get_the_branches_in_the_hosts_order():
         model.set_model_sampler_cfg_function(lambda args: (args["cond"] + args["uncond"]) / 2)
 
     middle = (model.branches[0] + model.branches[1]) / 2
-    torch.testing.assert_close(bench.as_host(halved)(model, None)(x, sigma), middle)
+    torch.testing.assert_close(guidance.as_host(halved)(model, None)(x, sigma), middle)

@@ -24,7 +24,7 @@ def test_unseen_pictures_are_of_every_class_in_turn_and_others_of_each_seed(tmp_
             return torch.arange(400).view(400, 1, 1, 1).to(torch.uint8).expand(-1, 3, 2, 2), labels
 
     world = Small(tmp_path, 8)
-    first, second = ((world.unseen(16, seed) + 1) * 127.5 for seed in (0, 1))
+    first, second = ((world.pictures("test", 16, seed) + 1) * 127.5 for seed in (0, 1))
     places = first[:, 0, 0, 0].round().long()
     assert (places % 10).tolist() == [i % 10 for i in range(16)] and len(set(places.tolist())) == 16
     assert not set(places.tolist()) & set(second[:, 0, 0, 0].round().long().tolist())
@@ -39,7 +39,7 @@ def small(monkeypatch):
 
     contexts = torch.ones(2, 3, 4), -torch.ones(2, 3, 4)
     monkeypatch.setattr(photos.sampling, "embed", lambda text, prompts: contexts)
-    return network, torch.nn.Identity()
+    return photos.Net("epsilon", network, torch.nn.Identity())
 
 
 def test_guidance_is_of_clipped_branches(small):
@@ -53,7 +53,7 @@ def test_the_noise_is_the_same_whatever_corrects(small):
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    plain = photos.samples(small, "ddpm", 2, (), 5, 2)
+    plain = photos.samples(small, "ddpm", 2, photos.plain, 5, 2)
     assert torch.rand(1) == expected  # and so the state is another one now
-    assert torch.equal(photos.samples(small, "ddpm", 2, (), 5, 2), plain)
-    assert not torch.equal(plain, photos.samples(small, "ddpm", 2, (), 6, 2))
+    assert torch.equal(photos.samples(small, "ddpm", 2, photos.plain, 5, 2), plain)
+    assert not torch.equal(plain, photos.samples(small, "ddpm", 2, photos.plain, 6, 2))

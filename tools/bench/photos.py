@@ -1,40 +1,46 @@
-"""Real pictures: how few-step samples of the photos drift from CIFAR-10, and what Epsilon Scaling, Time
-Shift and DiffIER do about it at equal model calls. `run.py bench photos --data CIFAR10`.
+"""Real pictures: how few-step samples of the photos drift from CIFAR-10, and what the methods do about it at
+equal model calls. `run.py bench photos --data CIFAR10`.
 
-Every class in turn, no guidance but in `ddpm_cfg2`, clean estimates clipped to -1..1 as the papers' pixel
-models do; the same first noise and the same noise along the way in every cell. Fréchet distances are given as
-the excess over the floor: what as many unseen real pictures have to the same reference, training pictures.
-`variance` is the total variance of the samples against that of real pictures. Where --data is a JPEG copy of
-CIFAR-10, so are the real pictures and what the network was trained on.
+Every class in turn, guided only in `ddpm_cfg2` and `ddpm_cfg4`, clean estimates clipped to -1..1 as the
+papers' pixel models do; the same first noise and the same noise along the way in every cell. Fréchet
+distances are given as the excess over the floor: what as many unseen real pictures have to the same
+reference, training pictures. KID, precision and recall are against 1,000 of these and stand beside the
+floor's. `variance` is the total variance of the samples against that of real pictures. Where --data is a
+JPEG copy of CIFAR-10, so are the real pictures and what the network was trained on.
 
-A cell's name begins with the network, by the steps it was trained for: how far a network drifts, and what a
-cure is worth, depends on that. `signs` are what Auto Correct measures of plain samples against 64 unseen real
-pictures, `fit 16` is what its rule chooses from 16. `anti-bias` is a network that is trained here, twenty
-minutes on one core, and `as long` what as many seconds are worth to the network itself. `--sheet FILE` draws
-the same seeds without and with Epsilon Scaling and Time Shift, `--curve FILE` the gains over the drift.
+A cell's name begins with the network, by the steps it was trained for: how far a network drifts, and what
+a cure is worth, depends on that. `signs` are what Auto Correct measures of plain samples against 64 unseen
+real pictures, `fit 16` is what its rule chooses from 16, `fit 64 seen` from pictures of the network's
+training. `anti-bias` is a network that is trained here, twenty minutes on one core, and `as long` what as
+many seconds are worth to the network itself; MDSS stands beside plain fine-tuning of as many steps, and
+beside that network called as many training levels lower. `--sheet FILE` draws the same seeds without and
+with Epsilon Scaling and Time Shift, `--curve FILE` the gains over the drift.
 """
 
 import hashlib
 import math
-from collections.abc import Iterable
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from steadydiff.denoiser import Denoise, Guided, Run
 from steadydiff.drift.fit import Fit, FitSettings, Problem, fit
+from steadydiff.drift.recorder import Recorder, noise_for
+from steadydiff.drift.stepping import step_calls
 from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel
-from steadydiff.methods.diffier import DiffIER
+from steadydiff.methods.diffier import DiffIER, strength_from
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
-from steadydiff.methods.method import Method
+from steadydiff.methods.mdss import MDSS
 from steadydiff.methods.time_shift import TimeShift
 from steadydiff.metrics.frechet import frechet_distance, moments
+from steadydiff.metrics.kid import kernel_distance
+from steadydiff.metrics.precision_recall import precision_recall
 from steadydiff.plots import DPI, NEUTRAL
 from steadydiff.plots import PAPER as PLOT_PAPER
-from steadydiff.samplers import sample_ddpm, sample_euler
 from steadydiff.tinyworld.photos import files, sampling
 from steadydiff.tinyworld.photos.data import load_photos
 from steadydiff.tinyworld.photos.network import SIZE_PX
@@ -44,43 +50,22 @@ from steadydiff.tinyworld.text import TextEncoder
 from tools.bench.shared import photo_judges as judges
 from tools.bench.shared import photo_training
 from tools.bench.shared.frame import Bench, Cells, Figures, options_of
+from tools.bench.shared.photo_grid import CURVE, FLOW, MORE, WAYS, Correct, Grid, one_by_one, plain
 from tools.bench.tables.photos import FAMILIES, SPACES, best_of, mean_of, runs_of
 from tools.launch.console import Stop, exit_with
 from tools.launch.sheet import INK, PAPER
 
-SAMPLERS = {"ddpm": sample_ddpm, "ddim": sample_euler, "ddpm_cfg2": sample_ddpm}
-CFG = {"ddpm_cfg2": 2.0}
 SEEDS = (0, 1, 2)
 BATCH = 128
-
-# sampler, steps, label, correction.
-CURVE: list[tuple[str, int, str, Method | None]] = [  # of every network
-    ("ddpm", 10, "plain", None),
-    ("ddpm", 10, "c 0.9", TimeShift(0.9)),
-    ("ddpm", 10, "lambda 1.05", EpsilonScaling(1.05)),
-    ("ddpm", 20, "plain", None),
-    ("ddpm", 20, "lambda 1.015", EpsilonScaling(1.015)),
-    ("ddpm", 20, "lambda 1.03", EpsilonScaling(1.03)),
-    ("ddpm", 20, "c 0.95", TimeShift(0.95)),
-    ("ddpm", 50, "plain", None),
-    ("ddpm", 50, "c 0.98", TimeShift(0.98)),
+NEAR = 1000  # training pictures that KID, precision and recall are against
+TRAINED = {"ddpm": (10, 20), "ddim": (20,)}  # where what is trained here is sampled
+MEASURED = 64  # pictures from which signs, and DiffIER's strength, are taken
+FITS = [  # steps of ddpm, references, and the split they are of
+    (20, 64, "test"),
+    (20, 16, "test"),
+    (10, 64, "test"),
+    (20, 64, "train"),
 ]
-# Of the newest one as well. 14 steps of which DiffIER calls the later half twice are 21 calls.
-MORE: list[tuple[str, int, str, Method | None]] = [
-    ("ddpm", 10, "c 0.8", TimeShift(0.8)),
-    ("ddpm", 14, "DiffIER 0.3", DiffIER(strength=0.3)),
-    ("ddpm", 20, "lambda 1.05", EpsilonScaling(1.05)),
-    ("ddpm", 20, "c 0.9", TimeShift(0.9)),
-    ("ddim", 20, "plain", None),
-    ("ddim", 20, "lambda 1.01", EpsilonScaling(1.01)),
-    ("ddim", 20, "c 0.98", TimeShift(0.98)),
-    ("ddpm_cfg2", 20, "plain", None),
-    ("ddpm_cfg2", 20, "lambda 1.03", EpsilonScaling(1.03)),
-    ("ddpm_cfg2", 20, "c 0.95", TimeShift(0.95)),
-]
-TRAINED_STEPS = (10, 20)
-SIGNS = 64  # pictures from which Auto Correct's signs of a plain run are taken
-FITS = [("ddpm", 20, 64), ("ddpm", 20, 16), ("ddpm", 10, 64)]  # sampler, steps, references
 QUICK = ("ddpm 20 plain", "ddpm 20 c 0.95", "ddpm 20 lambda 1.03")
 
 
@@ -89,13 +74,22 @@ def key(net: str, sampler: str, steps: int, label: str) -> str:
     return f"{net.rpartition('_')[2]} {sampler} {steps} {label}"
 
 
-Weights = tuple[nn.Module, TextEncoder]
-"""The network and its text encoder."""
+class Net(NamedTuple):
+    """A network as it is called here, in bfloat16, what it predicts, and its text encoder."""
+
+    variant: str
+    network: Network
+    text: TextEncoder
 
 
-def called(unet: nn.Module) -> Network:
-    """Return the network as it is called here, in bfloat16."""
+@cache
+def net_of(name: str) -> Net:
+    """Return one file's network."""
+    unet, text = files.load(name)
+    return Net(name.partition("_")[0], in_half(unet), text)
 
+
+def in_half(unet: Network) -> Network:
     def network(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             return unet(x, t, context).float()
@@ -103,49 +97,63 @@ def called(unet: nn.Module) -> Network:
     return network
 
 
-def model(weights: Weights, count: int, start: int = 0, cfg: float = 1.0) -> Denoise:
+def model(net: Net, count: int, start: int = 0, cfg: float = 1.0) -> Denoise:
     """Return a network asked for every class in turn, from the `start`-th on; each branch is clipped."""
-    network, text = called(weights[0]), weights[1]
     names = [CLASSES[i % len(CLASSES)] for i in range(start, start + count)]
-    contexts = sampling.embed(text, [f"a photo of a {name}" for name in names])
-    cond, uncond = (sampling.clipped(sampling.denoiser("epsilon", network, c, c, 1.0)) for c in contexts)
+    contexts = sampling.embed(net.text, [f"a photo of a {name}" for name in names])
+    cond, uncond = (
+        sampling.clipped(sampling.denoiser(net.variant, net.network, c, c, 1.0)) for c in contexts
+    )
     return cond if cfg == 1 else Guided(cond, uncond, cfg)
 
 
 def first_state(run: Run, count: int) -> Tensor:
-    return torch.randn(count, 3, SIZE_PX, SIZE_PX) * (1 + run.sigmas[0] ** 2) ** 0.5
+    signal = 1 if run.space == "ve" else 0  # a flow's first state has none
+    return torch.randn(count, 3, SIZE_PX, SIZE_PX) * (signal + run.sigmas[0] ** 2) ** 0.5
 
 
 @torch.no_grad()
-def samples(
-    weights: Weights, sampler: str, steps: int, methods: Iterable[Method], seed: int, count: int
-) -> Tensor:
+def samples(net: Net, way: str, steps: int, correct: Correct, seed: int, count: int) -> Tensor:
     """Draw pictures [count, 3, 32, 32] in -1..1, every class in turn."""
-    run, found = Run("ve", sampling.sigmas("epsilon", steps), seed), []
+    run, found = WAYS[way].run(net.variant, steps, seed), []
     for start in range(0, count, BATCH):
         size = min(BATCH, count - start)
-        denoise = model(weights, size, start, CFG.get(sampler, 1.0))
-        for method in methods:
-            denoise = method.wrap(denoise, run)
+        denoise = correct(model(net, size, start, WAYS[way].cfg), run)
         with torch.random.fork_rng():  # the same noise, at the start and along the way, for every correction
             torch.manual_seed(1000 * seed + start)
             x = first_state(run, size)
-            found.append(SAMPLERS[sampler](denoise, x, run.sigmas).clamp(-1, 1))
+            found.append(WAYS[way].sampler(denoise, x, run.sigmas).clamp(-1, 1))
     return torch.cat(found)
 
 
 @torch.no_grad()
-def fitted(weights: Weights, sampler: str, steps: int, seed: int, real: Tensor, trust: float = 2.0) -> Fit:
+def fitted(net: Net, way: str, steps: int, seed: int, real: Tensor, trust: float = 2.0) -> Fit:
     """Let the rule choose from real pictures [N, 3, 32, 32] in -1..1, and as many samples.
 
     trust:  its own; with infinity nothing is tried, and the signs are those of plain samples
     """
-    run, denoise = Run("ve", sampling.sigmas("epsilon", steps), seed), model(weights, len(real))
-    with torch.random.fork_rng():
-        torch.manual_seed(10_000 + seed)  # not the noise of the samples that are judged
-        x = first_state(run, len(real))
-    problem = Problem(SAMPLERS[sampler], denoise, x, run, denoise, real, denoise)
+    run, denoise = WAYS[way].run(net.variant, steps, seed), model(net, len(real))
+    x = other_state(run, seed, len(real))
+    problem = Problem(WAYS[way].sampler, denoise, x, run, denoise, real, denoise)
     return fit(problem, FitSettings(trust=trust))
+
+
+@torch.no_grad()
+def measured_strength(net: Net, way: str, steps: int, seed: int, real: Tensor) -> float:
+    """Return DiffIER's strength as *Measure Drift* of so many real pictures gives it."""
+    run, denoise = WAYS[way].run(net.variant, steps, seed), model(net, len(real))
+    x = other_state(run, seed, len(real))
+    recorder = Recorder(run, step_calls(WAYS[way].sampler, x, run))
+    recorder.sample(WAYS[way].sampler, recorder.around(denoise), x)
+    recorder.train(recorder.around(denoise), real, noise_for(real, range(len(real))))
+    return strength_from(recorder.measurement(0, "pictures"))
+
+
+def other_state(run: Run, seed: int, count: int) -> Tensor:
+    """Return a first state of other noise than the samples' that are judged."""
+    with torch.random.fork_rng():
+        torch.manual_seed(10_000 + seed)
+        return first_state(run, count)
 
 
 class World:
@@ -177,25 +185,39 @@ class World:
         kept, parts = load_file(file), ("mean", "covariance", "axes")
         return {name: tuple(kept[f"{name}.{part}"] for part in parts) for name in SPACES}
 
-    def distances(self, pictures: Tensor) -> dict[str, float]:
+    def features(self, pictures: Tensor) -> dict[str, Tensor]:
+        return {name: judges.in_parts(judge, pictures) for name, judge in self.judges.items()}
+
+    def distances(self, features: dict[str, Tensor]) -> dict[str, float]:
         """Return the Fréchet distance to the training pictures in each judge's features."""
         found = {}
         for name, (mean, covariance, axes) in self.reference.items():
-            features = judges.in_parts(self.judges[name], pictures) @ axes
-            found[name] = frechet_distance(*moments(features), mean, covariance)
+            found[name] = frechet_distance(*moments(features[name] @ axes), mean, covariance)
         return found
 
     @cached_property
+    def near(self) -> dict[str, Tensor]:
+        """The features of some training pictures."""
+        return self.features(judges.as_floats(self.real("train")[0][:: 50_000 // NEAR]))
+
+    def beside(self, features: dict[str, Tensor]) -> dict[str, float]:
+        """Return the kernel distance to training pictures, and precision and recall against them."""
+        found = {f"kid_{name}": kernel_distance(features[name], self.near[name]) for name in SPACES[:2]}
+        precision, recall = precision_recall(self.near["imagenet"], features["imagenet"])
+        return found | {"precision": precision, "recall": recall}
+
+    @cached_property
     def floor(self) -> dict[str, float]:
-        """Return the distances of as many unseen real pictures, the mean over disjoint sets of them."""
+        """Return the figures of as many unseen real pictures, the mean over disjoint sets of them."""
         pictures = judges.as_floats(self.real("test")[0])
         order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))
-        sets = [self.distances(pictures[index]) for index in order.split(self._count)[:3]]
-        return {name: sum(one[name] for one in sets) / len(sets) for name in SPACES}
+        sets = [self.features(pictures[index]) for index in order.split(self._count)[:3]]
+        found = [self.distances(one) | self.beside(one) for one in sets]
+        return {name: sum(one[name] for one in found) / len(found) for name in found[0]}
 
-    def unseen(self, count: int, seed: int) -> Tensor:
-        """Return unseen pictures, every class in turn; others of each seed."""
-        pictures, labels = self.real("test")
+    def pictures(self, split: str, count: int, seed: int) -> Tensor:
+        """Return pictures of a split, every class in turn; others of each seed."""
+        pictures, labels = self.real(split)
         places = [(labels == i % len(CLASSES)).nonzero()[:, 0] for i in range(count)]
         wanted = [int(place[seed * count + i // len(CLASSES)]) for i, place in enumerate(places)]
         return judges.as_floats(pictures[wanted])
@@ -203,24 +225,30 @@ class World:
     @cached_property
     def prompt(self) -> PromptModel:
         """The anti-bias network of the newest file's network, trained if it was not yet."""
-        net, splits = files.newest("epsilon"), (self.real("train"), self.real("test"))
-        return photo_training.prompt(net, called(files.load(net)[0]), *splits, self._work)
+        name, splits = files.newest("epsilon"), (self.real("train"), self.real("test"))
+        return photo_training.prompt(name, net_of(name).network, *splits, self._work)
 
     @cached_property
-    def as_long(self) -> Weights:
+    def as_long(self) -> Net:
         """The newest file's network, trained on for as many seconds as its anti-bias network."""
         trained = photo_training.as_long(files.newest("epsilon"), self.real("train"), self._work)
-        return trained.unet, trained.text
+        return Net("epsilon", in_half(trained.unet), trained.text)
+
+    @cache  # noqa: B019  (one world a process)
+    def tuned(self, name: str) -> photo_training.Tuned:
+        """The newest file's network fine-tuned."""
+        return photo_training.tuned(files.newest("epsilon"), name, self.real("train"), self._work)
 
     @cached_property
     def variance(self) -> float:
         return float(judges.as_floats(self.real("test")[0]).var(0).sum())
 
     def judged(self, pictures: Tensor) -> Figures:
-        floor = self.floor
-        figures: Figures = {name: value - floor[name] for name, value in self.distances(pictures).items()}
+        features = self.features(pictures)
+        floor, found = self.floor, self.distances(features)
+        figures: Figures = {name: value - floor[name] for name, value in found.items()}
         figures["variance"] = float(pictures.var(0).sum()) / self.variance - 1
-        return figures
+        return figures | self.beside(features)
 
 
 def digest_of(net: str) -> Figures:
@@ -228,51 +256,76 @@ def digest_of(net: str) -> Figures:
     return {"sha256": hashlib.sha256((files.FOLDER / f"{net}.safetensors").read_bytes()).hexdigest()[:12]}
 
 
-def cells_of(bench: Bench, world: World, net: str, seed: int, count: int) -> None:
+def cells_of(bench: Bench, world: World, name: str, grid: Grid, seed: int, count: int) -> None:
     """Add a network's cells of one seed."""
-    newest = net == files.newest("epsilon")
+    newest = name == files.newest("epsilon")
+    for (way, steps), corrections in grid.items():
+        for label, correct in corrections.items():
+            cell = key(name, way, steps, label)
+            quick = newest and seed == 0 and cell.partition(" ")[2] in QUICK
+            found = partial(drawn, world, name, way, steps, correct, seed, count)
+            bench.cell(f"{cell} {seed}", found, quick=quick)
 
-    def drawn(sampler: str, steps: int, methods: Iterable[Method], weights: Weights | None = None) -> Figures:
-        return world.judged(samples(weights or files.load(net), sampler, steps, methods, seed, count))
 
-    for sampler, steps, label, method in [*CURVE, *(MORE if newest else [])]:
-        name = key(net, sampler, steps, label)
-        quick = newest and seed == 0 and name.partition(" ")[2] in QUICK
-        methods = () if method is None else (method,)
-        bench.cell(f"{name} {seed}", partial(drawn, sampler, steps, methods), quick=quick)
+def drawn(world: World, name: str, way: str, steps: int, correct: Correct, seed: int, count: int) -> Figures:
+    return world.judged(samples(net_of(name), way, steps, correct, seed, count))
 
-    def chosen(sampler: str, steps: int, references: int) -> Figures:
-        found = fitted(files.load(net), sampler, steps, seed, world.unseen(references, seed))
-        methods = found.correction.methods(Run("ve", sampling.sigmas("epsilon", steps), seed))
-        return drawn(sampler, steps, methods) | {"chosen": str(found.correction), "j": found.before.j}
 
-    def signs(sampler: str, steps: int) -> Figures:
-        found = fitted(files.load(net), sampler, steps, seed, world.unseen(SIGNS, seed), math.inf).before
-        return {"j": found.j, "j_error": found.j_error, "v": found.v, "v_error": found.v_error}
+def signs(world: World, name: str, way: str, steps: int, seed: int) -> Figures:
+    real = world.pictures("test", MEASURED, seed)
+    found = fitted(net_of(name), way, steps, seed, real, math.inf).before
+    return {"j": found.j, "j_error": found.j_error, "v": found.v, "v_error": found.v_error}
 
-    for sampler, steps in dict.fromkeys((sampler, steps) for sampler, steps, *_ in CURVE):
-        name = f"{key(net, sampler, steps, 'signs')} {seed}"
-        bench.cell(name, partial(signs, sampler, steps), quick=False)
 
-    def trained(steps: int, label: str) -> Figures:
-        if label == "anti-bias":
-            return drawn("ddpm", steps, [AntiBiasPrompt(world.prompt)])
-        return drawn("ddpm", steps, (), world.as_long)
+def chosen(world: World, steps: int, references: int, split: str, seed: int, count: int) -> Figures:
+    """What Auto Correct's rule chooses, and what that is worth."""
+    net = net_of(files.newest("epsilon"))
+    found = fitted(net, "ddpm", steps, seed, world.pictures(split, references, seed))
+    correct = one_by_one(found.correction.methods(WAYS["ddpm"].run(net.variant, steps, seed)))
+    figures = world.judged(samples(net, "ddpm", steps, correct, seed, count))
+    return figures | {"chosen": str(found.correction), "j": found.before.j}
 
-    for steps in TRAINED_STEPS if newest else ():
-        for label in ("anti-bias", "as long"):
-            name = f"{key(net, 'ddpm', steps, label)} {seed}"
-            bench.cell(name, partial(trained, steps, label), quick=False)
 
-    for sampler, steps, references in FITS if newest else []:
-        name = f"{key(net, sampler, steps, f'fit {references}')} {seed}"
-        bench.cell(name, partial(chosen, sampler, steps, references), quick=False)
+def auto(world: World, way: str, steps: int, seed: int, count: int) -> Figures:
+    """DiffIER with the strength that a measurement gives."""
+    net = net_of(files.newest("epsilon"))
+    strength = measured_strength(net, way, steps, seed, world.pictures("test", MEASURED, seed))
+    pictures = samples(net, way, steps, DiffIER(strength=strength).wrap, seed, count)
+    return world.judged(pictures) | {"chosen": f"{strength:.2f}"}
+
+
+TABLE = tuple(photo_training.LEVELS.tolist())
+LEARNT = {  # by label: what is trained, and what else is done
+    "anti-bias": ("anti-bias", ""),
+    "as long": ("as long", ""),
+    **{name: (name, "") for name in photo_training.TUNED},
+    **{f"{name}, head": (name, "head") for name, k in photo_training.TUNED.items() if k is not None},
+    **{f"fine-tuned, {k + 1} levels lower": ("fine-tuned", str(k + 1)) for k in (4, 10, 20)},
+}
+
+
+def learnt(world: World, way: str, steps: int, label: str, seed: int, count: int) -> Figures:
+    """What is trained here, sampled."""
+    net, correct = net_of(files.newest("epsilon")), plain
+    name, more = LEARNT[label]
+    if name == "anti-bias":
+        correct = AntiBiasPrompt(world.prompt).wrap
+    elif name == "as long":
+        net = world.as_long
+    else:
+        tuned = world.tuned(name)
+        net = net._replace(network=tuned)
+        if more == "head":
+            correct = MDSS(tuned.model).wrap
+        elif more:
+            correct = TimeShift(1.0, levels=float(more), table=TABLE).wrap
+    return world.judged(samples(net, way, steps, correct, seed, count))
 
 
 SHEET = (
-    ("without", "plain", ()),
-    ("Epsilon Scaling 1.03", "lambda 1.03", (EpsilonScaling(1.03),)),
-    ("Time Shift 0.95", "c 0.95", (TimeShift(0.95),)),
+    ("without", "plain", plain),
+    ("Epsilon Scaling 1.03", "lambda 1.03", EpsilonScaling(1.03).wrap),
+    ("Time Shift 0.95", "c 0.95", TimeShift(0.95).wrap),
 )
 SHEET_PICTURES = 8  # the first ones of seed 0: none is chosen
 
@@ -286,7 +339,7 @@ def draw_sheet(results: dict[str, dict], file: Path) -> None:
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
     net = files.newest("epsilon")
-    for row, (title, label, methods) in enumerate(SHEET):
+    for row, (title, label, correct) in enumerate(SHEET):
         top = margin + row * (side + margin + text)
         kept = [results.get(f"{key(net, 'ddpm', 20, label)} {seed}", {}).get("figures") for seed in SEEDS]
         known = [figures for figures in kept if figures]
@@ -295,7 +348,7 @@ def draw_sheet(results: dict[str, dict], file: Path) -> None:
             told = ", ".join(f"{space} {mean:.3g}" for space, mean in zip(SPACES, means, strict=True))
             title += f"    excess FD over real pictures: {told}"
         draw.text((margin, top), title, INK, ImageFont.load_default(16))
-        pictures = samples(files.load(net), "ddpm", 20, methods, seed=0, count=SHEET_PICTURES)
+        pictures = samples(net_of(net), "ddpm", 20, correct, seed=0, count=SHEET_PICTURES)
         for i, picture in enumerate((pictures + 1) * 127.5):
             pixels = Image.fromarray(picture.byte().permute(1, 2, 0).numpy())
             place = (margin + i * (side + margin), top + text)
@@ -353,12 +406,27 @@ def main(arguments: list[str]) -> int:
     if own.sheet or own.curve:
         return 0
     bench.cell("floor", lambda: {**world.floor})
-    nets = files.names("epsilon")[::-1]
-    for net in nets:
-        bench.cell(f"{net} sha256", partial(digest_of, net))
+    newest, nets = files.newest("epsilon"), files.names("epsilon")[::-1]
+    for name in (*nets, *files.names("flow")):
+        bench.cell(f"{name} sha256", partial(digest_of, name))
     for seed in SEEDS:
-        for net in nets:
-            cells_of(bench, world, net, seed, count)
+        for name in nets:
+            cells_of(bench, world, name, CURVE, seed, count)
+            for way, steps in CURVE:
+                cell = f"{key(name, way, steps, 'signs')} {seed}"
+                bench.cell(cell, partial(signs, world, name, way, steps, seed), quick=False)
+        cells_of(bench, world, newest, MORE, seed, count)
+        cells_of(bench, world, files.newest("flow"), FLOW, seed, count)
+        for steps, references, split in FITS:
+            told = f"fit {references}{' seen' if split == 'train' else ''}"
+            found = partial(chosen, world, steps, references, split, seed, count)
+            bench.cell(f"{key(newest, 'ddpm', steps, told)} {seed}", found, quick=False)
+        found = partial(auto, world, "ddpm", 14, seed, count)
+        bench.cell(f"{key(newest, 'ddpm', 14, 'DiffIER auto')} {seed}", found, quick=False)
+        for way, steps in ((way, steps) for way, runs in TRAINED.items() for steps in runs):
+            for label in LEARNT:
+                found = partial(learnt, world, way, steps, label, seed, count)
+                bench.cell(f"{key(newest, way, steps, label)} {seed}", found, quick=False)
     return bench.run()
 
 

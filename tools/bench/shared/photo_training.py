@@ -1,8 +1,10 @@
-"""What `bench photos` trains: an anti-bias network of one of the photos' networks, and, as a control, that
-network itself for as many seconds. States are kept in the bench's folder; a stopped training goes on.
+"""What `bench photos` trains of one of the photos' networks: its anti-bias network, that network itself for
+as many seconds, and fine-tunes by MDSS beside a plain one of as many steps. States are kept in the bench's
+folder; a stopped training goes on.
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,10 +12,13 @@ from torch import Tensor
 
 from steadydiff.denoiser import Denoise
 from steadydiff.methods.antibias_prompt import PromptModel
+from steadydiff.methods.mdss import XiModel
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork
+from steadydiff.networks.xi_head import TwoHeads
 from steadydiff.tinyworld.photos import files, sampling, train
 from steadydiff.tinyworld.photos.words import CLASSES
 from steadydiff.tinyworld.sampling import Network
+from steadydiff.tinyworld.text import TextEncoder
 from steadydiff.training.antibias import (
     FEWEST,
     MOST,
@@ -25,6 +30,8 @@ from steadydiff.training.antibias import (
     train_prompt,
 )
 from steadydiff.training.loop import Plan, fit
+from steadydiff.training.mdss import MdssBase, MdssLoss, MdssRecipe, train_mdss
+from tools.bench.mdss import Plain
 from tools.bench.shared import photo_judges as judges
 
 Split = tuple[Tensor, Tensor]
@@ -33,14 +40,34 @@ Split = tuple[Tensor, Tensor]
 PLAN = Plan(steps=1200, lr=1e-3, warmup=50, decay=0.5, betas=(0.9, 0.999), weight_decay=0.0, ema=0.998)
 AS_LONG = replace(PLAN, steps=1350)
 """An anti-bias step takes 1.12 times the network's own."""
+FINE = replace(PLAN, steps=500)
+TUNED = {"fine-tuned": None, "SDSS": 0, "MDSS k 4": 4, "MDSS k 10": 10, "MDSS k 20": 20}
+"""Fine-tunes by name, and over how many levels of the training schedule MDSS carries errors."""
+LEVELS = ((1 - sampling.alphas_cumprod()) / sampling.alphas_cumprod()).sqrt().float()
 SIZE = PromptConfig(3, 16, (1, 2, 2), blocks=2, attention_levels=())  # 391,411 weights
+
+
+def contexts_of(text: TextEncoder) -> Tensor:
+    """Return the conditioning of every class, and last that of none."""
+    contexts, none = sampling.embed(text, [f"a photo of a {name}" for name in CLASSES])
+    return torch.cat([contexts, none[:1]])
+
+
+def drawn(split: Split, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return pictures, half of them flipped, and classes, some of them left out."""
+    pictures, labels = judges.as_floats(split[0][index]), split[1][index]
+    flipped = torch.rand(len(index), 1, 1, 1, generator=rng) < 0.5
+    left_out = torch.rand(len(index), generator=rng) < UNCONDITIONAL
+    return torch.where(flipped, pictures.flip(-1), pictures), labels.masked_fill(left_out, len(CLASSES))
+
+
+def any_of(split: Split, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    return drawn(split, torch.randint(len(split[0]), (n,), generator=rng), rng)
 
 
 def prompt(net: str, network: Network, seen: Split, unseen: Split, work: Path) -> PromptModel:
     """Train the anti-bias network of one file's network on the pictures that one was trained on."""
-    text = files.load(net)[1]
-    contexts, none = sampling.embed(text, [f"a photo of a {name}" for name in CLASSES])
-    rows = torch.cat([contexts, none[:1]])
+    rows = contexts_of(files.load(net)[1])
 
     def denoise(x: Tensor, sigma: Tensor, label: Tensor) -> Tensor:
         return denoiser(rows[label])(x, sigma)
@@ -48,16 +75,10 @@ def prompt(net: str, network: Network, seen: Split, unseen: Split, work: Path) -
     def denoiser(context: Tensor) -> Denoise:
         return sampling.clipped(sampling.denoiser("epsilon", network, context, context, 1.0))
 
-    def drawn(split: Split, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        pictures, labels = judges.as_floats(split[0][index]), split[1][index]
-        flipped = torch.rand(len(index), 1, 1, 1, generator=rng) < 0.5
-        left_out = torch.rand(len(index), generator=rng) < UNCONDITIONAL
-        return torch.where(flipped, pictures.flip(-1), pictures), labels.masked_fill(left_out, len(CLASSES))
-
     base = AntiBiasBase(
         "ve",
         tuple(sampling.sigmas("epsilon", steps) for steps in range(FEWEST, MOST + 1)),
-        lambda n, rng: drawn(seen, torch.randint(len(seen[0]), (n,), generator=rng), rng),
+        partial(any_of, seen),
         denoise,
         held_out=(len(unseen[0]), lambda index, rng: drawn(unseen, torch.as_tensor(index), rng)),
     )
@@ -76,3 +97,39 @@ def as_long(net: str, seen: Split, work: Path) -> train.Trainee:
     with torch.enable_grad():
         loss = train.loss_of(model, "epsilon", *seen)
         return fit(model, loss, AS_LONG, work / "trained" / f"{net}_as_long.safetensors").eval()
+
+
+class Tuned:
+    """A network fine-tuned by MDSS or plainly, and the second output of its latest call."""
+
+    def __init__(self, name: str, heads: TwoHeads) -> None:
+        self._heads, self._xi = heads, None
+        k = TUNED[name] or 0
+        self.model = XiModel(self.xi, "ve", sigma_range=(float(LEVELS[0]), float(LEVELS[-k - 2])))
+
+    def __call__(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            prediction, self._xi = self._heads(x, t, context)
+        return prediction.float()
+
+    def xi(self, x: Tensor, sigma: Tensor) -> Tensor:
+        del x, sigma
+        assert self._xi is not None
+        return self._xi.float()
+
+
+def tuned(net: str, name: str, seen: Split, work: Path) -> Tuned:
+    """Fine-tune one file's network; `name` is one of TUNED."""
+    unet, text = files.load(net)
+    contexts, k = contexts_of(text), TUNED[name]
+
+    def evaluate(model: TwoHeads, x: Tensor, at: Tensor, label: Tensor) -> tuple[Tensor, Tensor | None]:
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(x, at, contexts[label])
+
+    base = MdssBase(net, unet.train(), "ve", "eps", LEVELS, partial(any_of, seen), evaluate)
+    heads, recipe = TwoHeads(unet, xi=k is not None), MdssRecipe(k=k or 0, batch=train.BATCH)
+    state = work / "trained" / f"{net}_{name.replace(' ', '_')}.safetensors"
+    with torch.enable_grad():
+        loss: type[MdssLoss] = Plain if k is None else MdssLoss
+        return Tuned(name, train_mdss(heads, base, recipe, FINE, state, loss=loss).eval())
