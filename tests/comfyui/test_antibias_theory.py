@@ -98,8 +98,8 @@ def test_a_network_finds_most_of_a_planted_bias_and_brings_samples_nearer_the_da
     )
     torch.manual_seed(0)
     recipe = AntiBiasRecipe(batch=32)
-    network = PromptNetwork(PromptConfig(1, 8, (1, 1), 1, ()))
-    plan = replace(PLAN, steps=300, lr=5e-3, decay=0.5, ema=0.98)
+    network = PromptNetwork(PromptConfig(1, 8, (1,), 1, ()))
+    plan = replace(PLAN, steps=200, lr=5e-3, decay=0.5, ema=0.98)
     trained = fit(network, PromptLoss(network, base, recipe), plan, tmp_path / "state.safetensors")
     trained.requires_grad_(False)
 
@@ -135,8 +135,8 @@ def test_the_default_recipe_finds_half_of_what_high_noise_hides_and_leaves_the_r
 
     base, recipe = AntiBiasBase("ve", (levels,), draw, planted), AntiBiasRecipe()
     torch.manual_seed(0)
-    network = PromptNetwork(PromptConfig(1, 8, (1, 1), 1, ()))
-    plan = replace(PLAN, steps=1200)
+    network = PromptNetwork(PromptConfig(1, 8, (1,), 1, ()))
+    plan = replace(PLAN, steps=1000)
     trained = fit(network, PromptLoss(network, base, recipe), plan, tmp_path / "state.safetensors")
     bands = measure_bands(trained, base, recipe, seed=1)
 

@@ -2,12 +2,14 @@
 
 import json
 import re
+import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tools.launch import tiny_models
-from tools.launch.inprocess import defaults_of, load
+from tools.launch.inprocess import PACK, defaults_of, load
 from tools.launch.no_float64 import HERE, device
 
 # Those of the host that keep clear of float64 and of random numbers made on the device themselves.
@@ -114,4 +116,27 @@ def test_a_node_trains_there_as_here(pack, both, host, conds, kept, monkeypatch)
         losses.append(told["loss"])
         weights = prompt.patcher.model.state_dict()
         assert all(weight.isfinite().all() for weight in weights.values())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_model_is_fine_tuned_by_mdss_there_as_here(rank, pack, both, host, conds, kept, monkeypatch):
+    node, losses = pack["SteadyDiffTrainMDSS"], []
+    paths = kept.parent / "made.safetensors", kept.parent / "state.safetensors"
+    monkeypatch.setattr(
+        sys.modules[f"{PACK}.nodes.shared.model_folder"].ModelFolder, "paths", lambda *_: paths
+    )
+    if not rank:  # the host does not know a whole checkpoint of so small a model
+        monkeypatch.setattr(sys.modules[f"{PACK}.nodes.train_mdss"], "from_file", lambda *_: (None, None))
+    samples = torch.randn((8, 4, 8, 8), generator=torch.Generator().manual_seed(0))
+    small = {"steps": 1, "batch_size": 4, "lora_rank": rank, "samples": {"samples": samples}}
+    for model in both:
+        device = model.load_device
+        monkeypatch.setattr(load("comfy.model_management"), "get_torch_device", lambda device=device: device)
+        for path in paths:
+            path.unlink(missing_ok=True)
+        given = defaults_of(node) | small | {"model": model, "positive": conds["positive"]}
+        told = node.execute(**{key: [one] for key, one in given.items()}).args[-1]
+        losses.append(told["loss"])
+        assert all(weight.isfinite().all() for weight in load_file(paths[0]).values())
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
