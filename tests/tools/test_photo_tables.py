@@ -1,6 +1,11 @@
 """The photos' tables say means, spreads and changes against plain."""
 
-from tools.bench.tables.photos import photos, photos_curve
+from functools import partial
+
+from tools.bench.tables import photos as tables
+from tools.bench.tables.photos import photos_curve
+
+photos = partial(tables.photos, part="ancestral")
 
 
 def cell(value, variance=-0.5, **more):
@@ -9,7 +14,7 @@ def cell(value, variance=-0.5, **more):
 
 
 CELLS = {
-    "floor": cell(0.5),
+    "floor": cell(0.5, kid_imagenet=0.02),
     "epsilon_40 sha256": {"figures": {"sha256": "ab"}},
     "40 ddpm 20 plain 0": cell(10.0),
     "40 ddpm 20 plain 1": cell(20.0),
@@ -33,9 +38,45 @@ CELLS = {
 
 def test_a_line_has_mean_spread_and_change():
     lines = photos(CELLS).splitlines()
-    assert lines[2] == "| ddpm 20 | plain | 15 ± 7.1 | 15 ± 7.1 | 15 ± 7.1 | -50 % |"
-    assert lines[3].startswith("| ddpm 20 | c 0.95 | 9 ± 4.2 (-40 %) |")
-    assert lines[3].endswith("| -20 % |")
+    assert lines[2] == "| ddpm 20 | plain | 15 ± 7.1 | 15 ± 7.1 | 15 ± 7.1 | – | – | – | -50 % |"
+    [line] = [line for line in lines if "c 0.95" in line]
+    assert line.startswith("| ddpm 20 | c 0.95 | 9 ± 4.2 (-40 %) |")
+    assert line.endswith("| – | – | – | -20 % |")
+    assert lines[-1] == "| floor | real pictures | 0 | 0 | 0 | 0.02 | – | – | 0 |"
+
+
+def test_plain_comes_first_and_numbers_rise():
+    told = [line.split("|")[2].strip() for line in photos(CELLS).splitlines()[2:-1]]
+    assert told == [
+        "plain",
+        "DiffIER 0.3",
+        "c 0.9",
+        "c 0.95",
+        "fit 16: c 0.93, plain",
+        "lambda 1.015",
+        "lambda 1.03",
+    ]
+
+
+def test_what_is_trained_has_a_table_of_its_own_with_plain_beside_it():
+    some = CELLS | {"40 ddpm 20 MDSS k 4 0": cell(5.0, kid_imagenet=0.25), "40 ddim 20 plain 0": cell(1.0)}
+    lines = tables.photos(some, "trained").splitlines()
+    assert [line.split("|")[2].strip() for line in lines[2:]] == ["plain", "MDSS k 4", "real pictures"]
+    assert "| 5 (-50 %) | 0.25 |" in lines[3] and "MDSS" not in photos(some)
+
+
+def test_the_flow_twin_is_shown_though_it_was_trained_for_fewer_steps():
+    some = CELLS | {"7 flow 20 plain 0": cell(2.0), "6 flow 20 plain 0": cell(8.0)}
+    lines = tables.photos(some, "without noise").splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["flow 20", "floor"] and "| 2 |" in lines[2]
+
+
+def test_the_papers_figures_stand_beside_ours():
+    some = CELLS | {"40 heun 7 plain 0": cell(4.0), "40 heun 7 lambda 1.0045 0": cell(1.0)}
+    lines = tables.photos_paper(some).splitlines()
+    assert lines[2].startswith("| DDPM | 20 | 1.017 | 10.36 → 5.15 | -50 % | lambda 1.015 | -10 % |")
+    assert lines[9].endswith("| 6.69 → 6.16 | -8 % | lambda 1.0045 | -75 % | -75 % | -75 % |")
+    assert lines[10].endswith("| – | – | – |")
 
 
 def test_it_is_of_the_network_trained_longest_and_of_drawn_pictures():

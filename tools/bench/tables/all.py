@@ -10,13 +10,15 @@ import re
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from tools.bench.shared.frame import RESULTS, Cells, markdown
 from tools.bench.tables.arpo import arpo, arpo_attributes, arpo_cost, arpo_negative
 from tools.bench.tables.digits import digits, digits_auto, digits_fit, digits_more, digits_trained
 from tools.bench.tables.matrix import matrix, matrix_pairs, matrix_patches
-from tools.bench.tables.photos import photos, photos_curve
+from tools.bench.tables.photos import PARTS as PHOTOS
+from tools.bench.tables.photos import photos, photos_curve, photos_paper
 from tools.bench.tables.references import references_planted, references_rule
 from tools.launch.environment import ROOT
 
@@ -349,7 +351,8 @@ TABLES: dict[str, tuple[str, str, Callable[..., str]]] = {
     "arpo cost": ("docs/arpo.md", "arpo", arpo_cost),
     "arpo negative": ("docs/arpo.md", "arpo", arpo_negative),
     "cost": ("docs/which.md", "epsilon_scaling antibias mdss diffier", cost),
-    "photos": ("docs/time_shift.md", "photos", photos),
+    **{f"photos {part}": ("docs/photos.md", "photos", partial(photos, part=part)) for part in PHOTOS},
+    "photos paper": ("docs/photos.md", "photos", photos_paper),
     "photos curve": ("docs/which.md", "photos", photos_curve),
     "references planted": ("docs/drift.md", "references", references_planted),
     "references rule": ("docs/drift.md", "references", references_rule),

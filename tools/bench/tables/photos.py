@@ -1,4 +1,4 @@
-"""The tables of what corrections do to the photos' samples: docs/time_shift.md and docs/which.md."""
+"""The tables of what corrections do to the photos' samples: docs/photos.md and docs/which.md."""
 
 import re
 import statistics
@@ -6,8 +6,28 @@ import statistics
 from tools.bench.shared.frame import Cells, markdown
 
 SPACES = ("classifier", "imagenet", "pixels")
-CALLS = {"DiffIER 0.3": 20}  # the plain run of about as many model calls; else that of the same steps
+BESIDE = {"kid_imagenet": "KID", "precision": "precision", "recall": "recall"}
+PARTS = {  # by table: the ways of sampling, and whether what was trained for the bench is in it
+    "ancestral": (("ddpm",), False),
+    "guided": (("ddpm_cfg2", "ddpm_cfg4"), False),
+    "without noise": (("ddim", "euler", "heun", "flow"), False),
+    "trained": (("ddpm", "ddim"), True),
+}
+LEARNT = ("anti-bias", "as long", "fine-tuned", "SDSS", "MDSS")
+DIFFIER_CALLS = {14: 20}  # DiffIER's steps, 21 calls, and plain's beside them
 FAMILIES = {"Time Shift": "c ", "Epsilon Scaling": "lambda "}
+PAPER = (  # sampler, steps, lambda there, FID of plain and of Epsilon Scaling (2308.15321), ours
+    ("DDPM", 20, 1.017, 10.36, 5.15, ("ddpm", 20, "lambda 1.015")),
+    ("DDPM", 50, 1.017, 4.43, 2.49, ("ddpm", 50, "lambda 1.017")),
+    ("DDPM", 100, 1.017, 3.37, 2.17, ("ddpm", 100, "lambda 1.017")),
+    ("DDPM, linear", 20, 1.0238, 10.36, 4.31, ("ddpm", 20, "linear 0.0025")),
+    ("EDM Euler", 13, 1.0051, 10.66, 6.59, ("euler", 13, "lambda 1.0045")),
+    ("EDM Euler", 21, 1.0045, 5.91, 3.74, ("euler", 21, "lambda 1.0045")),
+    ("EDM Euler", 35, 1.0035, 3.74, 2.59, ("euler", 35, "lambda 1.0045")),
+    ("EDM Heun, 13 calls", 7, 1.007, 6.69, 6.16, ("heun", 7, "lambda 1.0045")),
+    ("EDM Heun, 21 calls", 11, 0.9983, 2.17, 2.08, ("heun", 11, "lambda 1.0045")),
+    ("EDM Heun, 35 calls", 18, 1.0006, 1.82, 1.80, ("heun", 18, "lambda 1.0045")),
+)
 
 Seeds = dict[int, dict]
 """A run's figures by seed."""
@@ -24,26 +44,61 @@ def runs_of(cells: Cells) -> Runs:
     return found
 
 
-def photos(cells: Cells) -> str:
+def photos(cells: Cells, part: str) -> str:
     """Of the network trained longest: mean and spread of each excess distance, and its change."""
-    runs = runs_of(cells)
-    newest = max(net for net, *_ in runs)
-    mine = [(sampler, steps, label) for net, sampler, steps, label in runs if net == newest]
-    lines = [["sampler, steps", "correction", *SPACES, "variance"]]
-    for sampler, steps, label in sorted(mine, key=lambda run: (run[0], CALLS.get(run[2], run[1]))):
-        if label == "signs":
-            continue
-        figures = runs[newest, sampler, steps, label]
-        plain = {} if label == "plain" else runs.get((newest, sampler, CALLS.get(label, steps), "plain"), {})
+    runs, (ways, learnt) = newest_of(runs_of(cells)), PARTS[part]
+    lines = [["sampler, steps", "correction", *SPACES, *BESIDE.values(), "variance"]]
+    floor = cells["floor"]["figures"]
+    wanted = {run for run in runs if run[0] in ways and run[2] != "signs"}
+    wanted = {run for run in wanted if run[2].startswith(LEARNT) == learnt}
+    wanted |= {(way, steps, "plain") for way, steps, _ in wanted} & runs.keys()
+    for way, steps, label in sorted(wanted, key=place_of):
+        figures = runs[way, steps, label]
+        plain = {} if label == "plain" else runs.get((way, beside(label, steps), "plain"), {})
         changes = changes_of(figures, plain) or [None] * len(SPACES)
         excess = [_excess(figures, space, change) for space, change in zip(SPACES, changes, strict=True)]
-        variance = 100 * mean_of(figures, "variance")
+        more = [_mean(figures, name) for name in BESIDE]
         chosen = ", ".join(sorted({one.get("chosen", "") for one in figures.values()}))
         told = f"{label}: {chosen}" if chosen else label
-        lines.append([f"{sampler} {steps}", told, *excess, f"{variance:+.0f} %"])
-    floor = cells["floor"]["figures"]
-    told = ", ".join(f"{space} {floor[space]:.3g}" for space in SPACES)
-    return f"{markdown(lines)}\n\nFloor, of as many real pictures: {told}."
+        variance = f"{100 * mean_of(figures, 'variance'):+.0f} %"
+        lines.append([f"{way} {steps}", told, *excess, *more, variance])
+    lines.append(
+        ["floor", "real pictures", *("0" for _ in SPACES), *(_mean({0: floor}, n) for n in BESIDE), "0"]
+    )
+    return markdown(lines)
+
+
+def place_of(run: tuple[str, int, str]) -> tuple:
+    """Return where a run stands in its table: plain of as many calls first."""
+    way, steps, label = run
+    numbers = [float(number) for number in re.findall(r"-?\d+\.?\d*", label)]
+    return way, beside(label, steps), label != "plain", label.rstrip("0123456789.-"), numbers
+
+
+def beside(label: str, steps: int) -> int:
+    """Return the steps of the plain run that makes as many calls."""
+    return DIFFIER_CALLS.get(steps, steps) if label.startswith("DiffIER") else steps
+
+
+def newest_of(runs: Runs) -> dict[tuple[str, int, str], Seeds]:
+    """Return the runs of the networks trained longest, of each kind."""
+    newest: dict[bool, int] = {}
+    for net, way, *_ in runs:
+        newest[way == "flow"] = max(net, newest.get(way == "flow", 0))
+    return {run[1:]: figures for run, figures in runs.items() if run[0] == newest[run[1] == "flow"]}
+
+
+def photos_paper(cells: Cells) -> str:
+    """Epsilon Scaling beside the paper's own figures."""
+    runs = newest_of(runs_of(cells))
+    lines = [["CIFAR-10", "steps", "paper: lambda", "FID", "change", "ours: lambda", *SPACES]]
+    for told, steps, scale, plain, scaled, (way, ours, label) in PAPER:
+        figures = runs.get((way, ours, label), {})
+        changes = changes_of(figures, runs.get((way, ours, "plain"), {})) if figures else []
+        mine = [f"{change:+.0f} %" for change in changes] or ["–"] * len(SPACES)
+        change = f"{100 * (scaled / plain - 1):+.0f} %"
+        lines.append([told, str(steps), f"{scale:g}", f"{plain:g} → {scaled:g}", change, label, *mine])
+    return markdown(lines)
 
 
 def photos_curve(cells: Cells) -> str:
@@ -97,3 +152,9 @@ def _excess(figures: Seeds, space: str, change: float | None) -> str:
     if len(figures) > 1:
         text += f" ± {statistics.stdev(one[space] for one in figures.values()):.2g}"
     return text if change is None else f"{text} ({change:+.0f} %)"
+
+
+def _mean(figures: Seeds, name: str) -> str:
+    """Return the mean of the seeds that have such a figure."""
+    found = [one[name] for one in figures.values() if name in one]
+    return f"{statistics.mean(found):.3g}" if found else "–"
