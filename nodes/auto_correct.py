@@ -40,6 +40,7 @@ class SteadyDiffAuto(io.ComfyNode):
             "Experimental: the rule misses its goal on the small networks it was tried on (docs/digits.md), "
             "and no large model was measured.",
             search_aliases=["steady", "drift", "exposure bias", "epsilon scaling", "calibrate", "washed out"],
+            advanced=["steps", "cfg", "sampler_name", "scheduler", "seed", "batch_size"],
             is_experimental=True,
             is_input_list=True,  # so that ComfyUI's own node for a folder of pictures fits
             has_intermediate_output=True,  # the page keeps the plot
@@ -71,7 +72,6 @@ class SteadyDiffAuto(io.ComfyNode):
                     default=20,
                     min=1,
                     max=10000,
-                    extra_dict={"advanced": True},
                     tooltip="Used with positive connected: the same as in your KSampler.",
                 ),
                 io.Float.Input(
@@ -81,7 +81,6 @@ class SteadyDiffAuto(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    extra_dict={"advanced": True},
                     tooltip="Used with positive connected: as in your KSampler. With guidance the answer is "
                     "mostly: leave it as it is.",
                 ),
@@ -89,7 +88,6 @@ class SteadyDiffAuto(io.ComfyNode):
                     "sampler_name",
                     options=comfy.samplers.SAMPLER_NAMES,
                     default="euler",
-                    extra_dict={"advanced": True},
                     tooltip="Used with positive connected: as in your KSampler; not one of the CFG++ kind, "
                     "dpm_fast or dpm_adaptive.",
                 ),
@@ -97,7 +95,6 @@ class SteadyDiffAuto(io.ComfyNode):
                     "scheduler",
                     options=comfy.samplers.SCHEDULER_NAMES,
                     default="normal",
-                    extra_dict={"advanced": True},
                     tooltip="Used with positive connected: the same as in your KSampler.",
                 ),
                 io.Combo.Input(
@@ -130,7 +127,6 @@ class SteadyDiffAuto(io.ComfyNode):
                     max=0xFFFFFFFFFFFFFFFF,
                     optional=True,
                     control_after_generate=False,
-                    extra_dict={"advanced": True},
                     tooltip="Of the first picture it measures on. A new one alone does not measure again.",
                 ),
                 io.Int.Input(
@@ -139,7 +135,6 @@ class SteadyDiffAuto(io.ComfyNode):
                     min=1,
                     max=4096,
                     optional=True,
-                    extra_dict={"advanced": True},
                     tooltip="How many pictures are sampled at a time: more is faster and takes more memory.",
                 ),
                 schema.later(STAND_IN),

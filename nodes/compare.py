@@ -30,6 +30,7 @@ class SteadyDiffCompare(io.ComfyNode):
             '"identical: nothing acted". With scales: one picture per scale of Epsilon Scaling. Takes as '
             "long as that many KSamplers.",
             search_aliases=["before after", "with and without", "xy plot", "grid", "same seed"],
+            advanced=["denoise"],
             is_output_node=True,
             inputs=[
                 io.Model.Input(
@@ -102,7 +103,6 @@ class SteadyDiffCompare(io.ComfyNode):
                     0.01,
                     "As in KSampler: below 1 the structure of the given latent is kept.",
                     optional=True,
-                    extra_dict={"advanced": True},
                 ),
             ],
             outputs=[

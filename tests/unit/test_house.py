@@ -51,3 +51,8 @@ def test_no_tool_reaches_into_a_nodes_file():
     files = list((ROOT / "tools").rglob("*.py"))
     assert named.search('import_module(f"{PACK}.nodes.{module}")')
     assert [file for file in files if named.search(file.read_text(encoding="utf-8"))] == []
+
+
+def test_no_input_is_given_a_field_that_the_oldest_comfyui_lacks():
+    """Its number and choice widgets take no `extra_dict`; `schema(advanced=...)` sets it afterwards."""
+    assert not [file for file in (ROOT / "nodes").rglob("*.py") if "extra_dict=" in file.read_text("utf-8")]
