@@ -245,8 +245,11 @@ class Unfinished:
 
 
 def file_name(made_for: MadeFor, key: str) -> str:
-    """Return the name of the file in the folder FOUND that keeps what was found for a model and run."""
-    model = re.sub(r"[^\w.-]+", "_", str(made_for.model))
+    """Return the name of the file in the folder FOUND that keeps what was found for a model and run.
+
+    It is short whatever the model's is: Windows takes 260 letters for a whole path, Linux 255 for a name.
+    """
+    model = re.sub(r"[^\w.-]+", "_", str(made_for.model))[:48]
     return f"{model}_{made_for.sampler}_{made_for.steps}_cfg{made_for.cfg:g}_{key[:8]}.json"
 
 

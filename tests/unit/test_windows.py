@@ -12,10 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from steadydiff.drift.saved_fit import Unfinished
+from steadydiff.drift.saved_fit import Unfinished, file_name
+from steadydiff.errors import SteadyDiffError
 from steadydiff.files.antibias import AntiBiasCard, load_prompt, save_prompt
+from steadydiff.files.atomic import check_writable
 from steadydiff.files.checkpoints import load_checkpoint, save_checkpoint
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork
+from steadydiff.schedules import MadeFor
 from steadydiff.training import loop
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +85,17 @@ def test_a_network_is_trained_again_under_the_name_it_was_loaded_from(tmp_path, 
     save_prompt(path, PromptNetwork(PromptConfig(4, 4, (1,), 1, ())), card)
     network, card = load_prompt(path)
     save_prompt(path, network, card)
+
+
+def test_the_name_of_a_fit_is_short_however_long_the_models_is():
+    made_for = MadeFor("dpmpp_2m_sde_heun_gpu", "linear_quadratic", 1000, 7.25, 100 * "模型 v1.0, ")
+    assert len(file_name(made_for, 64 * "0").encode()) <= 200
+
+
+def test_a_name_that_is_too_long_gets_a_sentence_before_there_is_anything_to_lose(tmp_path):
+    with pytest.raises(SteadyDiffError, match="cannot be written to .* choose another folder"):
+        check_writable(tmp_path / f"{300 * 'a'}.safetensors")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
