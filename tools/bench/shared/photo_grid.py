@@ -131,7 +131,10 @@ MORE: Grid = {  # of the newest one as well. Heun calls the network twice a step
     ("ddpm", 50): scaled(1.017),
     ("ddpm", 100): OFF | scaled(1.017) | shifted(0.99),
     ("ddim", 10): OFF | scaled(1.01) | shifted(0.98),
-    ("ddim", 20): OFF | scaled(1.01) | shifted(0.98) | {"TSR 0.95": tsr, "DCW 0.005": dcw},
+    ("ddim", 20): OFF
+    | scaled(0.995, 1.005, 1.01)
+    | shifted(0.98, 1.02)
+    | {"TSR 0.95": tsr, "DCW 0.005": dcw},
     ("ddim", 50): OFF | scaled(1.005) | shifted(0.99),
     ("ddpm_cfg2", 20): GUIDED,
     ("ddpm_cfg2", 14): DIFFIER,
