@@ -99,7 +99,8 @@ def test_it_is_compared_with_plain_of_the_same_seeds():
 
 def test_the_curve_has_what_is_measured_and_the_best_of_each_family():
     lines = photos_curve(CELLS).splitlines()
-    assert lines[2] == "| 320 | 20 | -1.00 | +0.50 | 100 / 100 / 100 | – | – |"
+    assert lines[2] == "| 320 | 20 | -1.00 | +0.50 | 100 / 100 / 100 | – | – | – |"
     changes = "c 0.9: -70 / -70 / -70 % | lambda 1.015: -10 / -10 / -10 %"
+    changes += " | DiffIER 0.3: +100 / +100 / +100 %"
     assert lines[3] == f"| 2,560 | 20 | -0.38 | -0.19 | 15 / 15 / 15 | {changes} |"
     assert len(lines) == 4

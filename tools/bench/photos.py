@@ -367,15 +367,15 @@ def draw_curve(cells: Cells, file: Path) -> None:
     from matplotlib.figure import Figure
 
     runs, colours, space = runs_of(cells), {}, SPACES[0]
-    figure = Figure(figsize=(9, 4), dpi=DPI, facecolor=PLOT_PAPER, layout="constrained")
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    figure = Figure(figsize=(12, 4), dpi=DPI, facecolor=PLOT_PAPER, layout="constrained")
+    panels = figure.subplots(1, len(FAMILIES), sharex=True, sharey=True)
     for axes, (title, start) in zip(panels, FAMILIES.items(), strict=True):
         for net, sampler, steps in sorted({run[:3] for run in runs if run[3] == "signs"}):
             best = best_of(runs, (net, sampler, steps), start)
             if best is None:
                 continue
-            plain, corrected = (runs[net, sampler, steps, label] for label in ("plain", best[0]))
-            gains = [plain[seed][space] - one[space] for seed, one in corrected.items()]
+            plain = runs[net, sampler, steps, "plain"]
+            gains = [plain[seed][space] - one[space] for seed, one in runs[best].items()]
             x, y = -mean_of(runs[net, sampler, steps, "signs"], "j"), sum(gains) / len(gains)
             colour = colours.setdefault(net, f"C{len(colours)}")
             bar = ((y - min(gains),), (max(gains) - y,))
@@ -387,7 +387,7 @@ def draw_curve(cells: Cells, file: Path) -> None:
         panels[0].plot([], [], marker, color=NEUTRAL, label=f"{steps} steps")
     for net, colour in colours.items():
         panels[1].plot([], [], "o", color=colour, label=f"{64 * net:,} pictures seen")
-    for axes in panels:
+    for axes in panels[:2]:
         axes.legend(frameon=False, loc="upper left")
     figure.savefig(file)
 
@@ -412,7 +412,7 @@ def main(arguments: list[str]) -> int:
     for seed in SEEDS:
         for name in nets:
             cells_of(bench, world, name, CURVE, seed, count)
-            for way, steps in CURVE:
+            for way, steps in (run for run, corrections in CURVE.items() if "plain" in corrections):
                 cell = f"{key(name, way, steps, 'signs')} {seed}"
                 bench.cell(cell, partial(signs, world, name, way, steps, seed), quick=False)
         cells_of(bench, world, newest, MORE, seed, count)

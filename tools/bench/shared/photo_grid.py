@@ -104,22 +104,28 @@ def shifted(*factors: float) -> dict[str, Correct]:
     return {f"c {factor}": TimeShift(factor).wrap for factor in factors}
 
 
+def stronger(*strengths: float) -> dict[str, Correct]:
+    return {f"DiffIER {strength}": DiffIER(strength=strength).wrap for strength in strengths}
+
+
 OFF: dict[str, Correct] = {"plain": plain}
 NONE = EpsilonScaling(1.0)
 
 Grid = dict[tuple[str, int], dict[str, Correct]]
 """By way and steps: corrections by label."""
 
-CURVE: Grid = {  # of every network
+CURVE: Grid = {  # of every network. DiffIER calls the later half of its steps twice
     ("ddpm", 10): OFF | shifted(0.9) | scaled(1.05),
+    ("ddpm", 7): stronger(0.3),
+    ("ddpm", 14): stronger(0.3),
+    ("ddpm", 34): stronger(0.3),
     ("ddpm", 20): OFF | scaled(1.015, 1.03) | shifted(0.95),
     ("ddpm", 50): OFF | shifted(0.98),
 }
 GUIDED = OFF | scaled(1.03) | shifted(0.95) | {name: host(name) for name in ("RescaleCFG", "APG", "CFGNorm")}
-DIFFIER = {f"DiffIER {strength}": DiffIER(strength=strength).wrap for strength in (0.3, -0.3)}
 MORE: Grid = {  # of the newest one as well. Heun calls the network twice a step but once in the last
     ("ddpm", 10): shifted(0.8),
-    ("ddpm", 14): DIFFIER,  # which calls the later half twice: 21 calls
+    ("ddpm", 14): stronger(-0.3),
     ("ddpm", 20): {
         **scaled(1.05),
         **shifted(0.9),
@@ -137,9 +143,9 @@ MORE: Grid = {  # of the newest one as well. Heun calls the network twice a step
     | {"TSR 0.95": tsr, "DCW 0.005": dcw},
     ("ddim", 50): OFF | scaled(1.005) | shifted(0.99),
     ("ddpm_cfg2", 20): GUIDED,
-    ("ddpm_cfg2", 14): DIFFIER,
+    ("ddpm_cfg2", 14): stronger(0.3, -0.3),
     ("ddpm_cfg4", 20): GUIDED,
-    ("ddpm_cfg4", 14): DIFFIER,
+    ("ddpm_cfg4", 14): stronger(0.3, -0.3),
     **{("euler", steps): OFF | scaled(1.0045) | shifted(0.98) for steps in (13, 21, 35)},
     **{("heun", steps): OFF | scaled(1.0045) | shifted(0.98) for steps in (7, 11, 18)},
 }

@@ -14,8 +14,8 @@ PARTS = {  # by table: the ways of sampling, and whether what was trained for th
     "trained": (("ddpm", "ddim"), True),
 }
 LEARNT = ("anti-bias", "as long", "fine-tuned", "SDSS", "MDSS")
-DIFFIER_CALLS = {14: 20}  # DiffIER's steps, 21 calls, and plain's beside them
-FAMILIES = {"Time Shift": "c ", "Epsilon Scaling": "lambda "}
+DIFFIER_CALLS = {7: 10, 14: 20, 34: 50}  # DiffIER's steps, and plain's of as many calls but for one
+FAMILIES = {"Time Shift": "c ", "Epsilon Scaling": "lambda ", "DiffIER": "DiffIER "}
 PAPER = (  # sampler, steps, lambda there, FID of plain and of Epsilon Scaling (2308.15321), ours
     ("DDPM", 20, 1.017, 10.36, 5.15, ("ddpm", 20, "lambda 1.015")),
     ("DDPM", 50, 1.017, 4.43, 2.49, ("ddpm", 50, "lambda 1.017")),
@@ -114,25 +114,22 @@ def photos_curve(cells: Cells) -> str:
         excess = " / ".join(f"{mean_of(plain, space):.3g}" for space in SPACES)
         gains = []
         for start in FAMILIES.values():
-            label, changes = best_of(runs, (net, sampler, steps), start) or ("–", [])
-            told = " / ".join(f"{change:+.0f}" for change in changes)
-            gains.append(f"{label}: {told} %" if told else label)
+            best = best_of(runs, (net, sampler, steps), start)
+            told = " / ".join(f"{change:+.0f}" for change in changes_of(runs[best], plain)) if best else ""
+            gains.append(f"{best[3]}: {told} %" if best else "–")
         lines.append([f"{64 * net:,}", str(steps), *signs, excess, *gains])
     return markdown(lines)
 
 
-def best_of(runs: Runs, where: tuple[int, str, int], start: str) -> tuple[str, list[float]] | None:
-    """Return the strength of a family that lowers the distances most, and by how many per cent each changes.
-
-    None if none was tried beside plain.
-    """
+def best_of(runs: Runs, where: tuple[int, str, int], start: str) -> tuple[int, str, int, str] | None:
+    """Return the run of a family, of as many calls, that is nearest beside plain; None without one."""
     plain = runs.get((*where, "plain"), {})
-    tried = {
-        run[3]: changes
-        for run, figures in runs.items()
-        if run[:3] == where and run[3].startswith(start) and (changes := changes_of(figures, plain))
-    }
-    return min(tried.items(), key=lambda one: sum(one[1]), default=None)
+
+    def total(run: tuple[int, str, int, str]) -> float:
+        return sum(changes_of(runs[run], plain))
+
+    tried = [run for run in runs if (*run[:2], beside(run[3], run[2])) == where and run[3].startswith(start)]
+    return min((run for run in tried if changes_of(runs[run], plain)), key=total, default=None)
 
 
 def changes_of(figures: Seeds, plain: Seeds) -> list[float]:
