@@ -5,10 +5,13 @@ import json
 import pytest
 import torch
 
+from steadydiff.networks.xi_head import TwoHeads
 from steadydiff.tinyworld.photos import files
 from steadydiff.tinyworld.photos.words import CLASSES
 from tools.bench import photos
+from tools.bench.shared import photo_grid as grid
 from tools.bench.shared.frame import RESULTS
+from tools.bench.tables.photos import beside
 
 
 def test_the_kept_results_are_of_the_weights_that_ship():
@@ -57,3 +60,73 @@ def test_the_noise_is_the_same_whatever_corrects(small):
     assert torch.rand(1) == expected  # and so the state is another one now
     assert torch.equal(photos.samples(small, "ddpm", 2, photos.plain, 5, 2), plain)
     assert not torch.equal(plain, photos.samples(small, "ddpm", 2, photos.plain, 6, 2))
+
+
+def test_edms_levels_are_even_in_their_seventh_root():
+    sigmas = grid.edm_sigmas(5, 80.0, 0.01)
+    roots = torch.tensor(sigmas[:-1], dtype=torch.float64) ** (1 / 7)
+    assert sigmas[0] == pytest.approx(80) and sigmas[-2:] == (pytest.approx(0.01), 0.0)
+    torch.testing.assert_close(roots.diff(), roots.diff()[:1].expand(4))
+
+
+@pytest.mark.parametrize(("variant", "spread"), [("epsilon", 157.0), ("flow", 1.0)])
+def test_a_run_begins_at_its_first_level_and_a_flow_without_a_picture(variant, spread):
+    run = grid.WAYS["flow"].run(variant, 10, 0)
+    assert len(run.sigmas) == 11 and run.space == ("ve" if variant == "epsilon" else "flow")
+    assert photos.first_state(run, 8).std() == pytest.approx(spread, rel=0.03)
+
+
+def test_methods_are_wrapped_from_the_innermost_on():
+    said = []
+
+    class Named:
+        def __init__(self, name):
+            self.name = name
+
+        def wrap(self, denoise, run):
+            def denoised(x, sigma):
+                said.append(self.name)
+                return denoise(x, sigma)
+
+            return denoised
+
+    grid.one_by_one([Named("inner"), Named("outer")])(lambda x, sigma: x, None)(0, 0)
+    assert said == ["outer", "inner"]
+
+
+def test_every_way_of_the_grid_is_known_and_has_plain_beside_it():
+    known = grid.CURVE.keys() | grid.MORE.keys() | grid.FLOW.keys()
+    assert {way for way, _ in known} <= grid.WAYS.keys()
+    tried = [grid.CURVE, grid.MORE, grid.FLOW]
+    plain = {run for one in tried for run, corrections in one.items() if "plain" in corrections}
+    for way, steps in known:
+        labels = {label for one in tried for label in one.get((way, steps), ())}
+        assert {(way, beside(label, steps)) for label in labels} <= plain
+
+
+def test_what_mdss_is_compared_with_is_called_as_many_levels_lower_as_it_looks_up():
+    lower = {int(more) for name, more in photos.LEARNT.values() if name == "fine-tuned" and more}
+    assert lower == {k + 1 for k in photos.photo_training.TUNED.values() if k}
+
+
+def test_pictures_like_the_real_ones_have_no_kernel_distance_and_are_within_their_reach(tmp_path):
+    class Small(photos.World):
+        judges = {name: lambda x: x.flatten(1) for name in photos.SPACES}
+        near = {name: torch.randn(400, 4) for name in photos.SPACES}
+
+    world = Small(tmp_path, 8)
+    like, far = (world.beside(world.features(shift + torch.randn(400, 4, 1, 1))) for shift in (0, 9))
+    assert abs(like["kid_imagenet"]) < 0.05 < far["kid_imagenet"]
+    assert like["precision"] > 0.9 < like["recall"] and far["precision"] == far["recall"] == 0
+
+
+def test_a_fine_tuned_network_shows_its_second_output_within_the_levels_of_its_training():
+    heads = TwoHeads(photos.files.PhotoNet(), xi=True)
+    torch.nn.init.constant_(heads.xi.bias, 0.5)
+    net = photos.photo_training.Tuned("MDSS k 4", heads)
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        assert net(x, torch.tensor([3, 5]), torch.zeros(2, 3, 64)).shape == x.shape
+    torch.testing.assert_close(net.model.xi(x, torch.ones(2)), torch.full_like(x, 0.5))
+    levels = photos.photo_training.LEVELS
+    assert net.model.sigma_range == (float(levels[0]), float(levels[1000 - 6]))
