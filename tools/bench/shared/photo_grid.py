@@ -146,7 +146,7 @@ MORE: Grid = {  # of the newest one as well. Heun calls the network twice a step
     ("ddpm_cfg2", 14): stronger(0.3, -0.3),
     ("ddpm_cfg4", 20): GUIDED,
     ("ddpm_cfg4", 14): stronger(0.3, -0.3),
-    **{("euler", steps): OFF | scaled(1.0045) | shifted(0.98) for steps in (13, 21, 35)},
-    **{("heun", steps): OFF | scaled(1.0045) | shifted(0.98) for steps in (7, 11, 18)},
+    **{("euler", steps): OFF | scaled(0.9955, 1.0045) | shifted(0.98, 1.02) for steps in (13, 21, 35)},
+    **{("heun", steps): OFF | scaled(0.9955, 1.0045) | shifted(0.98, 1.02) for steps in (7, 11, 18)},
 }
 FLOW: Grid = {("flow", steps): OFF | scaled(1.01) | shifted(0.98, 0.95) for steps in (10, 20)}
