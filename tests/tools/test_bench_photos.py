@@ -1,6 +1,7 @@
 """`bench photos`: what its cells are of."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from steadydiff.tinyworld.photos.words import CLASSES
 from tools.bench import photos
 from tools.bench.shared import photo_grid as grid
 from tools.bench.shared.frame import RESULTS
+from tools.bench.shared.two_outputs import Recorded
 from tools.bench.tables.photos import beside
 
 
@@ -123,10 +125,10 @@ def test_pictures_like_the_real_ones_have_no_kernel_distance_and_are_within_thei
 def test_a_fine_tuned_network_shows_its_second_output_within_the_levels_of_its_training():
     heads = TwoHeads(photos.files.PhotoNet(), xi=True)
     torch.nn.init.constant_(heads.xi.bias, 0.5)
-    net = photos.photo_training.Tuned("MDSS k 4", heads)
+    levels = photos.photo_training.LEVELS
+    net = Recorded(partial(photos.photo_training.in_half, heads), levels, 4)
     x = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
         assert net(x, torch.tensor([3, 5]), torch.zeros(2, 3, 64)).shape == x.shape
     torch.testing.assert_close(net.model.xi(x, torch.ones(2)), torch.full_like(x, 0.5))
-    levels = photos.photo_training.LEVELS
     assert net.model.sigma_range == (float(levels[0]), float(levels[1000 - 6]))

@@ -22,7 +22,7 @@ from steadydiff.drift.recorder import Recorder, noise_for
 from steadydiff.drift.stepping import step_calls
 from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel
 from steadydiff.methods.diffier import DiffIER, strength_from
-from steadydiff.methods.mdss import MDSS, XiModel
+from steadydiff.methods.mdss import MDSS
 from steadydiff.methods.method import Method
 from steadydiff.methods.time_shift import TimeShift
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork
@@ -43,6 +43,7 @@ from tools.bench import digits
 from tools.bench.mdss import Plain
 from tools.bench.shared import digits_world as world
 from tools.bench.shared.frame import Bench, Figures
+from tools.bench.shared.two_outputs import Recorded
 from tools.launch.console import exit_with
 
 STEPS, LONG, BATCH = 1000, 36_000, 256
@@ -151,22 +152,6 @@ def training(name: str, seed: int) -> Figures:
 # --- what is sampled --------------------------------------------------------------------------------------
 
 
-class Recorded:
-    """A fine-tuned network, and the second output of its latest call."""
-
-    def __init__(self, model: TwoHeads) -> None:
-        self._model, self._xi = model, None
-
-    def __call__(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        prediction, self._xi = evaluate(self._model, x, t, label)
-        return prediction
-
-    def xi(self, x: Tensor, sigma: Tensor) -> Tensor:
-        del x, sigma
-        assert self._xi is not None
-        return self._xi
-
-
 Setting = tuple[world.Predict | None, tuple[Method, ...]]
 
 
@@ -175,11 +160,10 @@ def anti_bias(seed: int) -> Setting:
 
 
 def trained(name: str, seed: int, head: bool = False, shift: int = 0) -> Setting:
-    net = Recorded(fine_tuned(name, seed))
+    net = Recorded(partial(evaluate, fine_tuned(name, seed)), LEVELS, TRAINED_K.get(name, 0))
     methods: tuple[Method, ...] = ()
     if head:
-        highest = float(LEVELS[len(LEVELS) - TRAINED_K[name] - 2])
-        methods += (MDSS(XiModel(net.xi, "ve", sigma_range=(float(LEVELS[0]), highest))),)
+        methods += (MDSS(net.model),)
     if shift:
         methods += (TimeShift(1.0, levels=shift, table=tuple(LEVELS.tolist())),)
     return net, methods

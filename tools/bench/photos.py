@@ -51,6 +51,7 @@ from tools.bench.shared import photo_judges as judges
 from tools.bench.shared import photo_training
 from tools.bench.shared.frame import Bench, Cells, Figures, options_of
 from tools.bench.shared.photo_grid import CURVE, FLOW, MORE, WAYS, Correct, Grid, one_by_one, plain
+from tools.bench.shared.two_outputs import Recorded
 from tools.bench.tables.photos import FAMILIES, SPACES, best_of, mean_of, runs_of
 from tools.launch.console import Stop, exit_with
 from tools.launch.sheet import INK, PAPER
@@ -58,7 +59,7 @@ from tools.launch.sheet import INK, PAPER
 SEEDS = (0, 1, 2)
 BATCH = 128
 NEAR = 1000  # training pictures that KID, precision and recall are against
-TRAINED = {"ddpm": (10, 20), "ddim": (20,)}  # where what is trained here is sampled
+TRAINED = (("ddpm", 10), ("ddpm", 20), ("ddim", 20))  # where what is trained here is sampled
 MEASURED = 64  # pictures from which signs, and DiffIER's strength, are taken
 FITS = [  # steps of ddpm, references, and the split they are of
     (20, 64, "test"),
@@ -235,7 +236,7 @@ class World:
         return Net("epsilon", in_half(trained.unet), trained.text)
 
     @cache  # noqa: B019  (one world a process)
-    def tuned(self, name: str) -> photo_training.Tuned:
+    def tuned(self, name: str) -> Recorded:
         """The newest file's network fine-tuned."""
         return photo_training.tuned(files.newest("epsilon"), name, self.real("train"), self._work)
 
@@ -300,7 +301,11 @@ LEARNT = {  # by label: what is trained, and what else is done
     "as long": ("as long", ""),
     **{name: (name, "") for name in photo_training.TUNED},
     **{f"{name}, head": (name, "head") for name, k in photo_training.TUNED.items() if k is not None},
-    **{f"fine-tuned, {k + 1} levels lower": ("fine-tuned", str(k + 1)) for k in (4, 10, 20)},
+    **{
+        f"fine-tuned, {k + 1} levels lower": ("fine-tuned", str(k + 1))
+        for k in photo_training.TUNED.values()
+        if k
+    },
 }
 
 
@@ -423,7 +428,7 @@ def main(arguments: list[str]) -> int:
             bench.cell(f"{key(newest, 'ddpm', steps, told)} {seed}", found, quick=False)
         found = partial(auto, world, "ddpm", 14, seed, count)
         bench.cell(f"{key(newest, 'ddpm', 14, 'DiffIER auto')} {seed}", found, quick=False)
-        for way, steps in ((way, steps) for way, runs in TRAINED.items() for steps in runs):
+        for way, steps in TRAINED:
             for label in LEARNT:
                 found = partial(learnt, world, way, steps, label, seed, count)
                 bench.cell(f"{key(newest, way, steps, label)} {seed}", found, quick=False)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from steadydiff.denoiser import Denoise
 from steadydiff.methods.antibias_prompt import PromptModel
-from steadydiff.methods.mdss import XiModel
 from steadydiff.networks.antibias_prompt import PromptConfig, PromptNetwork
 from steadydiff.networks.xi_head import TwoHeads
 from steadydiff.tinyworld.photos import files, sampling, train
@@ -33,6 +32,7 @@ from steadydiff.training.loop import Plan, fit
 from steadydiff.training.mdss import MdssBase, MdssLoss, MdssRecipe, train_mdss
 from tools.bench.mdss import Plain
 from tools.bench.shared import photo_judges as judges
+from tools.bench.shared.two_outputs import Recorded
 
 Split = tuple[Tensor, Tensor]
 """Pictures [N, 3, 32, 32] uint8 and their classes [N]."""
@@ -99,37 +99,25 @@ def as_long(net: str, seen: Split, work: Path) -> train.Trainee:
         return fit(model, loss, AS_LONG, work / "trained" / f"{net}_as_long.safetensors").eval()
 
 
-class Tuned:
-    """A network fine-tuned by MDSS or plainly, and the second output of its latest call."""
-
-    def __init__(self, name: str, heads: TwoHeads) -> None:
-        self._heads, self._xi = heads, None
-        k = TUNED[name] or 0
-        self.model = XiModel(self.xi, "ve", sigma_range=(float(LEVELS[0]), float(LEVELS[-k - 2])))
-
-    def __call__(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            prediction, self._xi = self._heads(x, t, context)
-        return prediction.float()
-
-    def xi(self, x: Tensor, sigma: Tensor) -> Tensor:
-        del x, sigma
-        assert self._xi is not None
-        return self._xi.float()
+def in_half(model: TwoHeads, x: Tensor, t: Tensor, context: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return both outputs, worked out in bfloat16."""
+    with torch.autocast("cpu", torch.bfloat16):
+        prediction, xi = model(x, t, context)
+    return prediction.float(), None if xi is None else xi.float()
 
 
-def tuned(net: str, name: str, seen: Split, work: Path) -> Tuned:
+def tuned(net: str, name: str, seen: Split, work: Path) -> Recorded:
     """Fine-tune one file's network; `name` is one of TUNED."""
     unet, text = files.load(net)
     contexts, k = contexts_of(text), TUNED[name]
 
     def evaluate(model: TwoHeads, x: Tensor, at: Tensor, label: Tensor) -> tuple[Tensor, Tensor | None]:
-        with torch.autocast("cpu", torch.bfloat16):
-            return model(x, at, contexts[label])
+        return in_half(model, x, at, contexts[label])
 
     base = MdssBase(net, unet.train(), "ve", "eps", LEVELS, partial(any_of, seen), evaluate)
     heads, recipe = TwoHeads(unet, xi=k is not None), MdssRecipe(k=k or 0, batch=train.BATCH)
     state = work / "trained" / f"{net}_{name.replace(' ', '_')}.safetensors"
     with torch.enable_grad():
         loss: type[MdssLoss] = Plain if k is None else MdssLoss
-        return Tuned(name, train_mdss(heads, base, recipe, FINE, state, loss=loss).eval())
+        trained = train_mdss(heads, base, recipe, FINE, state, loss=loss).eval()
+    return Recorded(partial(in_half, trained), LEVELS, recipe.k)
