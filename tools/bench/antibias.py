@@ -123,7 +123,7 @@ def judged(bench: Bench, way: Callable[[Condition, int], Way], condition: Condit
 
 def plain(condition: Condition, part: int) -> Way:
     # the name `run.py bench drift` keeps it by
-    return Way(condition, "uniform 1.0", lambda denoise, run: denoise)
+    return Way(condition, "uniform 1.0", world.plain)
 
 
 def control(condition: Condition, part: int) -> Way:

@@ -31,7 +31,7 @@ from tools.bench import epsilon_scaling as timing
 from tools.bench.shared import world
 from tools.bench.shared.frame import Bench, Figures
 from tools.bench.shared.guidance import as_host, peers
-from tools.bench.shared.world import Condition, Correct, Way
+from tools.bench.shared.world import Condition, Correct, Way, plain
 from tools.launch.inprocess import defaults_of, load_pack, prepare_host
 
 CALLS, CFGS = (20, 30, 40, 80), (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -51,10 +51,6 @@ RESTART_STEPS = 4
 PART, PARTS = 256, 3
 NOISED = 128  # drawings that the norms of a comparison's cells are compared with
 MAIN, QUICK = ("plain", "renoise", "norm"), ("plain", "renoise", "APG")
-
-
-def plain(denoise, run):
-    return denoise
 
 
 # --- equal calls ------------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def methods(condition: Condition) -> dict[str, tuple[str, Correct]]:
     run, found = condition.run, calibrated(condition)
     snr, dcw = snr_schedule(run.sigmas, space=run.space), dcw_schedule(run.sigmas, DCW)
     return {
-        "none": ("uniform 1.0", lambda denoise, run: denoise),
+        "none": ("uniform 1.0", world.plain),
         "core 1.005": ("core 1.005", core),
         "linear": (f"table {found['linear']}", table(found["linear"])),
         "snr": (f"snr {snr}", table(snr, "snr")),

@@ -50,8 +50,9 @@ from steadydiff.tinyworld.text import TextEncoder
 from tools.bench.shared import photo_judges as judges
 from tools.bench.shared import photo_training
 from tools.bench.shared.frame import Bench, Cells, Figures, options_of
-from tools.bench.shared.photo_grid import CURVE, FLOW, MORE, WAYS, Correct, Grid, one_by_one, plain
+from tools.bench.shared.photo_grid import CURVE, FLOW, MORE, WAYS, Grid, one_by_one
 from tools.bench.shared.two_outputs import Recorded
+from tools.bench.shared.world import Correct, plain
 from tools.bench.tables.photos import FAMILIES, SPACES, best_of, mean_of, runs_of
 from tools.launch.console import Stop, exit_with
 from tools.launch.sheet import INK, PAPER

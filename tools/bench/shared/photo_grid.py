@@ -19,7 +19,7 @@ from steadydiff.samplers import sample_ddpm, sample_euler, sample_heun
 from steadydiff.schedules import Schedule, dcw_schedule, linear_schedule, snr_schedule
 from steadydiff.tinyworld.photos import sampling
 from tools.bench.shared.guidance import as_host, peers
-from tools.bench.shared.world import Correct
+from tools.bench.shared.world import Correct, plain
 from tools.launch.inprocess import prepare_host
 
 
@@ -64,11 +64,6 @@ def one_by_one(methods: Iterable[Method]) -> Correct:
         return denoise
 
     return correct
-
-
-def plain(denoise: Denoise, run: Run) -> Denoise:
-    del run
-    return denoise
 
 
 def linear(denoise: Denoise, run: Run) -> Denoise:

@@ -56,6 +56,12 @@ Correct = Callable[[Denoise, Run], Denoise]
 """(denoise, run) -> corrected denoiser, as a method's `wrap`."""
 
 
+def plain(denoise: Denoise, run: Run) -> Denoise:
+    """Correct nothing."""
+    del run
+    return denoise
+
+
 @dataclass(frozen=True)
 class Condition:
     """How pictures are sampled: all of a run but weights and method.
