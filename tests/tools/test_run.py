@@ -286,8 +286,11 @@ def test_a_failing_or_empty_suite_fails_the_command(monkeypatch, arguments, code
     assert remaining == []
 
 
-@pytest.mark.parametrize("named", ["", "elsewhere"])
-def test_what_is_compiled_is_kept_apart_where_no_bytecode_is_wanted_beside_sources(monkeypatch, capfd, named):
+@pytest.mark.parametrize("is_named", [False, True])
+def test_what_is_compiled_is_kept_apart_where_no_bytecode_is_wanted_beside_sources(
+    monkeypatch, capfd, tmp_path, is_named
+):
+    named = str(tmp_path) if is_named else ""
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.setenv("PYTHONPYCACHEPREFIX", named)
     if not named:
