@@ -22,7 +22,7 @@ from ..steadydiff.inputs import arpo as arpo_inputs
 from ..steadydiff.inputs.kinds import Choice
 from ..steadydiff.plots import arpo_figure
 from ..steadydiff.sheets import draw_sheet
-from .shared import schema
+from .shared import ksampler, schema
 from .shared.bar import Bar
 from .shared.host import fitted_latent
 from .shared.plot import image
@@ -78,42 +78,11 @@ class SteadyDiffARPO(io.ComfyNode):
                     "Model or Chat Server.",
                 ),
                 schema.Scorer.Input("scorer", tooltip="Measures how near prompts and images are (CLIP)."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Seed of every drawing. Keep it fixed, so that only the prompt changes.",
-                ),
-                io.Int.Input(
-                    "steps",
-                    default=20,
-                    min=1,
-                    max=10000,
-                    tooltip="Steps of each drawing, as in KSampler.",
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=7.0,
-                    min=schema.Least(0.0),
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="CFG scale of each drawing, as in KSampler.",
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=comfy.samplers.SAMPLER_NAMES,
-                    default="euler",
-                    tooltip="Sampler of each drawing, as in KSampler.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.SCHEDULER_NAMES,
-                    default="normal",
-                    tooltip="Scheduler of each drawing, as in KSampler.",
-                ),
+                ksampler.seed("Seed of every drawing. Keep it fixed, so that only the prompt changes."),
+                ksampler.steps("Steps of each drawing, as in KSampler."),
+                ksampler.cfg("CFG scale of each drawing, as in KSampler.", default=7.0),
+                ksampler.sampler_name("Sampler of each drawing, as in KSampler."),
+                ksampler.scheduler("Scheduler of each drawing, as in KSampler."),
                 *schema.widgets(one for one in arpo_inputs.SEARCH if one.name not in LATER),
                 *(schema.later(one) for one in arpo_inputs.SEARCH if one.name in LATER),
                 schema.later(replace(arpo_inputs.COMBINE, tooltip=arpo_inputs.COMBINE.tooltip + SHEET)),

@@ -13,7 +13,7 @@ from ..steadydiff.hosts.comfy.fit import check_bare, corrected
 from ..steadydiff.inputs.references import STAND_IN
 from ..steadydiff.plots import fit_figure
 from ..steadydiff.references import OWN, SHIPPED, shipped_references
-from .shared import schema
+from .shared import ksampler, schema
 from .shared.auto_run import CONNECTED, MEASURE, AutoRun, Fitter
 from .shared.host import HOST, fitted_shape, say
 from .shared.plot import image, no_image
@@ -67,36 +67,16 @@ class SteadyDiffAuto(io.ComfyNode):
                     optional=True,
                     tooltip="An empty latent of the size you sample at.",
                 ),
-                io.Int.Input(
-                    "steps",
-                    default=20,
-                    min=1,
-                    max=10000,
-                    tooltip="Used with positive connected: the same as in your KSampler.",
+                ksampler.steps("Used with positive connected: the same as in your KSampler."),
+                ksampler.cfg(
+                    "Used with positive connected: as in your KSampler. With guidance the answer is "
+                    "mostly: leave it as it is."
                 ),
-                io.Float.Input(
-                    "cfg",
-                    default=8.0,
-                    min=schema.Least(0.0),
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Used with positive connected: as in your KSampler. With guidance the answer is "
-                    "mostly: leave it as it is.",
+                ksampler.sampler_name(
+                    "Used with positive connected: as in your KSampler; not one of the CFG++ kind, "
+                    "dpm_fast or dpm_adaptive."
                 ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=comfy.samplers.SAMPLER_NAMES,
-                    default="euler",
-                    tooltip="Used with positive connected: as in your KSampler; not one of the CFG++ kind, "
-                    "dpm_fast or dpm_adaptive.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.SCHEDULER_NAMES,
-                    default="normal",
-                    tooltip="Used with positive connected: the same as in your KSampler.",
-                ),
+                ksampler.scheduler("Used with positive connected: the same as in your KSampler."),
                 io.Combo.Input(
                     "quality",
                     options=list(QUALITIES),

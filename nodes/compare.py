@@ -11,7 +11,7 @@ from ..steadydiff.hosts.patch import Patch
 from ..steadydiff.methods.epsilon_scaling import EpsilonScaling
 from ..steadydiff.schedules import table_schedule
 from ..steadydiff.sheets import ROWS, difference, draw_sheet, verdict
-from .shared import schema
+from .shared import ksampler, schema
 from .shared.bar import Bar
 from .shared.host import HOST, fitted_latent
 
@@ -46,42 +46,11 @@ class SteadyDiffCompare(io.ComfyNode):
                     "without a mask. Each of a batch has a row.",
                 ),
                 io.Vae.Input("vae", tooltip="Decodes all of the pictures."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="The same for all pictures, so that they differ by the corrections alone.",
-                ),
-                io.Int.Input(
-                    "steps",
-                    default=20,
-                    min=1,
-                    max=10000,
-                    tooltip="Steps of each picture, as in KSampler.",
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=8.0,
-                    min=schema.Least(0.0),
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="CFG scale of each picture, as in KSampler.",
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=comfy.samplers.SAMPLER_NAMES,
-                    default="euler",
-                    tooltip="Sampler of each picture, as in KSampler.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.SCHEDULER_NAMES,
-                    default="normal",
-                    tooltip="Scheduler of each picture, as in KSampler.",
-                ),
+                ksampler.seed("The same for all pictures, so that they differ by the corrections alone."),
+                ksampler.steps("Steps of each picture, as in KSampler."),
+                ksampler.cfg("CFG scale of each picture, as in KSampler."),
+                ksampler.sampler_name("Sampler of each picture, as in KSampler."),
+                ksampler.scheduler("Scheduler of each picture, as in KSampler."),
                 io.String.Input(
                     "scales",
                     default="",

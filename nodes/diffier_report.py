@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..steadydiff.drift.gap import Gap
 from ..steadydiff.hosts.comfy.gap import measure_gap
 from ..steadydiff.plots import gap_figure
-from .shared import schema
+from .shared import ksampler, schema
 from .shared.host import fitted_shape
 from .shared.plot import image
 from .shared.set_up import make_setup
@@ -34,23 +34,8 @@ class SteadyDiffDiffIERReport(io.ComfyNode):
                 io.Sampler.Input("sampler", tooltip="The sampler to measure with, from KSamplerSelect."),
                 io.Sigmas.Input("sigmas", tooltip="Noise levels of a whole run, from BasicScheduler."),
                 io.Latent.Input("latent_image", tooltip="An empty latent of the size you sample at."),
-                io.Float.Input(
-                    "cfg",
-                    default=8.0,
-                    min=schema.Least(0.0),
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="As in the sampler. At 1 there is no guidance, and no weight is measured.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Of the first sample; the next ones take the next seeds. Keep it to compare.",
-                ),
+                ksampler.cfg("As in the sampler. At 1 there is no guidance, and no weight is measured."),
+                ksampler.seed("Of the first sample; the next ones take the next seeds. Keep it to compare."),
                 io.Int.Input(
                     "count",
                     default=4,

@@ -12,7 +12,7 @@ from ..steadydiff.inputs.drift import MEASURE, PAPER_CURVES
 from ..steadydiff.inputs.references import STAND_IN
 from ..steadydiff.plots import drift_figure
 from ..steadydiff.references import OWN, SHIPPED, shipped_references
-from .shared import schema
+from .shared import ksampler, schema
 from .shared.auto_run import encoded
 from .shared.host import fitted_shape
 from .shared.plot import image
@@ -42,23 +42,8 @@ class SteadyDiffMeasure(io.ComfyNode):
                 io.Sampler.Input("sampler", tooltip="The sampler to measure with, from KSamplerSelect."),
                 io.Sigmas.Input("sigmas", tooltip="Noise levels of a whole run, from BasicScheduler."),
                 io.Latent.Input("latent_image", tooltip="An empty latent of the size you sample at."),
-                io.Float.Input(
-                    "cfg",
-                    default=8.0,
-                    min=schema.Least(0.0),
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="As in the sampler; the drift depends on it, usually growing with it.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Of the first sample; the next ones take the next seeds. Keep it to compare.",
-                ),
+                ksampler.cfg("As in the sampler; the drift depends on it, usually growing with it."),
+                ksampler.seed("Of the first sample; the next ones take the next seeds. Keep it to compare."),
                 *schema.widgets(MEASURE),
                 io.Latent.Input(
                     "reference",

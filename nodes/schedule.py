@@ -10,7 +10,7 @@ from ..steadydiff.hosts.patch import states_of
 from ..steadydiff.inputs.epsilon_scaling import SCHEDULE
 from ..steadydiff.plots import schedule_figure
 from ..steadydiff.schedules import MadeFor, Schedule
-from .shared import schema
+from .shared import ksampler, schema
 from .shared.plot import image
 
 
@@ -36,13 +36,9 @@ class SteadyDiffSchedule(io.ComfyNode):
                     "step as DCW does, which acts most where steps are short. snr and dcw need sigmas, snr "
                     "also model.",
                 ),
-                io.Int.Input(
-                    "steps",
-                    default=20,
-                    min=1,
-                    max=10000,
-                    tooltip="uniform, linear: the number of steps of the run, as in the sampler. Ignored "
-                    "when sigmas is connected, which knows, and by table, which is as long as its numbers.",
+                ksampler.steps(
+                    "uniform, linear: the number of steps of the run, as in the sampler. Ignored "
+                    "when sigmas is connected, which knows, and by table, which is as long as its numbers."
                 ),
                 schema.number(
                     "scale",
