@@ -93,7 +93,9 @@ class Fitter:
             references = own_samples(setup.run.steps * plan.refine)
         else:
             real, references = encoded(images, self._vae, shape), f"{count} {self._source}"
-        fit = fit_model(setup, shape, real, plan, unfinished.done, lambda name: unfinished.save())
+        fit = fit_model(
+            setup, shape, real, plan, unfinished.done, lambda name: unfinished.save(), images is None
+        )
         kept = SavedFit(key, fit, setup.made_for, plan.pictures, references, prompt, shape)
         saved_fit.save(file, kept)
         unfinished.end()

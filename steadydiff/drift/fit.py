@@ -35,8 +35,8 @@ from . import signs
 from .stepping import Sampler, fixed_rng
 
 Progress = MutableMapping[str, dict[str, Tensor]]
-"""By what was tried: log errors [levels, N], pooled pictures [N, D], spreads [N] and calls []: tensors, which
-safetensors can keep."""
+"""By what was tried: log errors [levels, N], of the references perhaps also without the prompt, pooled
+pictures [N, D], spreads [N] and calls []: tensors, which safetensors can keep."""
 
 LEAST_PICTURES = 8
 
@@ -95,6 +95,8 @@ class Problem:
     references:       real pictures [M, C, *S] in the model's own space, and
     judge_references: the model without guidance, with the references' conditions (captions)
     noisy:            the sampler with a factor on its own noise, where it has one
+    unprompted:       where the references have no captions and the judge has the samples' conditions for
+                      them: the model without these conditions, by which it is known whether they fit
     """
 
     sampler: Sampler
@@ -105,6 +107,7 @@ class Problem:
     references: Tensor
     judge_references: Denoise
     noisy: Callable[[float], Sampler] | None = None
+    unprompted: Denoise | None = None
 
 
 @dataclass(frozen=True)
@@ -184,10 +187,12 @@ def fit(
     done:     what was tried before under the same problem and settings, found again by name; new trials are
               added to it as they end, and `on_trial` is told their names, for progress and for keeping
     Cost:     a sampling run a trial, and one call a level and picture for the judge
-    Raises:   ShapeError for pictures of another shape or too few; SteadyDiffError for NaN from the model.
+    Raises:   ShapeError for pictures of another shape or too few; SettingsError, before anything is sampled,
+              for pictures of something else than the prompt asks for; SteadyDiffError for NaN from the model.
     """
     settings = settings or FitSettings()
     trials = _Trials(problem, settings, {} if done is None else done, on_trial)
+    trials.check_prompt()
     before = trials.signs(PLAIN)
     off = why_off(before, settings.trust)
     if off:
@@ -320,8 +325,22 @@ class _Trials:
         std = float(real.cpu().double().std())
         self._sigmas = tuple(signs.level_of(ratio * std, problem.run.space) for ratio in signs.RATIOS)
         if "references" not in done:
-            self._keep("references", real, problem.judge_references, 0)
+            judges = {"loss": problem.judge_references, "unprompted": problem.unprompted}
+            self._keep("references", real, 0, **{name: judge for name, judge in judges.items() if judge})
         self._real = done["references"]
+
+    def check_prompt(self) -> None:
+        """Raise SettingsError for references that the prompt does not ask for: judged under it, they are
+        hard for that alone, and every sample seems too easy beside them."""
+        if "unprompted" not in self._real:
+            return
+        harm, error = signs.prompt_harm(self._real["loss"], self._real["unprompted"])
+        if harm > self._settings.trust * error:
+            raise SettingsError(
+                f"the real pictures are not what the prompt asks for: under it the model's error on them is "
+                f"{100 * math.expm1(harm):.0f} % larger than without it; connect pictures of what it asks "
+                f"for, or none"
+            )
 
     def signs(self, correction: Correction) -> Signs:
         own, real, seed = self._of(correction), self._real, self._settings.seed
@@ -358,7 +377,7 @@ class _Trials:
         name = str(correction)
         if name not in self._done:
             pictures, calls = self._sampled(correction)
-            self._keep(name, pictures, self._problem.judge, calls)
+            self._keep(name, pictures, calls, loss=self._problem.judge)
         return self._done[name]
 
     def _sampled(self, correction: Correction) -> tuple[Tensor, int]:
@@ -373,8 +392,8 @@ class _Trials:
         with torch.no_grad(), fixed_rng(own.x):
             return sampler(denoise, own.x.clone(), own.run.sigmas), counted.calls
 
-    def _keep(self, name: str, pictures: Tensor, judge: Denoise, calls: int) -> None:
-        """Call the judge about pictures and note what is needed of them."""
+    def _keep(self, name: str, pictures: Tensor, calls: int, **judges: Denoise) -> None:
+        """Call the judges about pictures and note what is needed of them."""
         real, drawn = self._problem.references, torch.Generator().manual_seed(self._settings.seed)
         pictures = pictures.to(torch.promote_types(pictures.dtype, torch.float32))
         if not bool(pictures.isfinite().all()):
@@ -382,11 +401,13 @@ class _Trials:
         shown = pictures.clamp(float(real.min()), float(real.max()))
         noise = [torch.randn(shown.shape, generator=drawn).to(shown) for _ in self._sigmas]
         with torch.no_grad():
-            loss = signs.log_errors(judge, shown, noise, self._sigmas, self._problem.run.space)
-        self._done[name] = {
-            "loss": loss,
+            kept = {
+                figure: signs.log_errors(judge, shown, noise, self._sigmas, self._problem.run.space)
+                for figure, judge in judges.items()
+            }
+        self._done[name] = kept | {
             "pooled": signs.pooled(shown).cpu(),
             "spread": signs.spreads(shown, real),
-            "calls": torch.tensor(calls + len(self._sigmas)),
+            "calls": torch.tensor(calls + len(kept) * len(self._sigmas)),
         }
         self._on_trial(name)

@@ -65,9 +65,13 @@ class FitPlan:
         references: how many real pictures there are; None: the model's own samples serve
         """
         real = self.batches(self.pictures if references is None else references)
-        before = real * (len(RATIOS) + (per_run * self.refine if references is None else 0))
+        before, again = real * len(RATIOS), 0
+        if references is None:
+            before += real * per_run * self.refine
+        else:
+            again = real * len(RATIOS)  # without the prompt, where there is one to steer away from
         one = self.batches(self.pictures) * (per_run + len(RATIOS))
-        return before + one, before + self.runs * one
+        return before + one, before + again + self.runs * one
 
     def calls_made(self, per_run: int, references: int | None, own: Tensor | None, done: Progress) -> int:
         """Return how many of these were made for what is known."""

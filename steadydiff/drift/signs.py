@@ -50,6 +50,19 @@ def judge_gap(samples: Tensor, references: Tensor) -> tuple[float, float]:
     return float(own.mean() - real.mean()), float(error)
 
 
+def prompt_harm(prompted: Tensor, unprompted: Tensor) -> tuple[float, float]:
+    """Return by how much the log error on real pictures is higher under the prompt than without it, and what
+    that may be by chance: its own standard error or, if larger, that of the pictures in j.
+
+    Pictures of what the prompt asks for have 0 at most, if the model is any good: it knows them better.
+
+    Shapes:  [levels, M] of the same pictures and noise, as `log_errors` gives them.
+    """
+    with_it, higher = prompted.mean(0), (prompted - unprompted).mean(0)
+    error = torch.stack([with_it.var(), higher.var()]).max() / len(higher)
+    return float(higher.mean()), float(error.sqrt())
+
+
 def wasserstein(a: Tensor, b: Tensor) -> float:
     """Return the Wasserstein-1 distance of two sets of numbers [N] and [M]: the area between their CDFs."""
     both = torch.cat([a, b]).sort().values

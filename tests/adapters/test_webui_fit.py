@@ -1,5 +1,6 @@
 """A fit inside a WebUI's run, without a WebUI: it is the core's, is kept, and is found again."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -45,7 +46,7 @@ class Denoiser(torch.nn.Module):
         self.steps, self.total_steps, self.step = RUN.steps, RUN.steps, 0
         self.p, self.calls, self.stop = SimpleNamespace(rng=SimpleNamespace(next=None)), [], None
 
-    def forward(self, x, sigma, cond_scale):
+    def forward(self, x, sigma, cond_scale, uncond=None):
         if len(self.calls) == self.stop:
             raise Cancelled
         self.calls.append(len(x))
@@ -72,13 +73,14 @@ def model():
     return Denoiser()
 
 
-def measure(model, request, sigmas=SIGMAS, cfg=CFG, x=None):
+def measure(model, request, sigmas=SIGMAS, cfg=CFG, x=None, uncond=None):
     """Measure in a run; returns the kept fit, its file and whether it was there before."""
     sampler, found = SimpleNamespace(func=euler), []
     fit_next(sampler, WebuiHost(), request, lambda *results: found.append(results))
     x = torch.zeros((BATCH, *SHAPE), dtype=torch.float64) if x is None else x
     levels = torch.tensor(sigmas, device=x.device)
-    sampler.func(model, x, extra_args={"cond_scale": cfg}, callback=None, disable=False, sigmas=levels)
+    sent = {"cond_scale": cfg, "uncond": uncond}
+    sampler.func(model, x, extra_args=sent, callback=None, disable=False, sigmas=levels)
     assert sampler.func is euler
     return found[0]
 
@@ -176,6 +178,17 @@ def test_real_pictures_take_the_place_of_its_own(model, request_):
         measure(model, replace(pictures, references=real[:7], again=True))
     with pytest.raises(SteadyDiffError, match="4 channels|shape|channels"):
         measure(model, replace(pictures, references=real.repeat(1, 2, 1, 1), again=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mean", "uncond", "fits"), [(5.0, (), True), (-5.0, None, True), (-5.0, (), False)])
+def test_pictures_of_something_else_than_the_prompt_asks_for_are_refused(model, request_, mean, uncond, fits):
+    """Beyond the mean of either prompt; a host may leave the second prompt out."""
+    real = mean + 0.1 * torch.randn((9, *SHAPE), generator=torch.Generator().manual_seed(1))
+    pictures = replace(request_, references=real, source="9 pictures of /there")
+    with nullcontext() if fits else pytest.raises(SettingsError, match="not what the prompt asks for"):
+        measure(model, pictures, uncond=uncond)
+    assert len([*request_.key.folder.glob("*.json")]) == fits
 
 
 @pytest.mark.slow

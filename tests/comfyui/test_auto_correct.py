@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from steadydiff.drift.recorder import unit_noise
+from steadydiff.tinyworld.scenes import SHAPES, render, sample_scenes
 from tools.launch.inprocess import PACK, defaults_of, load
 
 STEPS = 3
@@ -100,9 +101,9 @@ def test_the_tooltip_tells_the_cost(pack, fit_adapter):
         [plan.calls(20, n)[1] * plan.batch / 20 for plan, n in zip(plans, counts, strict=True)]
         for counts in ([plan.pictures for plan in plans], [None] * 3)
     ]
-    assert [[round(one) for one in some] for some in costs] == [[61, 122, 474], [125, 250, 730]]
+    assert [[round(one) for one in some] for some in costs] == [[64, 128, 486], [125, 250, 730]]
     [tooltip] = [one.tooltip for one in node.GET_SCHEMA().inputs if one.id == "quality"]
-    assert "the time of 61, 122 or 474 pictures, without images 125, 250 or 730" in tooltip.replace("  ", " ")
+    assert "the time of 64, 128 or 486 pictures, without images 125, 250 or 730" in tooltip.replace("  ", " ")
 
 
 def test_never_leaves_the_model_as_it_is(auto, counted, kept):
@@ -279,6 +280,22 @@ def test_pictures_that_ship_serve_where_none_are_connected(auto, world):
     assert not known(auto, model, **shipped, images=torch.rand(8, 16, 16, 3))
     with pytest.raises(Exception, match="shipped pictures need the vae that encodes them; connect it"):
         auto(model, **{**shipped, "vae": None})
+
+
+@pytest.mark.parametrize("variant", ["epsilon", "flow"])
+def test_images_of_something_else_than_the_prompt_asks_for_are_refused(auto, pack, kept, variant):
+    scenes = sample_scenes(5, 2000)
+    scenes = scenes[(scenes.count == 1) & (scenes.shape[:, 0] == SHAPES.index("star"))][:16]
+    model, clip, vae = pack["SteadyDiffTinyWorld"].execute(variant).args
+    star, heart, none = (
+        clip.encode_from_tokens_scheduled(clip.tokenize(text))
+        for text in ("a star", "a large red heart at the left on a night background", "")
+    )
+    given = {"images": render(scenes).movedim(1, -1), "vae": vae, "negative": none}
+    with pytest.raises(Exception, match="the real pictures are not what the prompt asks for: under it"):
+        auto(model, positive=heart, **given)
+    assert not [*kept.glob("*.json")] and not known(auto, model, positive=heart, **given)
+    assert "against 16 connected images" in auto(model, positive=star, **given)[1]
 
 
 def test_small_images_are_enlarged_smoothly_and_large_ones_averaged():

@@ -208,11 +208,36 @@ def test_nearness_is_of_as_many_pictures_and_symmetric():
     assert signs.nearness(torch.cat([a, a + 0.1]), a) == 0
 
 
+def of_a_class(mean, **more):
+    """Like `problem`, of data N(±1, STD²), whose prompt asks for +1; the references lie around `mean`."""
+    own, asked = problem(steps=4), gaussian_denoiser(1.0, STD)
+    return replace(
+        own, denoise=asked, judge=asked, judge_references=asked, references=mean + normal(64, 2), **more
+    )
+
+
+def test_pictures_of_what_the_prompt_does_not_ask_for_are_refused_before_anything_is_sampled():
+    without = gaussian_denoiser(0.0, math.hypot(1, STD))
+    with pytest.raises(SettingsError, match=r"error on them is \d+ % larger than without it"):
+        fit(of_a_class(-1.0, sampler=None, unprompted=without))
+    found = fit(of_a_class(1.0, unprompted=without))
+    assert found == replace(fit(of_a_class(1.0)), calls=found.calls)
+    fit(of_a_class(-1.0))
+
+
+def test_the_prompts_harm_is_that_of_pairs_and_as_sure_as_j():
+    prompted, rise = torch.tensor([[1.0, 2.0, 6.0]]), torch.tensor([[1.0, 2.0, 0.0]])
+    assert signs.prompt_harm(prompted, prompted - rise) == pytest.approx((1.0, math.sqrt(7 / 3)))
+    assert signs.prompt_harm(rise, 9 * rise) == pytest.approx((-8.0, math.sqrt(64 / 3)))
+
+
 @pytest.mark.slow
 def test_calls_are_counted():
     found = fit(problem(sample_ddpm, 10))
     assert found.runs == 3
     assert found.calls == 3 * 10 + 4 * len(signs.RATIOS)  # the references are judged, too
+    again = fit(problem(sample_ddpm, 10, unprompted=gaussian_denoiser(0.0, STD)))
+    assert again.calls == found.calls + len(signs.RATIOS)
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ ship, as no user's model was trained on them. Two questions, each asked of sever
 `rule ...`:   what do the signs of Auto Correct's rule say of the tiny world's samples; what does it choose?
 `photos ...`: the same of the photos'. Needs --data, CIFAR-10, whose unseen pictures give the answer that the
               others are held against.
+`prompt ...`: how much harder are the references for the network under the prompts than without? By this Auto
+              Correct knows pictures of something else, and refuses them.
 
 A model's own fine samples have four times the steps. Pictures of other prompts tell how much of a difference
 is the prompt's. `from 8 px` are the pictures that ship, scaled down to 8 pixels and up again to 32, as 256
@@ -16,9 +18,12 @@ unseen photos in the samples' place, of which nothing should be said.
 """
 
 import hashlib
+import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +32,9 @@ from torch import Tensor
 from steadydiff.denoiser import Denoise, Run, Space, denoised_from_eps, eps_from_denoised
 from steadydiff.drift.calibration import as_method, calibrate
 from steadydiff.drift.digest import digest
-from steadydiff.drift.fit import Problem, fit
+from steadydiff.drift.fit import FitSettings, Problem, Progress, fit
 from steadydiff.drift.recorder import Recorder, noise_for, refine, unit_noise
+from steadydiff.drift.signs import prompt_harm
 from steadydiff.drift.steady import steady
 from steadydiff.drift.stepping import fixed_rng
 from steadydiff.references import shipped_references
@@ -129,16 +135,27 @@ def tiny(variant: str, reference: str, seed: int) -> Figures:
 
 
 @torch.no_grad()
-def rule(variant: str, reference: str) -> Figures:
-    """The signs of the tiny world's plain samples against references, and what the rule chooses."""
+def rule(variant: str, reference: str) -> Problem:
+    """The tiny world's sampling beside references."""
     own, name = Tiny(variant, 0), reference.removesuffix(UNPROMPTED)
     judge = own.model if name == reference else own.unprompted
     real = own.references(name, own.model)
-    return signs(Problem(own.sample, own.model, own.first, own.run, judge, real, judge))
+    return Problem(own.sample, own.model, own.first, own.run, judge, real, judge, unprompted=own.unprompted)
 
 
-def signs(problem: Problem) -> Figures:
-    found = fit(problem)
+@torch.no_grad()
+def harm(make: Callable[..., Problem], *of: str | Path | int) -> Figures:
+    """How much harder references are for the model under the prompt than without it; what that may err by."""
+    kept: Progress = {}
+    fit(make(*of), FitSettings(trust=math.inf), kept)
+    found, error = prompt_harm(kept["references"]["loss"], kept["references"]["unprompted"])
+    return {"harm": found, "error": error}
+
+
+@torch.no_grad()
+def signs(make: Callable[..., Problem], *of: str | Path | int) -> Figures:
+    """The signs of plain samples against references of any kind, and what the rule chooses."""
+    found = fit(replace(make(*of), unprompted=None))
     before = found.before
     return {
         "j": before.j,
@@ -163,15 +180,15 @@ def network() -> tuple[Callable, Callable]:
 
 
 @cache
-def model_for(names: tuple[str, ...]) -> Denoise:
+def model_for(names: tuple[str, ...], prompted: bool = True) -> Denoise:
     called, embed = network()
-    context, _ = embed([f"a photo of a {name}" for name in names])
+    context = embed([f"a photo of a {name}" for name in names])[0 if prompted else 1]
     return photo_sampling.clipped(photo_sampling.denoiser("epsilon", called, context, context, 1.0))
 
 
 @torch.no_grad()
-def photos(data, sampler: str, steps: int, reference: str) -> Figures:
-    """The signs of plain samples against references, and what the rule chooses."""
+def photos(data: Path, sampler: str, steps: int, reference: str) -> Problem:
+    """The photos' sampling beside references."""
     run, names = Run("ve", photo_sampling.sigmas("epsilon", steps), 0), CLASSES * COUNT
     asked = tuple(names[:COUNT])
     denoise, sample = model_for(asked), SAMPLERS.get(sampler, lambda *_: photos_of(asked, last=True))
@@ -195,7 +212,8 @@ def photos(data, sampler: str, steps: int, reference: str) -> Figures:
     else:
         with fixed_rng(x):
             real = sample(denoise, x.flip(0), refine(run.sigmas, FINER)).clamp(-1, 1)
-    return signs(Problem(sample, denoise, x, run, denoise, real, denoise))
+    unprompted = model_for(asked, prompted=False)
+    return Problem(sample, denoise, x, run, denoise, real, denoise, unprompted=unprompted)
 
 
 def main(arguments: list[str]) -> int:
@@ -219,11 +237,16 @@ def main(arguments: list[str]) -> int:
                 bench.cell(key, partial(tiny, variant, reference, seed), quick=seed == 0)
     for variant in files.VARIANTS:
         for reference in (*TINY, *(name + UNPROMPTED for name in TINY[:3])):
-            bench.cell(f"rule {variant}: {reference}", partial(rule, variant, reference), quick=False)
+            bench.cell(f"rule {variant}: {reference}", partial(signs, rule, variant, reference), quick=False)
+        for reference in TINY[:3]:
+            bench.cell(f"prompt tiny {variant}: {reference}", partial(harm, rule, variant, reference))
     for sampler, steps in RUNS:
         for reference in (PHOTOS[:-1] if sampler == "real" else PHOTOS) if own.data else ():
             key = f"photos {sampler} {steps}: {reference}"
-            bench.cell(key, partial(photos, own.data, sampler, steps, reference), quick=steps == 10)
+            of = own.data, sampler, steps, reference
+            bench.cell(key, partial(signs, photos, *of), quick=steps == 10)
+            if sampler == "ddpm" and steps == STEPS and reference in PHOTOS[:3]:
+                bench.cell(f"prompt photos: {reference}", partial(harm, photos, *of), quick=False)
     return bench.run()
 
 

@@ -157,7 +157,7 @@ TEMPLATES: dict[str, tuple[str, Graph]] = {
     "4 Fit to your checkpoint - with your pictures": (
         "Put 16 or more pictures of what you want to draw, which the checkpoint was not trained on, into "
         "*input/good_pictures*, then press R.\n\n"
-        "The first run measures: at most 61 pictures' time, what is left is shown on Compare, Cancel is "
+        "The first run measures: at most 64 pictures' time, what is left is shown on Compare, Cancel is "
         "safe. What it finds is kept; other prompts and seeds do not measure again.\n\n"
         "**Nothing to correct** is the usual answer at a high CFG: both pictures are then the same.\n\n"
         "**In your own workflow:** *Auto Correct* between model and sampler. Pictures are optional.",
@@ -532,9 +532,11 @@ def groups(name: str) -> list[dict]:
 
 
 def offline(graph: Graph) -> Graph:
-    """Return a template's graph with a model that ships in the place of a checkpoint."""
+    """Return a template's graph with a model that ships in the place of a checkpoint, and without the prompt,
+    of whose words it knows none."""
     if graph["model"]["class_type"] != "CheckpointLoaderSimple":
         return graph
     model = {**graph["model"], "class_type": "SteadyDiffTinyWorld", "inputs": {"variant": "epsilon"}}
     size = {**graph["latent"], "inputs": {"width": 64, "height": 64, "batch_size": 1}}
-    return {**graph, "model": model, "latent": size}
+    words = {**graph["positive"], "inputs": {**graph["positive"]["inputs"], "text": ""}}
+    return {**graph, "model": model, "latent": size, "positive": words}

@@ -333,6 +333,22 @@ class InnerRun:
         finally:
             guider.cfg = weight
 
+    @property
+    def unprompted(self) -> Denoise | None:
+        """The model under the negative prompt alone; None where the run has none."""
+        conds = self._model.inner_model.conds
+        if "negative" not in conds:
+            return None
+
+        def evaluate(x: Tensor, sigma: Tensor) -> Tensor:
+            positive, conds["positive"] = conds["positive"], conds["negative"]
+            try:
+                return self.evaluate_unguided(x, sigma)
+            finally:
+                conds["positive"] = positive
+
+        return evaluate
+
     def condition(self, conditioning: Any, x: Tensor) -> None:
         """From now on call with this conditioning of the host's, one row per sample of x."""
         assert self._setup.prepare is not None

@@ -71,14 +71,17 @@ def fit_model(
     plan: FitPlan,
     done: Progress,
     on_trial: Callable[[str], None],
+    are_own: bool = False,
 ) -> Fit:
     """Choose a correction for a model as it is, without ours.
 
     shape:      [C, *S] of one latent
-    references: clean latents [M, C, *S] in the host's units
+    references: clean latents [M, C, *S] in the host's units, and
+    are_own:    whether they are the model's own samples, which the prompt has asked for
     done, on_trial: as for `drift.fit.fit`
 
-    Raises:  ShapeError before the first model call; SteadyDiffError for NaN.
+    Raises:  ShapeError before the first model call; SettingsError for pictures of something else than the
+             prompt asks for; SteadyDiffError for NaN.
     """
     check_reference(references, shape)
     bare = without_ours(setup.model, setup.host)
@@ -105,6 +108,7 @@ def fit_model(
             judge,
             real.to(start),
             judge_references=judge,
+            unprompted=None if are_own or not inner.unprompted else in_batches(inner.unprompted, plan.batch),
         )
         found.append(fit(problem, plan.settings, done, on_trial))
 

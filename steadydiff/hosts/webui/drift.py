@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...denoiser import add_noise
+from ...denoiser import Denoise, add_noise
 from ...drift.calibration import as_method, calibrate, calibrate_variance, remarks, samples_needed
 from ...drift.measurement import Measurement, own_samples
 from ...drift.recorder import Recorder, noise_for, refine, unit_noise
@@ -148,6 +148,14 @@ class InnerModel:
     def unguided(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Return the clean estimate under the positive prompt alone."""
         return self._predicted(x, sigma, {**self._setup.kwargs["extra_args"], "cond_scale": 1.0})
+
+    @property
+    def unprompted(self) -> Denoise | None:
+        """The model under the negative prompt alone; None where the host has left that out."""
+        sent = self._setup.kwargs["extra_args"]
+        if sent.get("uncond") is None:
+            return None
+        return lambda x, sigma: self._predicted(x, sigma, {**sent, "cond_scale": 0.0})
 
     def _predicted(self, x: Tensor, sigma: Tensor, sent: dict[str, Any]) -> Tensor:
         setup, model, sigmas = self._setup, self._setup.model, self._setup.run.sigmas[:-1]

@@ -131,7 +131,14 @@ def _measured(setup: RunSetup, request: FitRequest, key: str, file: Path) -> tup
     seeds = range(plan.seed, plan.seed + plan.pictures)
     start = first_states(setup, seeds)
     problem = Problem(
-        sampler, inner, start, setup.run, inner.unguided, real.to(start), judge_references=inner.unguided
+        sampler,
+        inner,
+        start,
+        setup.run,
+        inner.unguided,
+        real.to(start),
+        judge_references=inner.unguided,
+        unprompted=None if request.references is None else inner.unprompted,
     )
     return fit(problem, plan.settings, unfinished.done, lambda name: unfinished.save()), unfinished
 

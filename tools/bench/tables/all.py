@@ -19,7 +19,7 @@ from tools.bench.tables.digits import digits, digits_auto, digits_fit, digits_mo
 from tools.bench.tables.matrix import matrix, matrix_pairs, matrix_patches
 from tools.bench.tables.photos import PARTS as PHOTOS
 from tools.bench.tables.photos import photos, photos_curve, photos_paper
-from tools.bench.tables.references import references_planted, references_rule
+from tools.bench.tables.references import references_planted, references_prompt, references_rule
 from tools.launch.environment import ROOT
 
 PARTS = range(3)
@@ -356,6 +356,7 @@ TABLES: dict[str, tuple[str, str, Callable[..., str]]] = {
     "photos curve": ("docs/which.md", "photos", photos_curve),
     "references planted": ("docs/drift.md", "references", references_planted),
     "references rule": ("docs/drift.md", "references", references_rule),
+    "references prompt": ("docs/drift.md", "references", references_prompt),
     "digits": ("docs/digits.md", "digits", digits),
     "digits more": ("docs/digits.md", "digits", digits_more),
     "digits fit": ("docs/digits.md", "digits", digits_fit),

@@ -1,8 +1,10 @@
 """The tables of docs/drift.md on reference pictures: the planted scale, and the rule's signs."""
 
+import math
 import re
 import statistics
 
+from steadydiff.drift.fit import FitSettings
 from tools.bench.shared.frame import Cells, markdown
 
 ORDER = (
@@ -42,6 +44,18 @@ def references_rule(cells: Cells) -> str:
             if samples == "photos real 20":  # nothing was sampled, so nothing could be tried
                 samples, chosen = "photos, other unseen ones", "–"
             lines.append([samples, named[3], *shown, chosen])
+    return markdown([lines[0], *sorted(lines[1:], key=lambda line: (line[0], ORDER.index(line[1])))])
+
+
+def references_prompt(cells: Cells) -> str:
+    """Per network and reference: what the prompt adds to the model's error, and Auto Correct's answer."""
+    lines = [["network", "reference", "error under the prompt against without it", "Auto Correct"]]
+    for key, cell in cells.items():
+        if named := re.fullmatch(r"prompt (.+): (.+)", key):
+            one = cell["figures"]
+            less, more = (math.expm1(one["harm"] + side * one["error"]) for side in (-1, 1))
+            answer = "refuses" if one["harm"] > FitSettings.trust * one["error"] else "takes them"
+            lines.append([*named.groups(), f"{less:+.0%} to {more:+.0%}", answer])
     return markdown([lines[0], *sorted(lines[1:], key=lambda line: (line[0], ORDER.index(line[1])))])
 
 
