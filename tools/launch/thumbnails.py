@@ -9,11 +9,13 @@ corrections show most.
 
 import io
 import sys
+from shutil import copytree, ignore_patterns
 
 from PIL import Image, ImageDraw, ImageFont
 
 from tools.launch.draw_workflow import WORKFLOWS
 from tools.launch.drawings import draw_into
+from tools.launch.environment import ROOT
 from tools.launch.find_comfyui import ensure_host
 from tools.launch.server import running
 from tools.launch.templates import FOLDER, TEMPLATES, Graph, offline, placed
@@ -25,6 +27,8 @@ SHAPE = {
     "positive": {"text": "a shaded drawing of a large green star at the center on a cream background"},
     "negative": {"text": ""},
 }
+PHOTOGRAPHS = "photographs"
+"""A folder of those that ship: the tiny world's kind of pictures hides what Auto Correct does."""
 FEW = {"steps": 10, "cfg": 4.0}
 STAR = {**SHAPE, "positive": {"text": "a flat drawing of a large red star at the center on a sky background"}}
 Tiles = list[tuple[str, str, int, int]]
@@ -45,7 +49,14 @@ SHOWN: dict[str, tuple[dict[str, dict], Tiles | str]] = {
         + [("1.1", "compare", 1, 0), ("1.2", "second", 1, 0)],
     ),
     "4": (
-        {"latent": {"batch_size": 2}, "compare": {"steps": 6}},
+        {
+            "model": {"variant": "photos"},
+            "positive": {"text": "a photo of a horse"},
+            "negative": {"text": ""},
+            "latent": {"width": 32, "height": 32, "batch_size": 2},
+            "folder": {"folder": PHOTOGRAPHS},
+            "compare": {"sampler_name": "ddpm", "cfg": 1.0},
+        },
         [("without", *PAIR[0][1:]), ("Auto Correct", *PAIR[1][1:]), *PAIR[2:]],
     ),
     "5": (
@@ -67,6 +78,11 @@ SHOWN: dict[str, tuple[dict[str, dict], Tiles | str]] = {
 def main(wanted: list[str]) -> None:
     with running(ensure_host(sys.executable)) as server:
         draw_into(server.base / "input" / FOLDER)
+        copytree(
+            ROOT / "models" / "references",
+            server.base / "input" / PHOTOGRAPHS,
+            ignore=ignore_patterns("*.json", "*.md"),
+        )
         for name in TEMPLATES:
             if wanted and name[0] not in wanted:
                 continue
