@@ -1,6 +1,6 @@
 """The digits' tables say quotients of T, and shares of the grid's gain."""
 
-from tools.bench.tables.digits import digits, digits_auto, digits_fit, digits_trained
+from tools.bench.tables.digits import digits, digits_auto, digits_fit, digits_prompt, digits_trained
 
 
 def figures(value, name=""):
@@ -17,6 +17,11 @@ FIT = {"short": "c 0.9", "thorough": "plain", **figures(2.0, "short "), **figure
 
 def test_a_line_has_plain_and_quotients():
     assert "| ddpm 10 cfg 1 | 8.00 ± 4.00 | 8.00 ± 4.00 | 0.50 ± 0.00 | 0.25 ± 0.00 |" in digits(CELLS)
+
+
+def test_refusals_are_counted_by_what_the_pictures_show():
+    counts = {"right": 0, "right sets": 9, "other": 7, "other sets": 8, "mixed": 3, "mixed sets": 4}
+    assert "| 16 | 0 of 9 | 7 of 8 | 3 of 4 |" in digits_prompt({"prompt 16": {"figures": counts}})
 
 
 def test_the_rules_gain_is_a_share_of_the_best():

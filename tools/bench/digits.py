@@ -5,7 +5,8 @@ Every class in turn; the same first noise and the same noise along the way in ev
 are clipped to the data's range. Fréchet distances to held-out pictures are the excess over the floor: what
 training pictures have to the same ones. `variance` is the total variance of the samples against theirs.
 "ddpm" is the ancestral sampler, "ddim" Euler. `fit` cells run the rule of drift/fit.py on 64 samples and 64
-reference pictures that are used for nothing else, and judge what it chose on other samples.
+reference pictures that are used for nothing else, and judge what it chose on other samples. `prompt` cells
+count which sets of real pictures Auto Correct refuses, as they are harder under the prompt than without it.
 """
 
 import math
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from steadydiff.denoiser import Denoise, Run
+from steadydiff.drift import signs
 from steadydiff.drift.calibration import calibrate
 from steadydiff.drift.fit import FitSettings, Problem, Progress, fit
 from steadydiff.methods.diffier import DiffIER
@@ -211,6 +213,34 @@ def add_fits(bench: Bench) -> None:
                         bench.cell(name, partial(fitted, sampler, steps, cfg, seed, part), quick=False)
 
 
+@torch.no_grad()
+def refused(count: int) -> Figures:
+    """How many sets of so many held-out pictures Auto Correct refuses under a prompt: pictures of the digit
+    that it asks for, of another one, and of all digits."""
+    real, noise_of = parts()["held out"], torch.Generator().manual_seed(0)
+    order = torch.randperm(len(real.labels), generator=noise_of)
+    noise = [torch.randn(count, 1, world.SIDE, world.SIDE, generator=noise_of) for _ in signs.RATIOS]
+    sets = [(None, real.pictures[order].split(count))]
+    sets += [(digit, real.pictures[real.labels == digit].split(count)) for digit in range(world.CLASSES)]
+    found: dict[str, list[bool]] = {"right": [], "other": [], "mixed": []}
+    for digit, some in sets:
+        for pictures in (one for one in some if len(one) == count):
+            levels = [ratio * float(pictures.std()) for ratio in signs.RATIOS]
+            for asked in range(world.CLASSES):
+                label = torch.full((count,), asked)
+                losses = [
+                    signs.log_errors(world.denoise_with(networks()[0], one, 1.0), pictures, noise, levels)
+                    for one in (label, torch.full_like(label, world.NONE))
+                ]
+                harm, error = signs.prompt_harm(*losses)
+                kind = "mixed" if digit is None else "right" if digit == asked else "other"
+                found[kind].append(harm > FitSettings.trust * error)
+    figures: Figures = {}
+    for kind, answers in found.items():
+        figures |= {kind: sum(answers), f"{kind} sets": len(answers)}
+    return figures
+
+
 QUICK = ("ddpm 20 cfg 1 plain 0", "ddpm 20 cfg 1 c 0.9 0", "ddim 20 cfg 1 plain 0")
 
 
@@ -221,6 +251,9 @@ def main(arguments: list[str], own: world.World = world.FIRST) -> int:
     bench.cell("floor", lambda: {**floor()})
     add_grid(bench)
     add_fits(bench)
+    if own is world.FIRST:
+        for count in (8, 16, 32):
+            bench.cell(f"prompt {count}", partial(refused, count))
     return bench.run()
 
 

@@ -15,7 +15,14 @@ from pathlib import Path
 
 from tools.bench.shared.frame import RESULTS, Cells, markdown
 from tools.bench.tables.arpo import arpo, arpo_attributes, arpo_cost, arpo_negative
-from tools.bench.tables.digits import digits, digits_auto, digits_fit, digits_more, digits_trained
+from tools.bench.tables.digits import (
+    digits,
+    digits_auto,
+    digits_fit,
+    digits_more,
+    digits_prompt,
+    digits_trained,
+)
 from tools.bench.tables.matrix import matrix, matrix_pairs, matrix_patches
 from tools.bench.tables.photos import PARTS as PHOTOS
 from tools.bench.tables.photos import photos, photos_curve, photos_paper
@@ -359,6 +366,7 @@ TABLES: dict[str, tuple[str, str, Callable[..., str]]] = {
     "references prompt": ("docs/drift.md", "references", references_prompt),
     "digits": ("docs/digits.md", "digits", digits),
     "digits more": ("docs/digits.md", "digits", digits_more),
+    "digits prompt": ("docs/drift.md", "digits", digits_prompt),
     "digits fit": ("docs/digits.md", "digits", digits_fit),
     "digits trained": ("docs/digits.md", "digits_trained", digits_trained),
     "digits auto": ("docs/digits.md", "digits_trained", digits_auto),

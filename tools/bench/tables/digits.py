@@ -14,6 +14,17 @@ HARM = 1.02  # T over plain's that counts as worse, where the spread is smaller
 LITTLE = 0.98  # T over plain's of the grid's best, above which there was hardly anything to gain
 
 
+def digits_prompt(cells: Cells) -> str:
+    """Per size of a set: how many Auto Correct refuses, by what the pictures show."""
+    kinds = {"right": "the digit asked for", "other": "another digit", "mixed": "all digits"}
+    lines = [["pictures", *kinds.values()]]
+    for key, cell in cells.items():
+        if named := re.fullmatch(r"prompt (\d+)", key):
+            one = cell["figures"]
+            lines.append([named[1], *(f"{one[kind]} of {one[f'{kind} sets']}" for kind in kinds)])
+    return markdown(lines)
+
+
 def _truth(cells: Cells, figures: dict, name: str = "") -> float:
     floor = cells["floor"]["figures"]
     return math.sqrt(math.prod(figures[f"{name}{space}"] + floor[space] for space in SPACES))
