@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import re
 
-# Tags of thoughts as the families write them: <think>, [THINK], ◁think▷, <seed:think>, <|begin_of_thought|>;
-# the channels of gpt-oss, of which only the final one is meant for us; and what a server leaves of these.
+# Tags of thoughts as the families write them: <think>, [THINK], ◁think▷, <seed:think>, <|begin_of_thought|>,
+# <|START_THINKING|>, MedGemma's <unused94>; the channels of gpt-oss, of which only the final one is meant for
+# us, those of Gemma 4, where <channel|> ends a thought; Granite's words; and what a server leaves of these.
 _THOUGHT = re.compile(
-    r"(?:<\|?|◁)(?P<slash>/?)(?P<side>begin_of_|end_of_)?(?:\w{1,20}:)?"
+    r"(?:<\|?|◁)(?P<slash>/?)(?P<side>begin_of_|end_of_|start_|end_)?(?:\w{1,20}:|ant)?"
     r"(?:think|thinking|thoughts?|reasoning|reflection|analysis|scratchpad)(?:\|?>|▷)"
-    r"|\[(?P<slash2>/?)THINK(?:ING)?\]"
-    r"|<\|channel\|>\s*(?P<channel>\w+)"
-    r"|(?P<open>\Aanalysis(?=[A-Z]))|(?P<final>assistantfinal)",
-    re.IGNORECASE,
+    r"|\[(?P<slash2>/?)THINK(?:ING)?\]|<unused9(?:4|(?P<unused>5))>"
+    r"|<\|channel\|?>\s*(?P<channel>\w+)|(?P<shut><channel\|>)"
+    r"|(?P<open>\Aanalysis(?=[A-Z])|^here is my thought process:)"
+    r"|(?P<final>assistantfinal|^here is my response:)",
+    re.IGNORECASE | re.MULTILINE,
 )
 _END = re.compile(
-    r"<\|(?:im_end|eot_id|eom_id|endoftext|end_of_text|end|return)\|>|<end_of_turn>|</s>|<｜end▁of▁sentence｜>"
+    r"<\|(?:im_end|eot_id|eom_id|endoftext|end_of_text|end|return)\|>|<end_of_turn>|<turn\|>|</s>"
+    r"|<｜end▁of▁sentence｜>|^(?:user|### ?(?:human|user|instruction)):",
+    re.IGNORECASE | re.MULTILINE,
 )
 _MARK = re.compile(
     r"<\|(?:im_start|start|start_header_id)\|>\s*(?:assistant|system|user)?"
-    r"|<\|[^<>|\n]{1,40}\|>|<｜[^<>｜\n]{1,40}｜>|<(?:s|bos|eos|pad|start_of_turn)>"
+    r"|<\|[^<>|\n]{1,40}\|>|<｜[^<>｜\n]{1,40}｜>|<\|turn>\s*(?:model|user)?"
+    r"|<(?:s|bos|eos|pad|start_of_turn)>"
 )
 
 
@@ -40,7 +45,8 @@ def without_thoughts(answer: str) -> str:
 def _closes(tag: re.Match[str]) -> bool:
     if tag["channel"]:
         return tag["channel"].lower() == "final"
-    return bool(tag["slash"] or tag["slash2"] or tag["final"] or (tag["side"] or "").lower() == "end_of_")
+    ends = (tag["side"] or "").lower().startswith("end_")
+    return ends or any(tag[name] for name in ("slash", "slash2", "unused", "shut", "final"))
 
 
 def _one_turn(answer: str) -> str:
