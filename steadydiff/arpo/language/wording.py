@@ -42,10 +42,17 @@ _REFUSAL = re.compile(
     r"|\bas an? (?:[\w-]+ ){0,4}(?:ai|language model|assistant)\b"
     rf"|\bno {_PICTURE}s? (?:was|were|is|are|has|have)\b|\bsee (?:an?|any|the) {_PICTURE}"
     rf"|\b(?:attach|upload|provide|share) (?:an?|the|your) {_PICTURE}"
-    r"|抱歉|对不起|對不起|无法|無法|不能(?:帮|提供|识别|描述)|申し訳|できません|できかねます|죄송|수 없습니다"
-    r"|\btut mir leid\b|\b(?:kann|darf) (?:ich )?(?:\w+ ){0,6}nicht\b|\bkan (?:\w+ )?niet helpen\b"
+    r"|\b(?:our safety system|content (?:management )?polic(?:y|ies))\b"
+    r"|\brequest (?:was|is|has been) (?:rejected|blocked|flagged|declined)\b"
+    r"|抱歉|对不起|對不起|很遗憾|很遺憾|无法|無法|不能(?:帮|协助|回答|提供|识别|描述)"
+    r"|申し訳|できません|できかねます|죄송|수 없습니다"
+    r"|\btut mir leid\b|\b(?:kann|darf) (?:ich )?(?:\w+ ){0,6}nicht\b|\b(?:ik kan|kan ik) (?:\w+ ){0,4}niet\b"
+    r"|\b(?:jag kan|kan jag) (?:\w+ )?inte\b|\b(?:jeg kan|kan jeg) (?:\w+ )?ikke\b|\ben voi\b"
     r"|\bdésolée?\b|\bje ne (?:peux|suis|saurais) pas\b|\blo siento\b|\bno puedo\b"
-    r"|\bdesculpe\b|\bnão posso\b|\bmi dispiace\b|\bnon posso\b|извините|не могу|к сожалению",
+    r"|\bdesculpe\b|\bnão posso\b|\bmi dispiace\b|\bnon posso\b|\bîmi pare rău\b|\bsajnálom\b"
+    r"|извините|вибачте|не (?:могу|можу)|к сожалению|\bprzykro mi\b|\bnie mogę\b|\bnemohu\b"
+    r"|\büzgünüm\b|\byardımcı olamam\b|\bxin lỗi\b|\btôi không thể\b|\bmaaf\b|ขออภัย|ขอโทษ"
+    r"|لا (?:يمكنني|أستطيع)|متأسفم|לא יכול|क्षमा करें|नहीं कर सकत",
     re.IGNORECASE,
 )
 
