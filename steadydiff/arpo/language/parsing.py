@@ -25,6 +25,7 @@ MAX_WORDS = 20  # of a phrase; CLIP reads about fifty in all
 MAX_LETTERS = 120
 MAX_DEPTH = 8  # of nested JSON
 MAX_OBJECTS = 64  # of JSON that is no whole
+CALLED_WITH = ("arguments", "parameters")  # what a tool call hands over, beside the tool's name
 
 Placed = tuple[Place | None, str]
 """Where a text belongs, None if nothing says it, and the text."""
@@ -154,11 +155,14 @@ def _objects(text: str) -> list[dict]:
 
 def _walk(value: Any, place: Place | None, depth: int) -> Iterator[Placed]:
     if isinstance(value, str):
-        yield place, value
+        inner = _within(value) if depth else None
+        yield from ((place, value),) if inner is None else _walk(inner, place, depth - 1)
     elif isinstance(value, list) and depth:
         for item in value:
             yield from _walk(item, place, depth - 1)
     elif isinstance(value, dict) and depth:
+        if "name" in value and (call := next((value[key] for key in CALLED_WITH if key in value), None)):
+            value = {"": call}
         # {"phrase": "impasto", "kind": "style"} says its place as a value, {"style": [...]} as a key.
         told: Place | None = next(filter(None, (_told(key, item) for key, item in value.items())), None)
         for key, item in value.items():
@@ -166,6 +170,14 @@ def _walk(value: Any, place: Place | None, depth: int) -> Iterator[Placed]:
             if named != "aside" and not _exact_kind(item):
                 hint = named if place is None or named == "negative" else None
                 yield from _walk(item, told or wording.said_kind(key) or hint or place, depth - 1)
+
+
+def _within(text: str) -> Any:
+    """The JSON that a JSON text holds, as the arguments of tool calls do; None if it holds none."""
+    try:
+        return json.loads(text) if text.lstrip().startswith(("[", "{")) else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def _told(key: str, value: Any) -> Place | None:
