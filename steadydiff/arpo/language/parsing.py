@@ -30,6 +30,9 @@ CALLED_WITH = ("arguments", "parameters")  # what a tool call hands over, beside
 Placed = tuple[Place | None, str]
 """Where a text belongs, None if nothing says it, and the text."""
 
+MEANT: Placed = ("aside", "")
+"""JSON that names its kinds, or an empty list: if no phrase is in it, the answer means to have none."""
+
 _FENCED = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _SECTION = re.compile(
     r"[^\n,;:\[\]{}]{0,30}\b(content|style|negative)s?\b[^\n,;:.\[\]{}]{0,30}:[\"'*]*(?=\s|$|[\[{\"'])",
@@ -68,7 +71,7 @@ def parse_phrases(answer: str, kind: Kind | None = None, limit: int = 40) -> Phr
             for place, phrase in tidied(raw or []):
                 found[place or kind or wording.kind_of_phrase(phrase)].append(phrase)
             whole = Phrases(*(tuple(found[place]) for place in ("content", "style", "negative")))
-            if whole != Phrases() or raw == []:  # which dropped what stands there twice
+            if whole != Phrases() or MEANT in (raw or []):
                 return Phrases(whole.content[:limit], whole.style[:limit], whole.negative[:limit])
     return Phrases()
 
@@ -157,6 +160,8 @@ def _walk(value: Any, place: Place | None, depth: int) -> Iterator[Placed]:
     if isinstance(value, str):
         inner = _within(value) if depth else None
         yield from ((place, value),) if inner is None else _walk(inner, place, depth - 1)
+    elif value in ([], {}):
+        yield MEANT
     elif isinstance(value, list) and depth:
         for item in value:
             yield from _walk(item, place, depth - 1)
@@ -166,6 +171,8 @@ def _walk(value: Any, place: Place | None, depth: int) -> Iterator[Placed]:
         # {"phrase": "impasto", "kind": "style"} says its place as a value, {"style": [...]} as a key.
         told: Place | None = next(filter(None, (_told(key, item) for key, item in value.items())), None)
         for key, item in value.items():
+            if wording.said_kind(key):
+                yield MEANT
             named = wording.place_of_label(key)
             if named != "aside" and not _exact_kind(item):
                 hint = named if place is None or named == "negative" else None
