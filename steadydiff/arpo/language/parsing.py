@@ -34,8 +34,10 @@ MEANT: Placed = ("aside", "")
 """JSON that names its kinds, or an empty list: if no phrase is in it, the answer means to have none."""
 
 _FENCED = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
+_NO_STOP = r"[^\n,;:，；、。\[\]{}]"
 _SECTION = re.compile(
-    r"[^\n,;:\[\]{}]{0,30}\b(content|style|negative)s?\b[^\n,;:.\[\]{}]{0,30}:[\"'*]*(?=\s|$|[\[{\"'])",
+    rf"{_NO_STOP}{{0,30}}(?:\b(content|style|negative)s?\b|(内容|內容|风格|風格|负面|負面))(?:(?!\.){_NO_STOP}){{0,30}}"
+    r":[\"'*]*(?=\s|$|[\[{\"'])",
     re.IGNORECASE,
 )
 _BULLET = re.compile(
@@ -245,13 +247,13 @@ def _read_lines(text: str) -> list[Placed] | None:
 
 def _unmarked(text: str) -> str:
     """Sections named on lines of their own; without comments, tags and a phrase that was cut off."""
-    text = re.sub(r"\\[nrt]", "\n", text).replace("\\", "")
+    text = re.sub(r"\\[nrt]", "\n", text).replace("\\", "").replace("：", ": ")
     text = re.sub(r"(?m)^\s*>\s", "", _TAG.sub(_tag, text))
     text = re.sub(r"(?m)(?<=[\"',\[{(])(?:\s*(?:#|//)\s[^\n\"]*$)+", "", text)
     if text.count('"') % 2:
         text = text[: text.rindex('"')]
     text = re.sub(r"(?mi)^(content|style|negative)\s*[,\t]", r"\1: ", text)
-    return _SECTION.sub(lambda label: f"\n\0{label[1].lower()}\n", text)
+    return _SECTION.sub(lambda label: f"\n\0{(label[1] or label[2]).lower()}\n", text)
 
 
 def _tag(tag: re.Match[str]) -> str:

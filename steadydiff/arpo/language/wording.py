@@ -79,7 +79,7 @@ def offers(text: str) -> bool:
 
 # --- labels and kinds -------------------------------------------------------------------------------------
 
-_NEGATIVE_LABEL = re.compile(r"\bnegatives?\b|\b(?:avoid|exclude|remove|absent)\b", re.IGNORECASE)
+_NEGATIVE_LABEL = re.compile(r"\bnegatives?\b|\b(?:avoid|exclude|remove|absent)\b|负面|負面", re.IGNORECASE)
 _ASIDE_LABEL = re.compile(
     r"(?:\w+ )?(?:reasons?|reasoning|why|explanations?|differences?|notes?|id|no|analysis|rationale|"
     r"comparison|image 2|picture 2|category|aspect|type|element|kind|priority|importance|score|confidence|"
@@ -119,13 +119,13 @@ def place_of_label(label: str) -> Place | None:
     if _NEGATIVE_LABEL.search(label):
         return "negative"
     said = said_kind(label)
-    return said or ("style" if _ENDS_IN_STYLE.fullmatch(label) else None)
+    return said or ("style" if _ENDS_IN_STYLE.fullmatch(label) or _STYLE_WORDS.search(label) else None)
 
 
 def said_kind(label: str) -> Kind | None:
     """The kind that is said in so many words."""
-    label = label.lower()
-    return "style" if "style" in label else "content" if "content" in label else None
+    found = re.search(r"(style|风格|風格)|content|内容|內容", label.lower())
+    return None if not found else "style" if found[1] else "content"
 
 
 def is_label(text: str) -> bool:
