@@ -45,6 +45,9 @@ _BULLET = re.compile(
     r"|[\u2190-\u2bff\U0001f000-\U0001faff][\ufe0e\ufe0f\u200d\U0001f3fb-\U0001f3ff]*\s*))+"
 )
 _LABEL = re.compile(r"([^:;]{1,80}):[\"'*]*(?:\s|$)")
+_NEXT_LABEL = re.compile(
+    r"[,;]\s*(?=[A-Z][^\W\d_]*(?: [^\W\d_]+){0,2}:\s|\"\w+\":)"  # of "Subject: a fox, Light: soft"
+)
 _REASON = re.compile(r"(.{2,60}?)(?:\s[-–—]+\s|:\s)(.+)")
 _ASIDE = re.compile(r"(?<=\w)[\"'*]*\s+\([^()\s]+\s[^()]*\)")  # of several words: one belongs to the phrase
 _COMMENT = re.compile(r"(^|[\s,\[{])(?://|#)\s[^\n\"]*$", re.MULTILINE)
@@ -253,6 +256,7 @@ def _unmarked(text: str) -> str:
     if text.count('"') % 2:
         text = text[: text.rindex('"')]
     text = re.sub(r"(?mi)^(content|style|negative)\s*[,\t]", r"\1: ", text)
+    text = _NEXT_LABEL.sub("\n", text)
     return _SECTION.sub(lambda label: f"\n\0{(label[1] or label[2]).lower()}\n", text)
 
 
