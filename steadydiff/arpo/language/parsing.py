@@ -52,6 +52,8 @@ _REASON = re.compile(r"(.{2,60}?)(?:\s[-–—]+\s|:\s)(.+)")
 _ASIDE = re.compile(r"(?<=\w)[\"'*]*\s+\([^()\s]+\s[^()]*\)")  # of several words: one belongs to the phrase
 _COMMENT = re.compile(r"(^|[\s,\[{])(?://|#)\s[^\n\"]*$", re.MULTILINE)
 _TRAILING = re.compile(r",(\s*[\]}])")
+_INFOTEXT = re.compile(r"(?m)^\s*Steps: \d+,.*$")  # a WebUI's settings beneath its prompts
+_FLAG = re.compile(r"(?:^|\s)--(?=[a-z])")  # Midjourney's settings behind its prompt
 _SENTENCE = re.compile(r"(?<=[^\W\d_]{3}[.!?])[\"'*]*\s+|(?<=[。!?])(?=[\u3040-\u9fff])|(?<=。)")
 _TAG = re.compile(r"<(/?)([a-z][a-z_]{0,20}[1-6]?)\s*/?>", re.IGNORECASE)
 _KEYWORDS = re.compile(r"\b(?:AND|BREAK)\b")  # WebUI's syntax
@@ -95,11 +97,19 @@ def tidied(raw: list[Placed]) -> Iterator[Placed]:
     for place, text in raw:
         if place == "aside":
             continue
-        for sentence in _SENTENCE.split(unicodedata.normalize("NFKC", text).replace("’", "'")):
-            if wording.is_talk(wording.without_lead(_plain(sentence))) or wording.refuses(sentence):
-                continue
-            for part in re.split(r"[,;、\n]", sentence):
-                yield from _tidy(place, part)
+        text, *flags = _FLAG.split(unicodedata.normalize("NFKC", text).replace("’", "'"))
+        yield from _sentences(place, text)
+        for flag in flags:
+            if flag.startswith("no "):
+                yield from _sentences("negative", flag[3:])
+
+
+def _sentences(place: Place | None, text: str) -> Iterator[Placed]:
+    for sentence in _SENTENCE.split(text):
+        if wording.is_talk(wording.without_lead(_plain(sentence))) or wording.refuses(sentence):
+            continue
+        for part in re.split(r"[,;、\n]", sentence):
+            yield from _tidy(place, part)
 
 
 def _tidy(place: Place | None, text: str) -> Iterator[Placed]:
@@ -251,7 +261,7 @@ def _read_lines(text: str) -> list[Placed] | None:
 def _unmarked(text: str) -> str:
     """Sections named on lines of their own; without comments, tags and a phrase that was cut off."""
     text = re.sub(r"\\[nrt]", "\n", text).replace("\\", "").replace("：", ": ")
-    text = re.sub(r"(?m)^\s*>\s", "", _TAG.sub(_tag, text))
+    text = re.sub(r"(?m)^\s*>\s", "", _TAG.sub(_tag, _INFOTEXT.sub("", text)))
     text = re.sub(r"(?m)(?<=[\"',\[{(])(?:\s*(?:#|//)\s[^\n\"]*$)+", "", text)
     if text.count('"') % 2:
         text = text[: text.rindex('"')]
