@@ -48,6 +48,9 @@ _LABEL = re.compile(r"([^:;]{1,80}):[\"'*]*(?:\s|$)")
 _NEXT_LABEL = re.compile(
     r"[,;]\s*(?=[A-Z][^\W\d_]*(?: [^\W\d_]+){0,2}:\s|\"\w+\":)"  # of "Subject: a fox, Light: soft"
 )
+_WEIGHED = r"[\[({]+([^\[\](){},;:\"'\n]+)(?::[\d.]+)?[\])}]+"  # as prompts stress a phrase: (red hat:1.2)
+_EMPHASIS = re.compile(rf"(?m)^[ \t]*{_WEIGHED}(?=[ \t]*[,;])|(?<=[,;])[ \t]*{_WEIGHED}(?=[ \t]*(?:[,;]|$))")
+_BOX = re.compile(r"(?m)^(\s*[-*+] )\[[ xX]\](?= )")  # of a list of tasks
 _REASON = re.compile(r"(.{2,60}?)(?:\s[-–—]+\s|:\s)(.+)")
 _ASIDE = re.compile(r"(?<=\w)[\"'*]*\s+\([^()\s]+\s[^()]*\)")  # of several words: one belongs to the phrase
 _COMMENT = re.compile(r"(^|[\s,\[{])(?://|#)\s[^\n\"]*$", re.MULTILINE)
@@ -266,7 +269,7 @@ def _unmarked(text: str) -> str:
     if text.count('"') % 2:
         text = text[: text.rindex('"')]
     text = re.sub(r"(?mi)^(content|style|negative)\s*[,\t]", r"\1: ", text)
-    text = _NEXT_LABEL.sub("\n", text)
+    text = _EMPHASIS.sub(r" \1\2", _NEXT_LABEL.sub("\n", _BOX.sub(r"\1", text)))
     return _SECTION.sub(lambda label: f"\n\0{(label[1] or label[2]).lower()}\n", text)
 
 
