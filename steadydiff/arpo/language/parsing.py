@@ -7,6 +7,7 @@ keywords into them. Here is how an answer is built; what its words mean stands i
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import unicodedata
@@ -58,7 +59,7 @@ _TRAILING = re.compile(r",(\s*[\]}])")
 _INFOTEXT = re.compile(r"(?m)^\s*Steps: \d+,.*$")  # a WebUI's settings beneath its prompts
 _FLAG = re.compile(r"(?:^|\s)--(?=[a-z])")  # Midjourney's settings behind its prompt
 _SENTENCE = re.compile(r"(?<=[^\W\d_]{3}[.!?])[\"'*]*\s+|(?<=[。!?])(?=[\u3040-\u9fff])|(?<=。)")
-_TAG = re.compile(r"<(/?)([a-z][a-z_]{0,20}[1-6]?)\s*/?>", re.IGNORECASE)
+_TAG = re.compile(r"<(/?)([a-z][a-z_]{0,20}[1-6]?)(?:\s+[\w-]+=[^<>\n]*)?\s*/?>", re.IGNORECASE)
 _KEYWORDS = re.compile(r"\b(?:AND|BREAK)\b")  # WebUI's syntax
 _PUNCTUATION = " '-–./&%+#°!?"
 
@@ -100,7 +101,8 @@ def tidied(raw: list[Placed]) -> Iterator[Placed]:
     for place, text in raw:
         if place == "aside":
             continue
-        text, *flags = _FLAG.split(unicodedata.normalize("NFKC", text).replace("’", "'"))
+        text = unicodedata.normalize("NFKC", html.unescape(_TAG.sub(_tag, text))).replace("’", "'")
+        text, *flags = _FLAG.split(text)
         yield from _sentences(place, text)
         for flag in flags:
             if flag.startswith("no "):
@@ -264,7 +266,8 @@ def _read_lines(text: str) -> list[Placed] | None:
 def _unmarked(text: str) -> str:
     """Sections named on lines of their own; without comments, tags and a phrase that was cut off."""
     text = re.sub(r"\\[nrt]", "\n", text).replace("\\", "").replace("：", ": ")
-    text = re.sub(r"(?m)^\s*>\s", "", _TAG.sub(_tag, _INFOTEXT.sub("", text)))
+    text = html.unescape(_TAG.sub(_tag, _INFOTEXT.sub("", text)))
+    text = re.sub(r"(?m)^\s*>\s", "", text)
     text = re.sub(r"(?m)(?<=[\"',\[{(])(?:\s*(?:#|//)\s[^\n\"]*$)+", "", text)
     if text.count('"') % 2:
         text = text[: text.rindex('"')]
