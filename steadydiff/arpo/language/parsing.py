@@ -42,9 +42,12 @@ _SECTION = re.compile(
     re.IGNORECASE,
 )
 _BULLET = re.compile(
-    r"^\s*(?:(?:(?:[-*•·+–—]|\(?\d{1,3}[.):．]|\(?[A-Za-z]\))\s+|\d{1,3}、|\d\ufe0f?\u20e3\s*"
+    r"^\s*(?:(?:(?:[-*•·+–—]|\(?\d{1,3}[.):．]|\(?[A-Za-z]\)|[ivx]{1,4}\.)\s+|\d{1,3}、|\d\ufe0f?\u20e3\s*"
     r"|[\u2190-\u2bff\U0001f000-\U0001faff][\ufe0e\ufe0f\u200d\U0001f3fb-\U0001f3ff]*\s*))+"
 )
+_COUNTED = re.compile(r"(?m)^\s*(?:\(?1[.)]\s.*\b2[.)]\s|①.*②).*$")  # a list in a line
+_COUNT = re.compile(r"[,;]?\s+(?=\(?\d{1,2}[.)]\s|[②-⑳])")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
 _LABEL = re.compile(r"([^:;]{1,80}):[\"'*]*(?:\s|$)")
 _NEXT_LABEL = re.compile(
     r"[,;]\s*(?=[A-Z][^\W\d_]*(?: [^\W\d_]+){0,2}:\s|\"\w+\":)"  # of "Subject: a fox, Light: soft"
@@ -102,7 +105,7 @@ def tidied(raw: list[Placed]) -> Iterator[Placed]:
         if place == "aside":
             continue
         text = unicodedata.normalize("NFKC", html.unescape(_TAG.sub(_tag, text))).replace("’", "'")
-        text, *flags = _FLAG.split(text)
+        text, *flags = _FLAG.split(_THOUSANDS.sub("", text))
         yield from _sentences(place, text)
         for flag in flags:
             if flag.startswith("no "):
@@ -113,7 +116,7 @@ def _sentences(place: Place | None, text: str) -> Iterator[Placed]:
     for sentence in _SENTENCE.split(text):
         if wording.is_talk(wording.without_lead(_plain(sentence))) or wording.refuses(sentence):
             continue
-        for part in re.split(r"[,;、\n]", sentence):
+        for part in re.split(r"[,;、\n]|\s[/|•·]\s", sentence):
             yield from _tidy(place, part)
 
 
@@ -266,6 +269,7 @@ def _read_lines(text: str) -> list[Placed] | None:
 def _unmarked(text: str) -> str:
     """Sections named on lines of their own; without comments, tags and a phrase that was cut off."""
     text = re.sub(r"\\[nrt]", "\n", text).replace("\\", "").replace("：", ": ")
+    text = _COUNTED.sub(lambda line: _COUNT.sub("\n", line[0]), text)
     text = html.unescape(_TAG.sub(_tag, _INFOTEXT.sub("", text)))
     text = re.sub(r"(?m)^\s*>\s", "", text)
     text = re.sub(r"(?m)(?<=[\"',\[{(])(?:\s*(?:#|//)\s[^\n\"]*$)+", "", text)

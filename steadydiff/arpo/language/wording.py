@@ -21,6 +21,7 @@ _TALK = re.compile(
     r"(?:there (?:is|are) )?no (?:\w+ )?(?:differences?|changes?|additions?|phrases?)|"
     r"以下|这些|希望)(?:\b|(?<=[\u3400-\u9fff]))"
     r"|.*\b(?:image|picture) [12]\b"
+    r"|(?:first|second|third|fourth|last|final)(?:ly)?$|next$"
     r"|.*\?$",
     re.IGNORECASE,
 )
@@ -105,7 +106,8 @@ _STYLE_WORDS = re.compile(
     r"\bstyles?\b|\bon (?:canvas|paper)\b|\bdepth of field\b|\brule of thirds\b|\bclose-?up\b"
     r"|^(?:(?:hyper|photo|semi)?-?realistic|monochrom(?:e|atic)|stylized|minimalist(?:ic)?|surreal|cinematic|"
     r"painterly|vintage|gr[ae]yscale|sepia|backlit|symmetrical|impressionist(?:ic)?|low-poly)$"
-    r"|(?:black and white|油画|水彩|素描|插画|摄影|风格|画风|光线|光影|灯光|照明|色调|色彩|构图|笔触|质感)$",
+    r"|(?:black and white|油画|水彩画?|水墨画?|版画|漫画|素描|插画|摄影|"
+    r"风格|画风|光线|光影|灯光|照明|色调|色彩|构图|笔触|质感)$",
     re.IGNORECASE,
 )
 _PREPOSITION = re.compile(r"\s(?:of|in|with|from|by|over|on|at|through|across|against|and)\s")
