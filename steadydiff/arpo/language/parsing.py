@@ -123,7 +123,7 @@ def _sentences(place: Place | None, text: str) -> Iterator[Placed]:
 def _tidy(place: Place | None, text: str) -> Iterator[Placed]:
     wanted, absent = wording.parted(wording.without_lead(_plain(text)))
     if place == "negative":
-        wanted, absent = "", (wanted, *absent)
+        wanted, absent = "", (wording.without_article(wanted), *absent)
     texts: list[Placed] = [(place, wanted), *(("negative", phrase) for phrase in absent)]
     for at, phrase in texts:
         for piece in wording.shortened(phrase.strip(" '-–./&+!?"), MAX_WORDS, MAX_LETTERS):
@@ -269,6 +269,7 @@ def _read_lines(text: str) -> list[Placed] | None:
 def _unmarked(text: str) -> str:
     """Sections named on lines of their own; without comments, tags and a phrase that was cut off."""
     text = re.sub(r"\\[nrt]", "\n", text).replace("\\", "").replace("：", ": ")
+    text = re.sub(r"~~[^~\n]+~~", "", text)
     text = _COUNTED.sub(lambda line: _COUNT.sub("\n", line[0]), text)
     text = html.unescape(_TAG.sub(_tag, _INFOTEXT.sub("", text)))
     text = re.sub(r"(?m)^\s*>\s", "", text)

@@ -160,14 +160,17 @@ _DENIED = (
 )
 _ABSENT = re.compile(
     r"(?:(?:there (?:is|are) )?no|without|not|remove|avoid|exclude|omit|delete|lacks?|lacking|absence of|"
-    rf"free of|devoid of|(?:do not|don't) (?:include|add|show)|never)\s+{_DENIED}",
+    rf"free of|devoid of|(?:do not|don't) (?:include|add|show)|never|ohne|keine?[mnrs]?)\s+{_DENIED}"
+    r"|没有|沒有|不要|避免|去除|移除",
     re.IGNORECASE,
 )
 _BUT = re.compile(
-    r"(?:,? (?:and|but|with))?\s(?:without|lacking|no|not|instead of|rather than|free of|devoid of)\s"
+    r"(?:,? (?:and|but|with))?\s(?:without|lacking|no|not|instead of|rather than|free of|devoid of|ohne)\s"
     + _DENIED,
     re.IGNORECASE,
 )
+_REPLACED = re.compile(r"(?:replace|swap) (.+?) (?:with|for|by) (.+)", re.IGNORECASE)
+_CHANGED = re.compile(r"(?:change .+?|turn .+? in|convert .+? in) ?to (?!be\b)(.+)", re.IGNORECASE)
 _ARTICLES = re.compile(r"^(?:(?:the|an?|any|visible)\s+)+", re.IGNORECASE)
 _JOINT = re.compile(r"\s(?=(?:while|where|which|who|whose|that|and|as|with)\s)")
 _JOINER = re.compile(r"^(?:while|where|which|who|that|and|as)\s+")
@@ -186,10 +189,20 @@ def shown_in(text: str) -> str:
 
 def parted(phrase: str) -> tuple[str, tuple[str, ...]]:
     """What a phrase wants to be seen and to be absent: ("a man", ("hat",)) of "a man without a hat"."""
-    orders = _ABSENT.match(phrase)
-    head, *absent = ("", phrase[orders.end() :]) if orders else _BUT.split(" " + phrase)
+    if changed := _CHANGED.match(phrase):
+        phrase = changed[1]
+    if orders := _REPLACED.match(phrase):
+        head, absent = orders[2], [orders[1]]
+    elif orders := _ABSENT.match(phrase):
+        head, absent = "", [phrase[orders.end() :]]
+    else:
+        head, *absent = _BUT.split(" " + phrase)
     parts = (part.strip() for text in absent for part in re.split(r"\s(?:or|nor)\s", text))
-    return head.strip(), tuple(filter(None, (_ARTICLES.sub("", part, count=1) for part in parts)))
+    return head.strip(), tuple(filter(None, map(without_article, parts)))
+
+
+def without_article(phrase: str) -> str:
+    return _ARTICLES.sub("", phrase, count=1)
 
 
 def shortened(phrase: str, words: int, letters: int) -> list[str]:
