@@ -268,6 +268,7 @@ def _read_lines(text: str) -> list[Placed] | None:
 
 def _unmarked(text: str) -> str:
     """Sections named on lines of their own; without comments, tags and a phrase that was cut off."""
+    text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), text)
     text = re.sub(r"\\[nrt]", "\n", text).replace("\\", "").replace("：", ": ")
     text = re.sub(r"~~[^~\n]+~~", "", text)
     text = _COUNTED.sub(lambda line: _COUNT.sub("\n", line[0]), text)
@@ -275,7 +276,8 @@ def _unmarked(text: str) -> str:
     text = re.sub(r"(?m)^\s*>\s", "", text)
     text = re.sub(r"(?m)(?<=[\"',\[{(])(?:\s*(?:#|//)\s[^\n\"]*$)+", "", text)
     if text.count('"') % 2:
-        text = text[: text.rindex('"')]
+        text = re.sub(r"(?<![^\s\[{(,:])\"[^\"\n]*\Z", "", text)
+    text = re.sub(r'"[ \t]+"', '", "', text)
     text = re.sub(r"(?mi)^(content|style|negative)\s*[,\t]", r"\1: ", text)
     text = _EMPHASIS.sub(r" \1\2", _NEXT_LABEL.sub("\n", _BOX.sub(r"\1", text)))
     return _SECTION.sub(lambda label: f"\n\0{(label[1] or label[2]).lower()}\n", text)
