@@ -61,7 +61,10 @@ _COMMENT = re.compile(r"(^|[\s,\[{])(?://|#)\s[^\n\"]*$", re.MULTILINE)
 _TRAILING = re.compile(r",(\s*[\]}])")
 _INFOTEXT = re.compile(r"(?m)^\s*Steps: \d+,.*$")  # a WebUI's settings beneath its prompts
 _FLAG = re.compile(r"(?:^|\s)--(?=[a-z])")  # Midjourney's settings behind its prompt
-_SENTENCE = re.compile(r"(?<=[^\W\d_]{3}[.!?])[\"'*]*\s+|(?<=[。!?])(?=[\u3040-\u9fff])|(?<=。)")
+_SENTENCE = re.compile(
+    r"(?<=[^\W\d_]{3}[.!?])[\"'*]*\s+|(?:(?<=\s[a-z]{2}[.!?])|(?<=\d\d[.!?]))[\"'*]*\s+(?=[A-Z])"
+    r"|(?<=[。!?])(?=[\u3040-\u9fff])|(?<=。)"
+)
 _TAG = re.compile(r"<(/?)([a-z][a-z_]{0,20}[1-6]?)(?:\s+[\w-]+=[^<>\n]*)?\s*/?>", re.IGNORECASE)
 _KEYWORDS = re.compile(r"\b(?:AND|BREAK)\b")  # WebUI's syntax
 _PUNCTUATION = " '-–./&%+#°!?"

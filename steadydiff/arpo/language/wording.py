@@ -110,7 +110,7 @@ _STYLE_WORDS = re.compile(
     r"风格|画风|光线|光影|灯光|照明|色调|色彩|构图|笔触|质感)$",
     re.IGNORECASE,
 )
-_PREPOSITION = re.compile(r"\s(?:of|in|with|from|by|over|on|at|through|across|against|and)\s")
+_PREPOSITION = re.compile(r"\s(?:of|in|with|from|by|over|on|at|through|across|against|and|is|are)\s")
 
 
 def place_of_label(label: str) -> Place | None:
