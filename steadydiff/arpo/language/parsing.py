@@ -85,7 +85,7 @@ def parse_phrases(answer: str, kind: Kind | None = None, limit: int = 40) -> Phr
         for read in (_read_json, _read_table, _read_lines):
             raw = read(text)
             found: dict[Place, list[str]] = {"content": [], "style": [], "negative": [], "aside": []}
-            for place, phrase in tidied(raw or []):
+            for place, phrase in _unlooped(list(tidied(raw or []))):
                 found[place or kind or wording.kind_of_phrase(phrase)].append(phrase)
             whole = Phrases(*(tuple(found[place]) for place in ("content", "style", "negative")))
             if whole != Phrases() or MEANT in (raw or []):
@@ -113,6 +113,13 @@ def tidied(raw: list[Placed]) -> Iterator[Placed]:
         for flag in flags:
             if flag.startswith("no "):
                 yield from _sentences("negative", flag[3:])
+
+
+def _unlooped(phrases: list[Placed]) -> list[Placed]:
+    """Without the last phrase of a loop, if that is cut off: "a hat, a dog, a hat, a dog, a h"."""
+    last, others = phrases[-1:], set(phrases[:-1])
+    looped = len(phrases) > 2 * len(others) and any(text.startswith(last[0][1]) for _, text in others)
+    return phrases[:-1] if looped else phrases
 
 
 def _sentences(place: Place | None, text: str) -> Iterator[Placed]:

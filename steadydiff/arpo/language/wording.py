@@ -103,9 +103,11 @@ _CONTENT_NOUN = (
 _LABEL_WORD = re.compile(f"{_STYLE_NOUN}|{_CONTENT_NOUN}", re.IGNORECASE)
 _ENDS_IN_STYLE = re.compile(rf"(?:.*[\s-])?{_STYLE_NOUN}", re.IGNORECASE)
 _STYLE_WORDS = re.compile(
-    r"\bstyles?\b|\bon (?:canvas|paper)\b|\bdepth of field\b|\brule of thirds\b|\bclose-?up\b"
+    r"\bstyles?\b|\bon (?:canvas|paper)\b|\bdepth of field\b|\b(?:soft|sharp|selective) focus\b|"
+    r"\brule of thirds\b|\bclose-?up\b"
     r"|^(?:(?:hyper|photo|semi)?-?realistic|monochrom(?:e|atic)|stylized|minimalist(?:ic)?|surreal|cinematic|"
-    r"painterly|vintage|gr[ae]yscale|sepia|backlit|symmetrical|impressionist(?:ic)?|low-poly)$"
+    r"painterly|vintage|gr[ae]yscale|sepia|backlit|symmetrical|impressionist(?:ic)?|low-poly|"
+    r"(?:highly|very|extremely|intricately|ultra|hyper|super)[ -]?detailed|masterpiece|[48]k|u?hd|hdr)$"
     r"|(?:black and white|油画|水彩画?|水墨画?|版画|漫画|素描|插画|摄影|"
     r"风格|画风|光线|光影|灯光|照明|色调|色彩|构图|笔触|质感)$",
     re.IGNORECASE,
