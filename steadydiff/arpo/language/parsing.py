@@ -54,6 +54,8 @@ _NEXT_LABEL = re.compile(
 )
 _WEIGHED = r"[\[({]+([^\[\](){},;:\"'\n]+)(?::[\d.]+)?[\])}]+"  # as prompts stress a phrase: (red hat:1.2)
 _EMPHASIS = re.compile(rf"(?m)^[ \t]*{_WEIGHED}(?=[ \t]*[,;])|(?<=[,;])[ \t]*{_WEIGHED}(?=[ \t]*(?:[,;]|$))")
+_KIND_FIRST = re.compile(r"(?mi)^(\s*(?:[-*•+]|\d+[.)])\s+)?[\[(](content|style)[\])][ \t]*")
+_KIND_LAST = re.compile(r"(?mi)^(.*\S)[ \t]*[\[(](content|style)[\])][ \t]*$")
 _BOX = re.compile(r"(?m)^(\s*[-*+] )\[[ xX]\](?= )")  # of a list of tasks
 _REASON = re.compile(r"(.{2,60}?)(?:\s[-–—]+\s|:\s)(.+)")
 _ASIDE = re.compile(r"(?<=\w)[\"'*]*\s+\([^()\s]+\s[^()]*\)")  # of several words: one belongs to the phrase
@@ -61,6 +63,7 @@ _COMMENT = re.compile(r"(^|[\s,\[{])(?://|#)\s[^\n\"]*$", re.MULTILINE)
 _TRAILING = re.compile(r",(\s*[\]}])")
 _INFOTEXT = re.compile(r"(?m)^\s*Steps: \d+,.*$")  # a WebUI's settings beneath its prompts
 _FLAG = re.compile(r"(?:^|\s)--(?=[a-z])")  # Midjourney's settings behind its prompt
+_ARROW = re.compile(r"(?<=\S)\s+(?:→|⟶|[-=]>)\s+(?=\S)")  # from what is to what should be
 _SENTENCE = re.compile(
     r"(?<=[^\W\d_]{3}[.!?])[\"'*]*\s+|(?:(?<=\s[a-z]{2}[.!?])|(?<=\d\d[.!?]))[\"'*]*\s+(?=[A-Z])"
     r"|(?<=[。!?])(?=[\u3040-\u9fff])|(?<=。)"
@@ -131,7 +134,7 @@ def _sentences(place: Place | None, text: str) -> Iterator[Placed]:
 
 
 def _tidy(place: Place | None, text: str) -> Iterator[Placed]:
-    wanted, absent = wording.parted(wording.without_lead(_plain(text)))
+    wanted, absent = wording.parted(wording.without_lead(_plain(_ARROW.split(text)[-1])))
     if place == "negative":
         wanted, absent = "", (wording.without_article(wanted), *absent)
     texts: list[Placed] = [(place, wanted), *(("negative", phrase) for phrase in absent)]
@@ -201,6 +204,10 @@ def _walk(value: Any, place: Place | None, depth: int) -> Iterator[Placed]:
     elif isinstance(value, dict) and depth:
         if "name" in value and (call := next((value[key] for key in CALLED_WITH if key in value), None)):
             value = {"": call}
+        if all(isinstance(item, int | float) for item in value.values()):  # {"a red hat": 1.2}
+            weighed = (key for key, item in value.items() if item)
+            yield from ((place, key) for key in weighed if wording.place_of_label(key) != "aside")
+            return
         # {"phrase": "impasto", "kind": "style"} says its place as a value, {"style": [...]} as a key.
         told: Place | None = next(filter(None, (_told(key, item) for key, item in value.items())), None)
         for key, item in value.items():
@@ -281,6 +288,7 @@ def _unmarked(text: str) -> str:
     text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), text)
     text = re.sub(r"\\[nrt]", "\n", text).replace("\\", "").replace("：", ": ")
     text = re.sub(r"~~[^~\n]+~~", "", text)
+    text = _KIND_LAST.sub(r"\2:\n\1", _KIND_FIRST.sub(r"\2:\n\1", text))
     text = _COUNTED.sub(lambda line: _COUNT.sub("\n", line[0]), text)
     text = html.unescape(_TAG.sub(_tag, _INFOTEXT.sub("", text)))
     text = re.sub(r"(?m)^\s*>\s", "", text)
@@ -311,10 +319,12 @@ def _is_heading(line: str, following: str) -> bool:
     bare = line.strip()
     if bare.startswith("#") or bare.strip("*_").endswith(":"):
         return True
-    deeper = _BULLET.match(following) and len(following) - len(following.lstrip()) > len(line) - len(
-        line.lstrip()
-    )
-    bold = re.fullmatch(r"\*\*[^*]+\*\*", bare) and _BULLET.match(following)
+    beneath = _BULLET.match(following)
+    reason = _LABEL.match(following[beneath.end() :]) if beneath else None
+    if reason and wording.place_of_label(reason[1]) == "aside":
+        return False
+    deeper = beneath and len(following) - len(following.lstrip()) > len(line) - len(line.lstrip())
+    bold = re.fullmatch(r"\*\*[^*]+\*\*", bare) and beneath
     return bool(deeper if _BULLET.match(line) else bold)
 
 

@@ -24,7 +24,7 @@ _END = re.compile(
 _MARK = re.compile(
     r"<\|(?:im_start|start|start_header_id)\|>\s*(?:assistant|system|user)?"
     r"|<\|[^<>|\n]{1,40}\|>|<｜[^<>｜\n]{1,40}｜>|<\|turn>\s*(?:model|user)?"
-    r"|<(?:s|bos|eos|pad|start_of_turn)>"
+    r"|<(?:s|bos|eos|pad|start_of_turn|[a-z]+_\d+)>"
 )
 
 

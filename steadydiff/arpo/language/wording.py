@@ -21,6 +21,7 @@ _TALK = re.compile(
     r"(?:there (?:is|are) )?no (?:\w+ )?(?:differences?|changes?|additions?|phrases?)|"
     r"以下|这些|希望)(?:\b|(?<=[\u3400-\u9fff]))"
     r"|.*\b(?:image|picture) [12]\b"
+    r"|hope (?:this|that|it|these)\b|(?:et cetera|etc|and so on|and more)\W*$"
     r"|(?:first|second|third|fourth|last|final)(?:ly)?$|next$"
     r"|.*\?$",
     re.IGNORECASE,
@@ -45,9 +46,10 @@ _REFUSAL = re.compile(
     rf"|\b(?:attach|upload|provide|share) (?:an?|the|your) {_PICTURE}"
     r"|\b(?:our safety system|content (?:management )?polic(?:y|ies))\b"
     r"|\brequest (?:was|is|has been) (?:rejected|blocked|flagged|declined)\b"
-    r"|抱歉|对不起|對不起|很遗憾|很遺憾|无法|無法|不能(?:帮|协助|回答|提供|识别|描述)"
+    r"|作为一?[个款]?(?:人工智能|AI|语言模型)|我不(?:能|会|可以)|抱歉|对不起|對不起|很遗憾|很遺憾|无法|無法|不能(?:帮|协助|回答|提供|识别|描述)"
     r"|申し訳|できません|できかねます|죄송|수 없습니다"
-    r"|\btut mir leid\b|\b(?:kann|darf) (?:ich )?(?:\w+ ){0,6}nicht\b|\b(?:ik kan|kan ik) (?:\w+ ){0,4}niet\b"
+    r"|\btut mir leid\b|\b(?:kann|darf) (?:ich )?(?:\w+ ){0,6}(?:nicht|keine?\w?)\b"
+    r"|\b(?:ik kan|kan ik) (?:\w+ ){0,4}niet\b"
     r"|\b(?:jag kan|kan jag) (?:\w+ )?inte\b|\b(?:jeg kan|kan jeg) (?:\w+ )?ikke\b|\ben voi\b"
     r"|\bdésolée?\b|\bje ne (?:peux|suis|saurais) pas\b|\blo siento\b|\bno puedo\b"
     r"|\bdesculpe\b|\bnão posso\b|\bmi dispiace\b|\bnon posso\b|\bîmi pare rău\b|\bsajnálom\b"
@@ -103,8 +105,8 @@ _CONTENT_NOUN = (
 _LABEL_WORD = re.compile(f"{_STYLE_NOUN}|{_CONTENT_NOUN}", re.IGNORECASE)
 _ENDS_IN_STYLE = re.compile(rf"(?:.*[\s-])?{_STYLE_NOUN}", re.IGNORECASE)
 _STYLE_WORDS = re.compile(
-    r"\bstyles?\b|\bon (?:canvas|paper)\b|\bdepth of field\b|\b(?:soft|sharp|selective) focus\b|"
-    r"\brule of thirds\b|\bclose-?up\b"
+    r"\bstyles?\b|\bon (?:canvas|paper)\b|\bdepth of field\b|\b(?:golden|blue) hour\b"
+    r"|\b(?:soft|sharp|selective) focus\b|\brule of thirds\b|\bclose-?up\b"
     r"|^(?:(?:hyper|photo|semi)?-?realistic|monochrom(?:e|atic)|stylized|minimalist(?:ic)?|surreal|cinematic|"
     r"painterly|vintage|gr[ae]yscale|sepia|backlit|symmetrical|impressionist(?:ic)?|low-poly|"
     r"(?:highly|very|extremely|intricately|ultra|hyper|super)[ -]?detailed|masterpiece|[48]k|u?hd|hdr)$"
@@ -113,6 +115,11 @@ _STYLE_WORDS = re.compile(
     re.IGNORECASE,
 )
 _PREPOSITION = re.compile(r"\s(?:of|in|with|from|by|over|on|at|through|across|against|and|is|are)\s")
+
+_SAID_KIND = re.compile(
+    r"(style|风格|風格|\b(?:estilo|stile?)\b)|content|内容|內容|\b(?:contenido|conteúdo|contenu|contenuto|inhalt)\b",
+    re.IGNORECASE,
+)
 
 
 def place_of_label(label: str) -> Place | None:
@@ -128,7 +135,7 @@ def place_of_label(label: str) -> Place | None:
 
 def said_kind(label: str) -> Kind | None:
     """The kind that is said in so many words."""
-    found = re.search(r"(style|风格|風格)|content|内容|內容", label.lower())
+    found = _SAID_KIND.search(label)
     return None if not found else "style" if found[1] else "content"
 
 
