@@ -214,6 +214,9 @@ def limit(words, code):
         limit("upstream failed", 502),
         http({"error": "Rate limit reached, please try again in 2s"}),
         http({"choices": [{"error": {"message": "overloaded", "code": 503}, "message": {"content": ""}}]}),
+        http([{"error": {"message": "Resource has been exhausted", "code": 429}}]),  # as Gemini sends it
+        http({"object": "error", "message": "Too many requests", "code": 429}),
+        http(b'data: {"choices": [{"delta": {"content": "a d"}}]}\n\ndata: {"choices": [{"de'),
     ],
 )
 def test_a_limit_told_in_a_good_reply_is_asked_again(loopback, error):
@@ -230,6 +233,38 @@ def test_an_error_told_in_a_good_reply_is_shown_and_not_asked_again(loopback):
     assert asked(loopback(both)) == "a cat"
     server = loopback(limit("Invalid credentials", 401))
     assert "does not accept the key (none was sent) (401: Invalid credentials)" in complaint(server)
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (http([{"error": {"message": "API key not valid"}}], "400 Bad"), "refused (400: API key not valid)"),
+        (http({"detail": "Not authenticated", "code": 401}), "key (none was sent) (401: Not authenticated)"),
+        (http({"object": "error", "message": "no model x", "code": 404}), "or path (404: no model x)"),
+        (chat("", finish_reason="content_filter"), "its filter stopped the answer"),
+        (chat(" \n "), "answered with no text"),
+    ],
+    ids=["a list", "a detail", "a message", "a filter", "spaces"],
+)
+def test_errors_of_other_forms_show_the_servers_words(loopback, reply, said):
+    assert said in complaint(loopback(reply))
+
+
+def test_only_what_may_be_about_pictures_is_explained_by_them(loopback):
+    assert complaint(loopback(http({"error": "no credits"}, "402 Pay"))).endswith("refused (402: no credits)")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [{"type": "thinking", "thinking": "a dog?"}, {"type": "text", "text": "a cat"}],
+        [{"type": "output_text", "text": "a "}, {"type": "output_text", "text": "cat"}],
+        ["a ", "cat"],
+    ],
+)
+def test_an_answer_in_parts_is_put_together(loopback, parts):
+    assert asked(loopback(chat(parts))) == "a cat"
+    assert asked(loopback(stream(*({"content": [part]} for part in parts)))) == "a cat"
 
 
 def stream(*deltas, end="data: [DONE]\n\n"):
@@ -279,6 +314,11 @@ def test_a_server_that_asks_to_wait_too_long_is_not_waited_for(loopback, until):
     server = loopback(http(b"", "429 Slow", f"Retry-After: {until}"))
     assert "(429)" in complaint(server)
     assert len(server.requests) == 1
+
+
+def test_a_part_of_a_second_is_waited_for(loopback):
+    server, begun = loopback(http(b"", "429 Slow", "Retry-After: 0.4"), chat("a cat")), time.monotonic()
+    assert asked(server) == "a cat" and time.monotonic() - begun > 0.35
 
 
 @pytest.mark.parametrize("until", ["soon", "-5", "", "Fri, 99 Dec", "9" * 5000])

@@ -195,20 +195,34 @@ def _read(body: bytes) -> Any:
     chunks = [line[len(b"data:") :] for line in lines if line.startswith(b"data:")]
     try:
         if not chunks:
-            return json.loads(body)
+            return _bare(json.loads(body))
         found = [json.loads(chunk) for chunk in chunks if chunk.strip() != b"[DONE]"]
     except (ValueError, RecursionError):
-        return None
+        return {"error": {"message": "its stream broke off", "code": 502}} if chunks else None
     whole: dict[str, Any] = {"message": {}}
     for chunk in (chunk for chunk in found if isinstance(chunk, dict)):
         if chunk.get("error"):
             return {"error": chunk["error"]}
         choice = _first_choice(chunk)
         for name, text in (choice.pop("delta", None) or {}).items():
+            text = _joined(text)
             if isinstance(text, str):
                 whole["message"][name] = whole["message"].get(name, "") + text
         whole |= {name: value for name, value in choice.items() if value is not None}
     return {"choices": [whole]} if whole["message"] else None
+
+
+def _bare(found: Any) -> Any:
+    """An error out of the list of one that Gemini puts it into."""
+    return found[0] if isinstance(found, list) and len(found) == 1 else found
+
+
+def _joined(content: Any) -> Any:
+    """A content that comes in parts as one text, without the thoughts among them."""
+    if not isinstance(content, list):
+        return content
+    texts = (part.get("text") if isinstance(part, dict) else part for part in content)
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def _first_choice(completion: Any) -> dict:
@@ -226,7 +240,8 @@ def _as_failed(reply: Reply, completion: Any) -> Reply | None:
     choice = _first_choice(completion)
     message, error = choice.get("message"), choice.get("error")
     if isinstance(completion, dict) and not (isinstance(message, dict) and message.get("content")):
-        error = error or completion.get("error")
+        told = not choice and any(isinstance(completion.get(name), str) for name in ("message", "detail"))
+        error = error or completion.get("error") or (completion if told else None)
     if error:
         code = str(error.get("code")) if isinstance(error, dict) else ""
         status = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 200
@@ -240,14 +255,14 @@ def _answer(completion: Any, failed: Callable[[str], ProposerError]) -> str:
     choice = _first_choice(completion)
     try:
         message = choice["message"]
-        content = message.get("content") or message.get("refusal")
-        if isinstance(content, list):
-            content = "".join(part["text"] for part in content if part.get("type") == "text")
+        content = _joined(message.get("content")) or message.get("refusal")
         if content is not None and not isinstance(content, str):
             raise TypeError
     except (LookupError, TypeError, AttributeError):
         raise failed("answered with something that is no chat completion; correct the address") from None
-    if not content:
+    if not content or not content.strip():
+        if choice.get("finish_reason") == "content_filter":
+            raise failed("did not answer: its filter stopped the answer; take another model or reference")
         if choice.get("finish_reason") == "length":
             raise failed("spent all its max_tokens on thinking; raise max_tokens, or have it not think")
         thought = message.get("reasoning_content") or message.get("reasoning")
@@ -272,14 +287,15 @@ def _refusal(reply: Reply, key: str, key_name: str) -> tuple[str, bool]:
         return f"has no such model or path ({said})", False
     if status == 429 or status >= 500:
         return f"is busy or failing ({said})", True
-    return f"refused ({said}); some models see no pictures, or only one", False
+    pictures = "; some models see no pictures, or only one" if status in (200, 400, 413, 415, 422) else ""
+    return f"refused ({said}){pictures}", False
 
 
 def _words(body: bytes, key: str) -> str:
     """What a server says of its refusal, made harmless and short."""
     text = body.decode(errors="replace")
     try:
-        found = json.loads(body)
+        found = _bare(json.loads(body))
         for name in ("error", "message", "detail"):
             if isinstance(found, dict) and name in found:
                 found = found[name]
@@ -303,7 +319,7 @@ def _retry_after(reply: Reply) -> float:
     """Seconds that a server asks to wait, 0 if it does not say."""
     said = reply.headers.get("Retry-After", "").strip()
     try:
-        if said.isdecimal():
+        if re.fullmatch(r"\d+(\.\d+)?", said, re.ASCII):
             return float(said)
         return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
     except (ValueError, TypeError, OverflowError):
