@@ -74,7 +74,8 @@ def test_a_folder_ends_at_a_comfyui_that_does_not_answer(tmp_path, capsys):
     for name in ("a.png", "b.png", "c.png"):
         picture(tmp_path / "set" / name, (64, 64))
     assert arpo.main([str(tmp_path / "set"), "--comfyui", "1", "--checkpoint", "x"]) == 1
-    assert capsys.readouterr().err.count("The ComfyUI at 127.0.0.1:1") == 1
+    said = capsys.readouterr().err
+    assert said.count("The ComfyUI at 127.0.0.1:1") == 1 and "nothing listens there; start it" in said
 
 
 @pytest.mark.slow

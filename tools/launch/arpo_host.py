@@ -81,7 +81,9 @@ class HostSearch:
             outputs = self.client.run(with_pictures(graph, uploaded, options))
         except (ComfyError, OSError, ValueError) as error:
             kind = Stop if of_a_picture(error) else EachFails
-            raise kind(f"The ComfyUI at {self.address} did not find a prompt: {error}") from error
+            refused = isinstance(error, ConnectionRefusedError)
+            why = "nothing listens there; start it, or correct --comfyui" if refused else error
+            raise kind(f"The ComfyUI at {self.address} did not find a prompt: {why}") from error
         prompt = outputs[PROMPT]["text"][0]
         print(f"prompt: {prompt}", flush=True)
         return prompt
