@@ -159,7 +159,9 @@ def search(
     folder = OUTPUT / (read[0][0] if len(names) == 1 else f"{Path(options.image).resolve().name}_theme")
     file = folder / "log.safetensors"
     one_of_many = len(names) == 1 and Path(options.image).is_dir()
-    earlier = load_log(file) if options.resume and (file.is_file() or not one_of_many) else None
+    if options.resume and not file.is_file() and not one_of_many:
+        say(f"no log of an earlier search is in {folder}; this one begins anew")
+    earlier = load_log(file) if options.resume and file.is_file() else None
     if earlier and one_of_many and earlier.reference != theme_fingerprint(theme):
         earlier = None  # of a namesake in another folder
     prompt = None if options.prompt is None else Phrases.of(options.prompt)
