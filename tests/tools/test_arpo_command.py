@@ -190,6 +190,13 @@ def test_a_search_that_was_stopped_before_its_first_drawing_begins_anew(output, 
     assert (output / "scene_7" / "log.safetensors").is_file()
 
 
+@pytest.mark.slow
+def test_a_search_that_was_stopped_before_its_first_drawing_begins_anew(output, capsys):
+    assert arpo.main(["scene:7", *QUICK, "--resume"]) == 0
+    assert "no log of an earlier search is in" in capsys.readouterr().out
+    assert (output / "scene_7" / "log.safetensors").is_file()
+
+
     graph = arpo_host.with_pictures(arpo_host.checkpoint_graph(told, (64, 64)), ["a", "b", "c"], told)
     last, inputs = graph["arpo"]["inputs"]["image"][0], graph["arpo"]["inputs"]
     assert inputs["combine"] == "mean" and graph[last]["class_type"] == "ImageBatch"

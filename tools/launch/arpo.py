@@ -131,7 +131,9 @@ def named_proposer(options: argparse.Namespace, clip: Scorer) -> PhraseBank | Vi
         return VisionProposer(server, write=writer, sessions=sessions)
     lists: list[Phrases] = []
     for name in filter(None, map(str.strip, (options.bank or "tinyworld").split(","))):
-        lists += read_bank(Path(name)) if Path(name).exists() else named_lists(find_banks(), NO_BANK, name)
+    banks = find_banks()
+        own = name.split("/")[0] not in banks and Path(name).exists()
+        lists += read_bank(Path(name)) if own else named_lists(banks, NO_BANK, name)
     return PhraseBank(tuple(lists), clip, cache=OUTPUT / ".embeddings")
 
 
