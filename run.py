@@ -170,6 +170,7 @@ def ensure_judges(base: Path) -> Path:
 
 def arpo(options: argparse.Namespace, rest: list[str]) -> int:
     """From a picture back to a prompt, by the tiny world or a running ComfyUI; arguments go to the search."""
+    os.environ["STEADYDIFF_FROM"] = os.getcwd()
     return python_in_root(
         interpreter(options.python), ["-m", "tools.launch.arpo", *given(options.image), *rest]
     )

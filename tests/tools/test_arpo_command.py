@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -9,6 +10,7 @@ from threading import Thread
 import pytest
 from PIL import Image
 
+import run
 from steadydiff.arpo.language.proposer import VisionProposer
 from steadydiff.arpo.language.server import ChatServer
 from steadydiff.arpo.phrase_bank import PhraseBank
@@ -68,6 +70,13 @@ def test_a_folders_prompts_are_written_beside_its_pictures(tmp_path, output, cap
     (tmp_path / "empty").mkdir()
     with pytest.raises(Stop, match="has no pictures"):
         arpo.references(str(tmp_path / "empty"))
+
+
+def test_paths_are_meant_from_where_the_command_was_given(tmp_path, monkeypatch, capfd):
+    picture(tmp_path / "photo.png", (80, 60))
+    monkeypatch.chdir(tmp_path)
+    assert run.main(["arpo", "photo.png", "--comfyui", "1", "--python", sys.executable]) == 1
+    assert "photo.png has 80 x 60 pixels" in capfd.readouterr().err
 
 
 def test_a_folder_ends_at_a_comfyui_that_does_not_answer(tmp_path, capsys):
@@ -175,6 +184,13 @@ def test_a_folder_that_was_stopped_is_resumed_where_it_was(tmp_path, output, cap
 
 
 @pytest.mark.slow
+def test_a_search_that_was_stopped_before_its_first_drawing_begins_anew(output, capsys):
+    assert arpo.main(["scene:7", *QUICK, "--resume"]) == 0
+    assert "no log of an earlier search is in" in capsys.readouterr().out
+    assert (output / "scene_7" / "log.safetensors").is_file()
+
+
+@pytest.mark.slow
 def test_a_folder_may_be_one_theme(tmp_path, output, capsys):
     for name in ("a.png", "b.png", "c.png"):
         picture(tmp_path / "set" / name, (64, 64))
@@ -183,20 +199,6 @@ def test_a_folder_may_be_one_theme(tmp_path, output, capsys):
     assert not list((tmp_path / "set").glob("*.txt"))
     assert (output / "set_theme" / "sheet.png").is_file()
     told = options("--checkpoint", "x")
-@pytest.mark.slow
-def test_a_search_that_was_stopped_before_its_first_drawing_begins_anew(output, capsys):
-    assert arpo.main(["scene:7", *QUICK, "--resume"]) == 0
-    assert "no log of an earlier search is in" in capsys.readouterr().out
-    assert (output / "scene_7" / "log.safetensors").is_file()
-
-
-@pytest.mark.slow
-def test_a_search_that_was_stopped_before_its_first_drawing_begins_anew(output, capsys):
-    assert arpo.main(["scene:7", *QUICK, "--resume"]) == 0
-    assert "no log of an earlier search is in" in capsys.readouterr().out
-    assert (output / "scene_7" / "log.safetensors").is_file()
-
-
     graph = arpo_host.with_pictures(arpo_host.checkpoint_graph(told, (64, 64)), ["a", "b", "c"], told)
     last, inputs = graph["arpo"]["inputs"]["image"][0], graph["arpo"]["inputs"]
     assert inputs["combine"] == "mean" and graph[last]["class_type"] == "ImageBatch"
@@ -212,6 +214,13 @@ def test_banks_are_named_or_folders_and_files(tmp_path, output):
     assert isinstance(made, PhraseBank)
     assert [len(one) for one in made.lists][1:] == [2] and len(made.lists[0]) > 150
     assert arpo.main(["scene:7", *QUICK, "--bank", "absent"]) == 1
+
+
+@pytest.mark.slow
+def test_a_banks_name_means_the_bank_though_a_folder_of_that_name_is_here(tmp_path, monkeypatch):
+    (tmp_path / "general").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert len(arpo.named_proposer(options("--bank", "general"), arpo.scorer()).lists) > 5
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ a sheet; --resume goes on from there.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -130,8 +131,8 @@ def named_proposer(options: argparse.Namespace, clip: Scorer) -> PhraseBank | Vi
         sessions = (server.session, *([writer.session] if writer else []))
         return VisionProposer(server, write=writer, sessions=sessions)
     lists: list[Phrases] = []
-    for name in filter(None, map(str.strip, (options.bank or "tinyworld").split(","))):
     banks = find_banks()
+    for name in filter(None, map(str.strip, (options.bank or "tinyworld").split(","))):
         own = name.split("/")[0] not in banks and Path(name).exists()
         lists += read_bank(Path(name)) if own else named_lists(banks, NO_BANK, name)
     return PhraseBank(tuple(lists), clip, cache=OUTPUT / ".embeddings")
@@ -357,4 +358,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    os.chdir(os.environ.get("STEADYDIFF_FROM", "."))  # where run.py was called, which paths are meant from
     sys.exit(main())
