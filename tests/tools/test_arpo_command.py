@@ -253,6 +253,20 @@ def test_what_cannot_be_drawn_with_is_refused(tmp_path, capsys, words, sentence)
     assert re.search(sentence, capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["p.png", "--comfyui", "1", "--resume"], "--resume is for searches without a ComfyUI"),
+        (["scene:7", "--comfyui", "1"], "scene:7 has no file that a ComfyUI could load"),
+        (["scene:7", "--steps", "30"], "--steps is for drawing in a ComfyUI"),
+        (["scene:7", "--negative", "text", "--size", "64"], "--size, --negative is for drawing in a ComfyUI"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(capsys, words, sentence):
+    assert arpo.main(words) == 1
+    assert sentence in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["8188", "127.0.0.1:8188", "http://127.0.0.1:8188/"])
 def test_an_address_is_a_port_with_or_without_its_host(text):
     assert arpo_host.address_of(text) == (8188, "127.0.0.1")

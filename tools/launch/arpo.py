@@ -61,6 +61,7 @@ DRAWS = (
     f"It draws one or two of {len(SHAPES)} shapes ({', '.join(SHAPES[:3])} ...) in {len(COLOURS)} colours on "
     f"{len(BACKGROUNDS)} backgrounds in {len(STYLES)} styles, {SIDE} x {SIDE} pixels, and nothing else."
 )
+OF_A_HOST = {"size": 512, "steps": 20, "cfg": 7.0, "negative": ""}  # options, and what they are by default
 RESUMED = "--resume goes on from the last whole iteration"
 AGAIN = "the same command goes on with a folder's pictures that have no .txt yet"
 scorer = cache(tiny_scorer)
@@ -243,6 +244,10 @@ def search_all(options: argparse.Namespace) -> int:
 def searcher(options: argparse.Namespace) -> Callable[[list[str]], str]:
     """What finds the prompt of a picture, or of several together; says with which model it draws."""
     if options.comfyui or options.port:
+        if options.resume:
+            raise Stop("--resume is for searches without a ComfyUI, whose logs are kept here; leave it out.")
+        if scene_of(options.image) is not None:
+            raise Stop(f"{options.image} has no file that a ComfyUI could load; give a picture or a folder.")
         host = HostSearch.of(options)
         say(f"draws with: {host.draws_with} in the ComfyUI at {host.address}")
         if host.tiny:
@@ -260,6 +265,8 @@ def searcher(options: argparse.Namespace) -> Callable[[list[str]], str]:
         return found
     if options.checkpoint or options.workflow:
         raise Stop("A checkpoint or a workflow runs in a ComfyUI: say which one by --comfyui ADDRESS.")
+    if ignored := [f"--{name}" for name in OF_A_HOST if getattr(options, name) != OF_A_HOST[name]]:
+        raise Stop(f"{', '.join(ignored)} is for drawing in a ComfyUI: say which one by --comfyui ADDRESS.")
     say(f"draws with: the tiny world. {DRAWS}")
     settings = ARPO(
         options.iterations,
@@ -336,12 +343,12 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--size",
         type=int,
-        default=512,
+        default=OF_A_HOST["size"],
         help="drawings have about SIZE x SIZE pixels, in the reference's proportions; %(default)s",
     )
-    add("--steps", type=int, default=20)
-    add("--cfg", type=float, default=7.0)
-    add("--negative", default="", metavar="TEXT", help="what to steer away from")
+    add("--steps", type=int, default=OF_A_HOST["steps"])
+    add("--cfg", type=float, default=OF_A_HOST["cfg"])
+    add("--negative", default=OF_A_HOST["negative"], metavar="TEXT", help="what to steer away from")
     return top
 
 
