@@ -258,6 +258,7 @@ def test_what_cannot_be_drawn_with_is_refused(tmp_path, capsys, words, sentence)
     [
         (["p.png", "--comfyui", "1", "--resume"], "--resume is for searches without a ComfyUI"),
         (["scene:7", "--comfyui", "1"], "scene:7 has no file that a ComfyUI could load"),
+        (["p.png", "--comfyui", "1", "--bank", "art"], "a workflow has its own settings; --bank is for"),
         (["scene:7", "--steps", "30"], "--steps is for drawing in a ComfyUI"),
         (["scene:7", "--negative", "text", "--size", "64"], "--size, --negative is for drawing in a ComfyUI"),
     ],

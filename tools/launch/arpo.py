@@ -62,6 +62,7 @@ DRAWS = (
     f"{len(BACKGROUNDS)} backgrounds in {len(STYLES)} styles, {SIDE} x {SIDE} pixels, and nothing else."
 )
 OF_A_HOST = {"size": 512, "steps": 20, "cfg": 7.0, "negative": ""}  # options, and what they are by default
+OF_A_GRAPH = {"bank": None, "server": None, "clip": None, "download": False}
 RESUMED = "--resume goes on from the last whole iteration"
 AGAIN = "the same command goes on with a folder's pictures that have no .txt yet"
 scorer = cache(tiny_scorer)
@@ -248,6 +249,8 @@ def searcher(options: argparse.Namespace) -> Callable[[list[str]], str]:
             raise Stop("--resume is for searches without a ComfyUI, whose logs are kept here; leave it out.")
         if scene_of(options.image) is not None:
             raise Stop(f"{options.image} has no file that a ComfyUI could load; give a picture or a folder.")
+        if not options.checkpoint and (ignored := given(options, OF_A_HOST | OF_A_GRAPH)):
+            raise Stop(f"a workflow has its own settings; {ignored} is for --checkpoint NAME.")
         host = HostSearch.of(options)
         say(f"draws with: {host.draws_with} in the ComfyUI at {host.address}")
         if host.tiny:
@@ -265,8 +268,8 @@ def searcher(options: argparse.Namespace) -> Callable[[list[str]], str]:
         return found
     if options.checkpoint or options.workflow:
         raise Stop("A checkpoint or a workflow runs in a ComfyUI: say which one by --comfyui ADDRESS.")
-    if ignored := [f"--{name}" for name in OF_A_HOST if getattr(options, name) != OF_A_HOST[name]]:
-        raise Stop(f"{', '.join(ignored)} is for drawing in a ComfyUI: say which one by --comfyui ADDRESS.")
+    if ignored := given(options, OF_A_HOST):
+        raise Stop(f"{ignored} is for drawing in a ComfyUI: say which one by --comfyui ADDRESS.")
     say(f"draws with: the tiny world. {DRAWS}")
     settings = ARPO(
         options.iterations,
@@ -280,6 +283,11 @@ def searcher(options: argparse.Namespace) -> Callable[[list[str]], str]:
     if options.tagger:
         proposer = Captioned(proposer, load_tagger(Path(options.tagger)))
     return partial(search, options, settings, clip, proposer)
+
+
+def given(options: argparse.Namespace, defaults: dict) -> str:
+    """Which of these options were given another value than by default."""
+    return ", ".join(f"--{name}" for name in defaults if getattr(options, name) != defaults[name])
 
 
 def parser() -> argparse.ArgumentParser:
