@@ -134,7 +134,7 @@ def _files(folder: Path, lenient: bool) -> dict[str, Path]:
         return {folder.stem: folder}
     files: dict[str, Path] = {}
     for file in sorted(folder.rglob("*.txt")):
-        if is_hidden(file, folder):  # what macOS, notebooks and editors leave behind
+        if is_hidden(file, folder) or not file.is_file():  # what macOS, notebooks and editors leave behind
             continue
         name = file.relative_to(folder).with_suffix("").as_posix() if lenient else file.stem
         if name in files:
@@ -179,6 +179,8 @@ def _phrases(
         parts[1::2] = [_found(part, files) for part in parts[1::2]]
     choices = [_filled(p, files, lenient, (*within, name)) if i % 2 else [p] for i, p in enumerate(parts)]
     if prod(map(len, choices)) > most:
+        if len(parts) == 1:
+            raise SettingsError(f"{name}.txt has more than {MOST_PHRASES} lines; part it into several banks")
         raise SettingsError(f"{name}.txt: {line!r} stands for more than {MOST_PHRASES} phrases")
     return ["".join(choice) for choice in product(*choices)]
 

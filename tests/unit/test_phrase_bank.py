@@ -62,6 +62,7 @@ def test_files_are_lists_of_content_or_style_with_their_wildcards_filled_in(fold
         ({"a.txt": "__b__", "words/b.txt": "__a__"}, r"a\.txt stands for itself, by way of a, b"),
         ({"a.txt": "__n____n____n____n__", "words/n.txt": "1\n" * 12}, "stands for more than 20000 phrases"),
         (LARGE, "part it"),
+        ({"a.txt": "1 cat\n" * 20_001}, r"a\.txt has more than 20000 lines; part it into several banks"),
         ({"a.txt": b"\xff\xfe\x00"}, r"a\.txt is text in UTF-16"),
         ({"a.txt": "x", "style/a.txt": "y"}, r"two files a\.txt"),
     ],
@@ -69,6 +70,12 @@ def test_files_are_lists_of_content_or_style_with_their_wildcards_filled_in(fold
 def test_what_cannot_be_read_is_refused_by_name(folder, files, sentence):
     with pytest.raises(SettingsError, match=sentence):
         read_bank(folder(files))
+
+
+def test_a_folder_that_is_called_like_a_file_is_none(folder):
+    bank = folder({"a.txt": "a cat"})
+    (bank / "b.txt").mkdir()
+    assert read_bank(bank) == (Phrases(("a cat",)),)
 
 
 class Axes:
