@@ -33,8 +33,9 @@ LATER = "seeds", "max_tokens"  # which workflows of before have not
 PROPOSER = "proposer"
 CAPTIONER = (
     "Who writes the first prompt if none is given: the proposer, or a WD tagger. These are listed if their "
-    ".onnx and .csv lie in models/steadydiff_taggers (from huggingface.co/SmilingWolf, about 0.4 GB; nothing "
-    "is fetched) and onnxruntime is installed."
+    "folder (from huggingface.co/SmilingWolf, about 0.4 GB; nothing is fetched) lies in "
+    "models/steadydiff_taggers, with selected_tags.csv and model.onnx, if onnxruntime is installed, or "
+    "model.safetensors and config.json, if timm is. Open_clip brings timm along."
 )
 
 

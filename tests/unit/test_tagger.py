@@ -1,8 +1,14 @@
 """Taggers as ARPO's captioner: how they are shown a picture, which tags count, what is no tagger."""
 
+import json
+import sys
+
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 
+from steadydiff.arpo.clip_scorer import as_pil
 from steadydiff.arpo.phrases import Phrases
 from steadydiff.arpo.tagger import Captioned, find_taggers, load_tagger, read_tags, squared, tagged
 from steadydiff.errors import SettingsError
@@ -81,3 +87,97 @@ def test_what_is_no_tagger_is_told(tagger):
     assert find_taggers(tagger.parent) == {}
     with pytest.raises(SettingsError, match="no table of its tags"):
         load_tagger(tagger)
+
+
+# --- weights as safetensors, run by timm ------------------------------------------------------------------
+
+SMALL = {
+    "vit_tiny_patch16_224": {
+        "img_size": 32,
+        "embed_dim": 16,
+        "depth": 1,
+        "num_heads": 2,
+        "class_token": False,
+        "fc_norm": False,
+        "global_pool": "avg",
+        "act_layer": "gelu_tanh",
+    },
+    "swinv2_tiny_window8_256": {
+        "img_size": 32,
+        "window_size": 4,
+        "embed_dim": 8,
+        "depths": [1, 1],
+        "num_heads": [1, 2],
+    },
+    "convnext_atto": {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]},
+    "eva02_tiny_patch14_224": {"img_size": 28, "embed_dim": 24, "depth": 1, "num_heads": 2},
+}  # one of each kind of WD's, as small as it can be
+
+
+def published(folder, kind, **more):
+    """A network of timm's with random weights in a folder as WD's publish theirs; returns it and its side."""
+    timm = pytest.importorskip("timm")
+    arguments = SMALL[kind]
+    torch.manual_seed(0)
+    network = timm.create_model(kind, num_classes=5, **arguments).eval()
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            if "head" in name:
+                weight.normal_()
+    folder.mkdir(parents=True)
+    save_file(network.state_dict(), folder / "model.safetensors")
+    (folder / "selected_tags.csv").write_text(TABLE)
+    side = arguments.get("img_size", 32)
+    kept = {"input_size": [3, side, side], "mean": [0.5, 0.4, 0.6], "std": [0.5, 0.25, 0.5]}
+    config = {"architecture": kind, "num_classes": 5, "model_args": arguments, "pretrained_cfg": kept}
+    (folder / "config.json").write_text(json.dumps(config | more))
+    return network, side
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", SMALL)
+def test_weights_are_run_by_timm_as_their_makers_run_them(tmp_path, architecture):
+    network, side = published(tmp_path / "wd-small", architecture)
+    data = pytest.importorskip("timm.data")
+    shown = torch.rand(20, 40, 3, generator=torch.Generator().manual_seed(1))
+    white = Image.new("RGB", (40, 40), "white")
+    white.paste(as_pil(shown), (0, 10))
+    usual = data.create_transform(
+        (3, side, side), interpolation="bicubic", crop_pct=1.0, mean=(0.5, 0.4, 0.6), std=(0.5, 0.25, 0.5)
+    )
+    with torch.no_grad():
+        chances = network(usual(white)[None][:, [2, 1, 0]]).sigmoid()
+    before = torch.get_rng_state()
+    found = load_tagger(tmp_path / "wd-small" / "model.safetensors")(shown)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert found == tagged(lambda _: chances, side, read_tags(tmp_path / "wd-small/selected_tags.csv"), shown)
+    assert 0 < len(found) and find_taggers(tmp_path)["wd-small"].name == "model.safetensors"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"architecture": "hf-hub:someone/else"}, "timm knows no 'hf-hub:someone/else'"),
+        ({"architecture": None}, "timm knows no None"),
+        ({"num_classes": 7}, "size mismatch"),
+        ({"model_args": {"checkpoint_path": "other.pth"}}, "sets checkpoint_path"),
+        ({"model_args": {"pretrained": True}}, "sets pretrained"),
+        ({"model_args": {"no_such": 1}}, "no_such"),
+        ({"pretrained_cfg": {}}, "input_size"),
+    ],
+)
+def test_what_is_no_tagger_of_timms_is_told(tmp_path, more, sentence):
+    published(tmp_path / "small", "vit_tiny_patch16_224", **more)
+    with pytest.raises(
+        SettingsError, match=rf"(?s)model\.safetensors is no tagger that can be read: .*{sentence}"
+    ):
+        load_tagger(tmp_path / "small" / "model.safetensors")
+
+
+@pytest.mark.slow
+def test_without_timm_the_command_that_installs_it_is_named(tmp_path, monkeypatch):
+    published(tmp_path / "small", "vit_tiny_patch16_224")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(SettingsError, match="python -m pip install timm"):
+        load_tagger(tmp_path / "small" / "model.safetensors")

@@ -328,8 +328,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--tagger",
         metavar="FILE",
-        help="a WD tagger (.onnx, its .csv beside it) that writes the first prompt; in a ComfyUI the name of "
-        "one in its models/steadydiff_taggers",
+        help="a WD tagger (.onnx, or .safetensors with its config.json; its .csv beside it) that writes the "
+        "first prompt; in a ComfyUI the name of one in its models/steadydiff_taggers",
     )
     add(
         "--clip",
