@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -150,7 +151,13 @@ def read_tags(file: Path | None) -> list[str]:
     if file is None:
         raise ValueError("there is no table of its tags beside it")
     rows = list(csv.DictReader(read_text(file).splitlines()))
-    return [row["name"].replace("_", " ") if row["category"] == SHOWN else "" for row in rows]
+    return [_words(row["name"]) if row["category"] == SHOWN else "" for row in rows]
+
+
+def _words(tag: str) -> str:
+    """A tag without underscores and brackets, which hosts read as stress; nothing of faces such as ";)"."""
+    words = " ".join(re.sub(r"[_()\[\]{}<>\\]", " ", tag).split())
+    return words if words.isalnum() or re.search(r"[^\W\d_]{2}", words) else ""
 
 
 def tagged(run: Run, side: int, names: Sequence[str], picture: Tensor) -> Phrases:

@@ -34,6 +34,12 @@ def test_the_surest_tags_of_what_is_shown_are_the_prompt(tmp_path):
         tagged(lambda _: chances[:, :2], 16, names, RED)
 
 
+def test_tags_hold_no_brackets_that_a_host_would_read_as_stress(tmp_path):
+    file = tmp_path / "tags.csv"
+    file.write_text("name,category\nholding_fan_(object),0\n^_^,0\n;),0\nhat,0\n3d,0\n")
+    assert read_tags(file) == ["holding fan object", "", "", "hat", "3d"]
+
+
 def test_only_the_first_prompt_comes_from_it():
     class Proposer:
         def caption(self, reference):
