@@ -194,8 +194,10 @@ def _objects(text: str) -> list[dict]:
 
 def _walk(value: Any, place: Place | None, depth: int) -> Iterator[Placed]:
     if isinstance(value, str):
-        inner = _within(value) if depth else None
-        yield from ((place, value),) if inner is None else _walk(inner, place, depth - 1)
+        if depth and (inner := _within(value)) is not None:
+            yield from _walk(inner, place, depth - 1)
+        else:
+            yield place, value
     elif value in ([], {}):
         yield MEANT
     elif isinstance(value, list) and depth:
@@ -205,8 +207,9 @@ def _walk(value: Any, place: Place | None, depth: int) -> Iterator[Placed]:
         if "name" in value and (call := next((value[key] for key in CALLED_WITH if key in value), None)):
             value = {"": call}
         if all(isinstance(item, int | float) for item in value.values()):  # {"a red hat": 1.2}
-            weighed = (key for key, item in value.items() if item)
-            yield from ((place, key) for key in weighed if wording.place_of_label(key) != "aside")
+            for key, item in value.items():
+                if item and wording.place_of_label(key) != "aside":
+                    yield place, key
             return
         # {"phrase": "impasto", "kind": "style"} says its place as a value, {"style": [...]} as a key.
         told: Place | None = next(filter(None, (_told(key, item) for key, item in value.items())), None)
