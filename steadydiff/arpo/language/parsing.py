@@ -291,7 +291,9 @@ def _unmarked(text: str) -> str:
     text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), text)
     text = re.sub(r"\\[nrt]", "\n", text).replace("\\", "").replace("：", ": ")
     text = re.sub(r"~~[^~\n]+~~", "", text)
-    text = _KIND_LAST.sub(r"\2:\n\1", _KIND_FIRST.sub(r"\2:\n\1", text))
+    text = _KIND_FIRST.sub(r"\2:\n\1", text)
+    if "(content)" in text or "[content]" in text:  # else it may be a tag: "1980s (style)"
+        text = _KIND_LAST.sub(r"\2:\n\1", text)
     text = _COUNTED.sub(lambda line: _COUNT.sub("\n", line[0]), text)
     text = html.unescape(_TAG.sub(_tag, _INFOTEXT.sub("", text)))
     text = re.sub(r"(?m)^\s*>\s", "", text)
