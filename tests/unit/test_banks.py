@@ -41,6 +41,11 @@ def test_a_bank_is_as_large_as_it_says_and_every_line_is_a_phrase(bank):
 
 
 @pytest.mark.parametrize("bank", COUNTS)
+def test_no_phrase_holds_brackets_that_a_host_would_read_as_stress(bank):
+    assert [line for line in lines(bank) if set(line[1]) & set("()[]{}<>|")] == []
+
+
+@pytest.mark.parametrize("bank", COUNTS)
 def test_every_file_says_first_what_it_holds(bank):
     for file in (BANKS / bank).rglob("*.txt"):
         head, *rest = file.read_bytes().decode("utf-8").splitlines()
