@@ -52,12 +52,14 @@ _LABEL = re.compile(r"([^:;]{1,80}):[\"'*]*(?:\s|$)")
 _NEXT_LABEL = re.compile(
     r"[,;]\s*(?=[A-Z][^\W\d_]*(?: [^\W\d_]+){0,2}:\s|\"\w+\":)"  # of "Subject: a fox, Light: soft"
 )
+_STRAIGHT = str.maketrans(dict.fromkeys("“”„«»「」『』", '"'))
 _WEIGHED = r"[\[({]+([^\[\](){},;:\"'\n]+)(?::[\d.]+)?[\])}]+"  # as prompts stress a phrase: (red hat:1.2)
 _EMPHASIS = re.compile(rf"(?m)^[ \t]*{_WEIGHED}(?=[ \t]*[,;])|(?<=[,;])[ \t]*{_WEIGHED}(?=[ \t]*(?:[,;]|$))")
 _KIND_FIRST = re.compile(r"(?mi)^(\s*(?:[-*•+]|\d+[.)])\s+)?[\[(](content|style)[\])][ \t]*")
 _KIND_LAST = re.compile(r"(?mi)^(.*\S)[ \t]*[\[(](content|style)[\])][ \t]*$")
 _BOX = re.compile(r"(?m)^(\s*[-*+] )\[[ xX]\](?= )")  # of a list of tasks
-_REASON = re.compile(r"(.{2,60}?)(?:\s[-–—]+\s|:\s)(.+)")
+_KIND_ALONE = re.compile(r"\W*(?:content|style)s?(?: phrases| keywords)?\W*", re.IGNORECASE)
+_REASON = re.compile(r"(.{2,60}?)(?:\s[-–—]+\s|:\s|\sbecause\s)(.+)")
 _ASIDE = re.compile(r"(?<=\w)[\"'*]*\s+\([^()\s]+\s[^()]*\)")  # of several words: one belongs to the phrase
 _COMMENT = re.compile(r"(^|[\s,\[{])(?://|#)\s[^\n\"]*$", re.MULTILINE)
 _TRAILING = re.compile(r",(\s*[\]}])")
@@ -290,7 +292,7 @@ def _unmarked(text: str) -> str:
     """Sections named on lines of their own; without comments, tags and a phrase that was cut off."""
     text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), text)
     text = re.sub(r"\\[nrt]", "\n", text).replace("\\", "").replace("：", ": ")
-    text = re.sub(r"~~[^~\n]+~~", "", text)
+    text = re.sub(r"~~[^~\n]+~~|(?m:\s{2}#\s.*$)", "", text.translate(_STRAIGHT))
     text = _KIND_FIRST.sub(r"\2:\n\1", text)
     if "(content)" in text or "[content]" in text:  # else it may be a tag: "1980s (style)"
         text = _KIND_LAST.sub(r"\2:\n\1", text)
@@ -322,7 +324,7 @@ def _tag(tag: re.Match[str]) -> str:
 def _is_heading(line: str, following: str) -> bool:
     """Markdown's, a line that ends with a colon, one all bold, and a bullet with others beneath it."""
     bare = line.strip()
-    if bare.startswith("#") or bare.strip("*_").endswith(":"):
+    if bare.startswith("#") or bare.strip("*_").endswith(":") or _KIND_ALONE.fullmatch(bare):
         return True
     beneath = _BULLET.match(following)
     reason = _LABEL.match(following[beneath.end() :]) if beneath else None
