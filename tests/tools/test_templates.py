@@ -64,3 +64,9 @@ def test_a_thumbnail_is_square_and_shows_something(name):
     pixels = np.asarray(picture, dtype=float)
     error = np.mean((pixels[:, :256] - pixels[:, 256:]) ** 2)
     assert 10 * np.log10(255**2 / error) < 30
+
+
+def test_the_note_of_arpo_names_the_size_too_which_is_the_demo_models():
+    [note] = [text for name, (text, _) in TEMPLATES.items() if "ARPO" in name]
+    shipped = (FOLDER / "5 Prompt of a picture (ARPO).json").read_text(encoding="utf-8")
+    assert "*Size* 512 (SDXL 1024)" in note and json.dumps(note, ensure_ascii=False) in shipped

@@ -190,8 +190,9 @@ TEMPLATES: dict[str, tuple[str, Graph]] = {
     "5 Prompt of a picture (ARPO)": (
         "The demo model draws a picture from a hidden prompt. *ARPO* starts with a wrong prompt, draws it, "
         "sees what is missing, and ends with words for what is there.\n\n"
-        "**Your own picture:** Load Checkpoint for the demo model, *Load Image* for the picture, ViT-L-14 in "
-        "CLIP Scorer (tick *download* once, 1.7 GB), bank *general*, an empty *prompt*.",
+        "**Your own picture:** Load Checkpoint for the demo model, *Load Image* for the picture, *Size* 512 "
+        "(SDXL 1024), ViT-L-14 in CLIP Scorer (tick *download* once, 1.7 GB), bank *general*, an empty "
+        "*prompt*.",
         {
             "model": tiny_world(),
             "positive": text("Hidden prompt", RING, 110),
