@@ -1,5 +1,7 @@
 """SteadyDiffEditPrompt: other content in a found style, or found content in another style."""
 
+from itertools import zip_longest
+
 from comfy_api.latest import io
 
 from ..steadydiff.arpo.language.editing import (
@@ -87,9 +89,18 @@ class SteadyDiffEditPrompt(io.ComfyNode):
     def execute(
         cls, prompt, edit, content, style, remove, report=None, negative=None, words=""
     ) -> io.NodeOutput:
-        found = Phrases.of(prompt) if report is None else known_phrases(prompt, report)
-        found -= Phrases.of(remove)
-        whole = Phrases(found.content, found.style, Phrases.of(negative or "").content)
         change = Phrases(Phrases.of(content).content, Phrases.of(style).content)
-        edited = edit_phrases(exchange_words(whole, read_exchanges(words)), change, edit)
-        return io.NodeOutput(edited.prompt, edited.negative_prompt)
+        exchanges = read_exchanges(words)
+
+        def edited(prompt: str, negative: str) -> Phrases:
+            found = Phrases.of(prompt) if report is None else known_phrases(prompt, report)
+            found -= Phrases.of(remove)
+            whole = Phrases(found.content, found.style, Phrases.of(negative).content)
+            return edit_phrases(exchange_words(whole, exchanges), change, edit)
+
+        prompts = [prompt] if report is None else prompt.split("\n")  # ARPO's are one a line, one an image
+        absent = (negative or "").split("\n") if len(prompts) > 1 else [negative or ""]
+        made = [edited(*pair) for pair in zip_longest(prompts, absent[: len(prompts)], fillvalue="")]
+        return io.NodeOutput(
+            "\n".join(one.prompt for one in made), "\n".join(one.negative_prompt for one in made)
+        )

@@ -243,6 +243,22 @@ def test_edit_prompt_exchanges_words_and_keeps_the_negative_prompt_apart(execute
         execute("SteadyDiffEditPrompt", prompt="a dog", words="dog")
 
 
+def test_edit_prompt_edits_each_of_the_prompts_of_several_images(execute):
+    found = {"content": ["a red dog"], "style": ["oil painting"]}, {"content": ["a cat"], "style": ["ink"]}
+    made = execute(
+        "SteadyDiffEditPrompt",
+        prompt="a red dog, oil painting\na cat, ink",
+        negative="a hat, text\n",
+        report=json.dumps({"searches": [{"log": {"steps": [{"phrases": one}]}} for one in found]}),
+        edit="swap",
+        content="",
+        style="watercolour",
+        remove="",
+        words="dog -> hat",
+    )
+    assert tuple(made) == ("a red hat, watercolour\na cat, watercolour", "text\n")
+
+
 def test_several_seeds_draw_what_the_sampler_draws_of_each(execute, inputs):
     prompt, image, images, report, *_ = execute("SteadyDiffARPO", **inputs | {"iterations": 1}, seeds=3)
     log = json.loads(report)["log"]
