@@ -93,14 +93,15 @@ def parse_phrases(answer: str, kind: Kind | None = None, limit: int = 40) -> Phr
             for place, phrase in _unlooped(list(tidied(raw or []))):
                 found[place or kind or wording.kind_of_phrase(phrase)].append(phrase)
             whole = Phrases(*(tuple(found[place]) for place in ("content", "style", "negative")))
-            if whole != Phrases() or MEANT in (raw or []):
+            ended = MEANT in (raw or []) or any(wording.refuses(said) for _, said in raw or [])
+            if whole != Phrases() or ended:
                 return Phrases(whole.content[:limit], whole.style[:limit], whole.negative[:limit])
     return Phrases()
 
 
 def is_refusal(answer: str) -> bool:
     """Whether a model says that it will or can not do what it was asked, and does not do it all the same."""
-    first = " ".join(_SENTENCE.split(without_thoughts(answer)[:MAX_ANSWER])[:3])
+    first = " ".join(_SENTENCE.split(_unescaped(without_thoughts(answer)[:MAX_ANSWER]))[:3])
     return wording.refuses(first) and parse_phrases(answer) == Phrases()
 
 
@@ -290,7 +291,7 @@ def _read_lines(text: str) -> list[Placed] | None:
 
 def _unmarked(text: str) -> str:
     """Sections named on lines of their own; without comments, tags and a phrase that was cut off."""
-    text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), text)
+    text = _unescaped(text)
     text = re.sub(r"\\[nrt]", "\n", text).replace("\\", "").replace("：", ": ")
     text = re.sub(r"~~[^~\n]+~~|(?m:\s{2}#\s.*$)", "", text.translate(_STRAIGHT))
     text = _KIND_FIRST.sub(r"\2:\n\1", text)
@@ -306,6 +307,10 @@ def _unmarked(text: str) -> str:
     text = re.sub(r"(?mi)^(content|style|negative)\s*[,\t]", r"\1: ", text)
     text = _EMPHASIS.sub(r" \1\2", _NEXT_LABEL.sub("\n", _BOX.sub(r"\1", text)))
     return _SECTION.sub(lambda label: f"\n\0{(label[1] or label[2]).lower()}\n", text)
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), text)
 
 
 def _tag(tag: re.Match[str]) -> str:
