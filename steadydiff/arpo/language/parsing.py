@@ -207,8 +207,8 @@ def _walk(value: Any, place: Place | None, depth: int) -> Iterator[Placed]:
         for item in value:
             yield from _walk(item, place, depth - 1)
     elif isinstance(value, dict) and depth:
-        if "name" in value and (call := next((value[key] for key in CALLED_WITH if key in value), None)):
-            value = {"": call}
+        if "name" in value and (given := [value[key] for key in CALLED_WITH if key in value]):
+            value = {"": given}
         if all(isinstance(item, int | float) for item in value.values()):  # {"a red hat": 1.2}
             for key, item in value.items():
                 if item and wording.place_of_label(key) != "aside":
@@ -293,7 +293,7 @@ def _unmarked(text: str) -> str:
     """Sections named on lines of their own; without comments, tags and a phrase that was cut off."""
     text = _unescaped(text)
     text = re.sub(r"\\[nrt]", "\n", text).replace("\\", "").replace("：", ": ")
-    text = re.sub(r"~~[^~\n]+~~|(?m:\s{2}#\s.*$)", "", text.translate(_STRAIGHT))
+    text = re.sub(r"~~[^~\n]+~~|(?m:(?<=\S)[ \t]{2,}#\s.*$)", "", text.translate(_STRAIGHT))
     text = _KIND_FIRST.sub(r"\2:\n\1", text)
     if "(content)" in text or "[content]" in text:  # else it may be a tag: "1980s (style)"
         text = _KIND_LAST.sub(r"\2:\n\1", text)

@@ -184,8 +184,9 @@ _BUT = re.compile(
     + _DENIED,
     re.IGNORECASE,
 )
-_REPLACED = re.compile(r"(?:replace|swap) (.+?) (?:with|for|by) (.+)", re.IGNORECASE)
-_CHANGED = re.compile(r"(?:change .+?|turn .+? in|convert .+? in) ?to (?!be\b)(.+)", re.IGNORECASE)
+_THE = r"(?:the|an?|its|his|her|their)\b"
+_REPLACED = re.compile(rf"(?:replace|swap(?= {_THE})) (.+?) (?:with|for|by) (.+)", re.IGNORECASE)
+_CHANGED = re.compile(rf"(?:change|turn|convert) (?:{_THE} .+?|\w+) (?:in)?to (?!be\b)(.+)", re.IGNORECASE)
 _ARTICLES = re.compile(r"^(?:(?:the|an?|any|visible)\s+)+", re.IGNORECASE)
 _JOINT = re.compile(r"\s(?=(?:while|where|which|who|whose|that|and|as|with)\s)")
 _JOINER = re.compile(r"^(?:while|where|which|who|that|and|as)\s+")
