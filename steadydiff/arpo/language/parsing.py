@@ -42,7 +42,7 @@ _SECTION = re.compile(
     re.IGNORECASE,
 )
 _BULLET = re.compile(
-    r"^\s*(?:(?:(?:[-*•·+–—]|\(?\d{1,3}[.):．]|\(?[A-Za-z]\)|[ivx]{1,4}\.)\s+|\d{1,3}、|\d\ufe0f?\u20e3\s*"
+    r"^\s*(?:(?:(?:[-*•·+–—]|\(?\d{1,3}[.):．]|\(?[A-Za-z]\)|[ivx]{1,4}\.)\s+|\d{1,3}(?:、|[.)](?=[^\W\d_]))|\d\ufe0f?\u20e3\s*"
     r"|[\u2190-\u2bff\U0001f000-\U0001faff][\ufe0e\ufe0f\u200d\U0001f3fb-\U0001f3ff]*\s*))+"
 )
 _COUNTED = re.compile(r"(?m)^\s*(?:\(?1[.)]\s.*\b2[.)]\s|①.*②).*$")  # a list in a line
@@ -57,6 +57,7 @@ _WEIGHED = r"[\[({]+([^\[\](){},;:\"'\n]+)(?::[\d.]+)?[\])}]+"  # as prompts str
 _EMPHASIS = re.compile(rf"(?m)^[ \t]*{_WEIGHED}(?=[ \t]*[,;])|(?<=[,;])[ \t]*{_WEIGHED}(?=[ \t]*(?:[,;]|$))")
 _KIND_FIRST = re.compile(r"(?mi)^(\s*(?:[-*•+]|\d+[.)])\s+)?[\[(](content|style)[\])][ \t]*")
 _KIND_LAST = re.compile(r"(?mi)^(.*\S)[ \t]*[\[(](content|style)[\])][ \t]*$")
+_SQUARE_ASIDE = re.compile(r"(?m)^(\s*(?:[-*•]|\d+[.)])\s+[^\[\]\n]*\w)[ \t]+\[[^\[\],\"'\n]*\][ \t]*$")
 _BOX = re.compile(r"(?m)^(\s*[-*+] )\[[ xX]\](?= )")  # of a list of tasks
 _KIND_ALONE = re.compile(r"\W*(?:content|style)s?(?: phrases| keywords)?\W*", re.IGNORECASE)
 _REASON = re.compile(r"(.{2,60}?)(?:\s[-–—]+\s|:\s|\sbecause\s)(.+)")
@@ -114,7 +115,7 @@ def tidied(raw: list[Placed]) -> Iterator[Placed]:
         if place == "aside":
             continue
         text = unicodedata.normalize("NFKC", html.unescape(_TAG.sub(_tag, text))).replace("’", "'")
-        text, *flags = _FLAG.split(_THOUSANDS.sub("", text))
+        text, *flags = _FLAG.split(_THOUSANDS.sub("", _ASIDE.sub("", text)))
         yield from _sentences(place, text)
         for flag in flags:
             if flag.startswith("no "):
@@ -297,6 +298,7 @@ def _unmarked(text: str) -> str:
     text = _KIND_FIRST.sub(r"\2:\n\1", text)
     if "(content)" in text or "[content]" in text:  # else it may be a tag: "1980s (style)"
         text = _KIND_LAST.sub(r"\2:\n\1", text)
+    text = _SQUARE_ASIDE.sub(r"\1", text)
     text = _COUNTED.sub(lambda line: _COUNT.sub("\n", line[0]), text)
     text = html.unescape(_TAG.sub(_tag, _INFOTEXT.sub("", text)))
     text = re.sub(r"(?m)^\s*>\s", "", text)
@@ -342,7 +344,7 @@ def _is_heading(line: str, following: str) -> bool:
 
 def _without_reason(place: Place | None, line: str) -> Placed:
     """A line without its label or its explanation: "Light: soft", "a hat - missing in Image 2"."""
-    line = _ASIDE.sub("", line)
+    line = _ASIDE.sub("", line)  # before a colon in it is taken for a label's
     label = _LABEL.match(line)
     if label and wording.place_of_label(label[1]) == "aside":
         return "aside", line
