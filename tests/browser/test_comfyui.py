@@ -46,6 +46,11 @@ OVER = """() => {
         other => left < other[3] && other[1] < right && top - 30 < other[4] && other[2] - 30 < bottom)
         .map(other => [title, other[0]]))
 }"""
+# Nodes that reach out of the frame they stand in, as one does that grew when it ran.
+OUT = """() => window.app.graph.nodes.flatMap(node => window.app.graph.groups.filter(group =>
+    node.pos[0] >= group.pos[0] && node.pos[0] < group.pos[0] + group.size[0]
+    && node.pos[1] + (node.flags.collapsed ? 0 : node.size[1]) > group.pos[1] + group.size[1])
+    .map(group => [node.title, node.size[1], group.title]))"""
 # Pictures that the nodes show, in pixels; 0 for one that did not load, or is still a preview of the run
 # (ARPO's last preview is its sheet).
 SHOWN = """() => window.app.graph.nodes
@@ -131,6 +136,7 @@ def test_a_template_is_found_opened_read_run_and_seen(page, server, name):
     )
     shot(page, name)
     assert page.evaluate(OVER) == []
+    assert page.evaluate(OUT) == []
 
 
 # Core's own text-to-image template with the model that ships in the place of the checkpoint.

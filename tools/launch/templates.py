@@ -19,7 +19,7 @@ Node = dict[str, Any]
 
 COLUMNS = {"A": (310, 300), "B": (640, 300), "C": (970, 510), "BC": (640, 840)}
 """Left edge and width of each column, in the page's pixels; the note is left of them."""
-NOTE_SIZE, HEIGHT, GAP = [280, 420], 820, 50
+NOTE_SIZE, HEIGHT, GAP = [280, 420], 870, 50
 """The gap is between two nodes of a column: room for the lower one's title."""
 GROUPS = {"A": ("Model and prompt", "#3f789e"), "B": ("SteadyDiff", "#8888aa"), "C": ("Result", "#b58b2a")}
 GROUPS["BC"] = GROUPS["C"]
@@ -168,7 +168,7 @@ TEMPLATES: dict[str, tuple[str, Graph]] = {
             ),
             "correct": node(
                 "B",
-                690,
+                740,
                 "SteadyDiffAuto",
                 "Auto Correct",
                 model=["model", 0],
@@ -184,7 +184,7 @@ TEMPLATES: dict[str, tuple[str, Graph]] = {
                 batch_size=4,
             ),
             "compare": compare(height=620),
-            "told": node("C", 150, "PreviewAny", "What Auto Correct found", source=["compare", 4]),
+            "told": node("C", 200, "PreviewAny", "What Auto Correct found", source=["compare", 4]),
         },
     ),
     "5 Prompt of a picture (ARPO)": (
@@ -430,7 +430,7 @@ TEMPLATES: dict[str, tuple[str, Graph]] = {
             "loss": node(
                 "C", 270, "LossGraphNode", "Loss", loss=["antibias", 1], filename_prefix="SteadyDiff_loss"
             ),
-            "compare": compare(height=500, negative=["positive", 0], steps=10, cfg=1.0, show_difference=True),
+            "compare": compare(height=550, negative=["positive", 0], steps=10, cfg=1.0, show_difference=True),
         },
     ),
     "9 Measure drift": (
