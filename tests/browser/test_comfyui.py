@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -185,6 +186,18 @@ def drag(page, source, target):
     page.mouse.up()
 
 
+def place_first_found(page, search):
+    """Add the first node that a search of the canvas finds."""
+    nodes = page.evaluate("window.app.graph.nodes.length")
+    page.mouse.dblclick(*EMPTY)
+    page.keyboard.type(search, delay=30)
+    page.wait_for_timeout(700)  # the list follows what is typed
+    page.keyboard.press("Enter")
+    page.wait_for_function("nodes => window.app.graph.nodes.length == nodes + 1", arg=nodes)
+    page.wait_for_timeout(700)
+    page.mouse.click(*EMPTY, delay=50)  # it hangs on the pointer until then
+
+
 def run_by_the_button(page, server):
     page.evaluate("window.titles.length = 0")
     page.get_by_test_id("queue-button").click()
@@ -208,13 +221,8 @@ def test_one_node_in_the_stock_template_corrects_it(page, server, search, node):
     run_by_the_button(page, server)
     before = picture_of(page)
     links = page.evaluate(WIRES)
-    page.mouse.dblclick(*EMPTY)
-    page.keyboard.type(search, delay=30)
-    page.wait_for_timeout(700)  # the list follows what is typed
-    page.keyboard.press("Enter")
-    page.wait_for_function(f"() => window.app.graph.findNodesByType('{node}').length == 1")
-    page.wait_for_timeout(700)
-    page.mouse.click(*EMPTY, delay=50)  # it hangs on the pointer until then
+    place_first_found(page, search)
+    assert page.evaluate(f"window.app.graph.findNodesByType('{node}').length") == 1
     drag(page, ["SteadyDiffTinyWorld", "MODEL"], [node, "model"])
     drag(page, [node, "MODEL"], ["KSampler", "model"])
     assert page.evaluate(WIRES) == links + 1  # the sampler's old one is gone
@@ -229,6 +237,21 @@ def test_one_node_in_the_stock_template_corrects_it(page, server, search, node):
     )
     picture_of(page)
     shot(page, f"stock {node}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [(ROOT / "README.md").read_text(encoding="utf-8"), next(iter(TEMPLATES.values()))[0]],
+    ids=["README", "template 1"],
+)
+def test_what_one_is_told_to_type_finds_the_node_first(page, text):
+    """ComfyUI has an Epsilon Scaling of its own."""
+    search, title = re.search(r"type \*(.+?)\*,\s+and put \*(.+?)\*", text).groups()
+    page.evaluate(STOCK, 1)
+    before = page.evaluate("window.app.graph.nodes.length")
+    place_first_found(page, search)
+    titles = page.evaluate("window.app.graph.nodes.map(node => node.title)")
+    assert titles[before:] == [f"{title} (SteadyDiff)"]
 
 
 # Shows a node's output as text, in a node that ends the graph: [type, output].

@@ -118,7 +118,8 @@ TEMPLATES: dict[str, tuple[str, Graph]] = {
         "Choose your checkpoint, press Run and compare the two pictures (click to enlarge). Small "
         "differences are normal: look at texture and edges.\n\n"
         "**More or less:** *scale*. 1 is off, 1.01 twice as much; flow models (Flux, SD3) start at 1.001.\n\n"
-        "**In your own workflow:** put *Epsilon Scaling* between the model (after LoRAs) and the sampler.",
+        "**In your own workflow:** double-click, type *steady epsilon*, and put "
+        "*Epsilon Scaling with Schedule* between the model (after LoRAs) and the sampler.",
         {**start(checkpoint()), "correct": scaling(), "compare": compare()},
     ),
     "2 Drift made and undone - runs without downloads": (
