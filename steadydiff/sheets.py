@@ -50,7 +50,7 @@ def draw_sheet(title: str, columns: dict[str, Tensor]) -> Any:
     (width, height), rows = next(iter(shown.values()))[0].size, max(map(len, shown.values()))
     margin = max(12, width // 32)
     across = margin + len(shown) * (width + margin)
-    size = max(16, across // 36)
+    size = max(16, min(max(across, rows * (height + margin)) // 36, across // 20))
     line = round(1.5 * size)
     lines = [part for text in title.splitlines() for part in wrap(text, int(across / (0.5 * size)))]
     top = margin + len(lines) * line + line + margin // 2

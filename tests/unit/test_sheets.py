@@ -55,3 +55,14 @@ def test_texts_grow_with_the_sheet():
         return (draw_sheet("text", {"label": grey(255, height=64, width=width)}).min(-1) < 100).sum()
 
     assert ink(2048) > 9 * ink(256)
+
+
+@pytest.mark.slow
+def test_texts_of_a_tall_sheet_grow_too():
+    """It is shown as small as it is tall."""
+
+    def ink(rows):
+        pictures = grey(255, rows, 256, 256)
+        return (draw_sheet("text", {"a": pictures, "b": pictures}).min(-1) < 100).sum()
+
+    assert ink(8) > 2 * ink(1)
