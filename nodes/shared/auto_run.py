@@ -20,7 +20,7 @@ from ...steadydiff.drift.fit_plan import FitPlan, own_references, problem_of
 from ...steadydiff.drift.measurement import own_samples
 from ...steadydiff.drift.saved_fit import SavedFit, Unfinished
 from ...steadydiff.drift.stepping import fixed_rng
-from ...steadydiff.errors import HostError, SettingsError
+from ...steadydiff.errors import HostError, SettingsError, SteadyDiffError
 from ...steadydiff.files.atomic import check_writable
 from ...steadydiff.hosts.comfy.attach import without_ours
 from ...steadydiff.hosts.comfy.drift import Setup
@@ -140,7 +140,10 @@ class AutoRun:
             scheduler_name(model, sigmas.cpu()),
         )
         with fixed_rng(torch.empty(0, device=model.load_device)):  # the sampler's stream stays its own
-            kept, info = self._fitter(setup, tuple(noise.shape[1:]), prompt_of(guider))
+            try:
+                kept, info = self._fitter(setup, tuple(noise.shape[1:]), prompt_of(guider))
+            except SteadyDiffError as error:  # seen at the sampler's node
+                raise type(error)(f"Auto Correct: {error}; or take Auto Correct away") from error
         self._tell(info)
         if kept is None:
             return ()

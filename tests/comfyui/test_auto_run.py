@@ -170,6 +170,7 @@ def test_a_run_that_is_set_so_that_it_cannot_be_measured_is_refused(auto, counte
     with pytest.raises(Exception, match=why) as refused:
         sample(auto(model)[0], **how)
     assert type(refused.value).__module__ == "steadydiff" and not calls
+    assert "take Auto Correct away" in str(refused.value)  # it is the sampler's node that turns red
 
 
 def test_half_of_what_it_measures_with_is_refused(auto, models, conds):
