@@ -68,13 +68,13 @@ class SteadyDiffBandScaling(io.ComfyNode):
                 schema.Schedule.Input(
                     "coarse_schedule",
                     optional=True,
-                    tooltip="A scale for every single step in the coarse band, from SteadyDiff Schedule. It "
+                    tooltip="A scale for every single step in the coarse band, from Make Schedule. It "
                     "replaces coarse.",
                 ),
                 schema.Schedule.Input(
                     "fine_schedule",
                     optional=True,
-                    tooltip="A scale for every single step in the fine band, from SteadyDiff Schedule. It "
+                    tooltip="A scale for every single step in the fine band, from Make Schedule. It "
                     "replaces fine.",
                 ),
             ],

@@ -39,8 +39,7 @@ class SteadyDiffEpsilonScaling(io.ComfyNode):
                 schema.Schedule.Input(
                     "schedule",
                     optional=True,
-                    tooltip="A scale for every single step, from SteadyDiff Schedule. It replaces scale and "
-                    "slope.",
+                    tooltip="A scale for every single step, from Make Schedule. It replaces scale and slope.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The corrected model; give it to any sampler or guider.")],

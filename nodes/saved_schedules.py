@@ -23,7 +23,7 @@ class SteadyDiffSaveSchedule(io.ComfyNode):
             search_aliases=["epsilon scaling schedule", "keep schedule", "lambda"],
             is_output_node=True,
             inputs=[
-                schema.Schedule.Input("schedule", tooltip="From Schedule, Calibrate or Load Schedule."),
+                schema.Schedule.Input("schedule", tooltip="From Make Schedule, Calibrate or Load Schedule."),
                 io.String.Input("name", default="my schedule", tooltip="Of the file, without folders."),
                 io.Boolean.Input(
                     "overwrite", default=False, tooltip="Whether a file of this name may be replaced."

@@ -68,3 +68,13 @@ def test_a_page_calls_the_inputs_as_the_node_does(node):
         assert re.findall(r"`(\w+)`", ours) == told
         assert all(f"{names[name]} `{name}`" in ours for name in told)
     assert page.startswith(f"# {CHINESE[node]['display_name']}\n")
+
+
+def test_pages_call_nodes_by_their_names():
+    """In English and in Chinese, each in its own language."""
+    pages = [DOCS.glob("*.md"), DOCS.glob("*/zh.md")]
+    texts = [[page.read_text(encoding="utf-8") for page in kind] for kind in pages]
+    for kind in texts:
+        names = {text.splitlines()[0].removeprefix("# ") for text in kind}
+        told = {name for text in kind for name in re.findall(r"\*([^*\n]+ \(SteadyDiff\))\*", text)}
+        assert told - names == set()
