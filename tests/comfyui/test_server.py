@@ -86,6 +86,15 @@ def test_a_help_page_names_every_input(name, language, info, client):
     assert [word for word in inputs_of(info[name]) if word not in page.decode()] == []
 
 
+@pytest.mark.parametrize("name", NODES)
+def test_a_help_page_shows_the_labels_of_the_page(name, info):
+    """As "label `name`" where they differ."""
+    page = (ROOT / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    labels = {one: entry[1].get("display_name", one) for one, entry in inputs_of(info[name]).items()}
+    wanted = [f"{label} `{one}`" for one, label in labels.items() if label != one]
+    assert [text for text in wanted if text not in page] == []
+
+
 def test_chinese_is_served(client):
     ours = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
     assert client.get("/i18n")["zh"]["nodeDefs"] == ours
