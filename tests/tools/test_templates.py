@@ -70,3 +70,9 @@ def test_the_note_of_arpo_names_the_size_too_which_is_the_demo_models():
     [note] = [text for name, (text, _) in TEMPLATES.items() if "ARPO" in name]
     shipped = (FOLDER / "5 Prompt of a picture (ARPO).json").read_text(encoding="utf-8")
     assert "*Size* 512 (SDXL 1024)" in note and json.dumps(note, ensure_ascii=False) in shipped
+
+
+def test_scales_are_compared_with_off():
+    """Compare holds the others against the first."""
+    told = [node["inputs"].get("scales") for _, graph in TEMPLATES.values() for node in graph.values()]
+    assert {scales.split(",")[0] for scales in told if scales} == {"1"}

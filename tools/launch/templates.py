@@ -143,7 +143,7 @@ TEMPLATES: dict[str, tuple[str, Graph]] = {
         "Put the number into *Epsilon Scaling*, as in template 1.",
         {
             **start(checkpoint()),
-            "compare": compare("model", "BC", "One picture per scale", scales="0.995, 1, 1.005, 1.01, 1.02"),
+            "compare": compare("model", "BC", "One picture per scale", scales="1, 1.003, 1.005, 1.01, 1.02"),
             "save": node(
                 "A",
                 58,
