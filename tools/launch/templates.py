@@ -70,7 +70,7 @@ def start(
     return {
         "model": model,
         "positive": text("Prompt", prompt, 220),
-        "negative": text("Without these things", without, 150),
+        "negative": text("Negative prompt", without, 150),
         "latent": node("A", 120, "EmptyLatentImage", "Size", width=side, height=side, batch_size=1),
     }
 
@@ -197,7 +197,7 @@ TEMPLATES: dict[str, tuple[str, Graph]] = {
         {
             "model": tiny_world(),
             "positive": text("Hidden prompt", RING, 110),
-            "negative": text("Without these things", "", 80),
+            "negative": text("Negative prompt", "", 80),
             "latent": node("A", 120, "EmptyLatentImage", "Size", width=64, height=64, batch_size=1),
             "sampler": node(
                 "A",
@@ -376,7 +376,7 @@ TEMPLATES: dict[str, tuple[str, Graph]] = {
             ),
             "antibias": node(
                 "B",
-                600,
+                740,
                 "SteadyDiffTrainAntiBias",
                 "Train Anti-Bias",
                 model=["model", 0],
@@ -483,7 +483,7 @@ TEMPLATES: dict[str, tuple[str, Graph]] = {
         {
             "model": node("A", 120, "SteadyDiffTinyWorld", "Demo model (photos)", variant="photos"),
             "positive": text("Prompt", "a photo of a horse", 220),
-            "negative": text("Without these things", "", 150),
+            "negative": text("Negative prompt", "", 150),
             "latent": node("A", 120, "EmptyLatentImage", "Size", width=32, height=32, batch_size=4),
             "correct": node(
                 "B",
