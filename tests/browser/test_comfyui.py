@@ -246,7 +246,7 @@ def test_one_node_in_the_stock_template_corrects_it(page, server, search, node):
 )
 def test_what_one_is_told_to_type_finds_the_node_first(page, text):
     """ComfyUI has an Epsilon Scaling of its own."""
-    search, title = re.search(r"type \*(.+?)\*,\s+and put \*(.+?)\*", text).groups()
+    [(search, title)] = re.findall(r"type \*(.+?)\*,\s+and put \*(.+?)\*", text)
     page.evaluate(STOCK, 1)
     before = page.evaluate("window.app.graph.nodes.length")
     place_first_found(page, search)
