@@ -59,7 +59,8 @@ class Calibration:
     @property
     def at_bounds(self) -> tuple[int, ...]:
         """Which steps, counted from 1, ended at the least or the largest λ that is tried."""
-        return tuple(step for step, scale in enumerate(self.scales, 1) if scale in (LEAST, MOST))
+        ends = LEAST + CLOSE, MOST - CLOSE  # `_nearest` closes in on one and never meets it
+        return tuple(step for step, scale in enumerate(self.scales, 1) if not ends[0] < scale < ends[1])
 
 
 def calibrate(

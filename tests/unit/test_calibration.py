@@ -243,6 +243,15 @@ def test_grain_is_no_substitute_for_contrast():
         assert scale == pytest.approx(best, abs=4e-3)
 
 
+@pytest.mark.parametrize(("std", "bound"), [(3.0, MOST), (0.2, LEAST)])
+def test_scales_at_a_bound_are_named_by_the_variance_too(std, bound):
+    run = run_of("ve", 6)
+    found = calibrate_variance(sample_euler, gaussian_denoiser(0, STD), first(run), run, white(std))
+    assert found.scales[4] == pytest.approx(bound, abs=1e-5)
+    assert 5 in found.at_bounds and 6 not in found.at_bounds
+    assert "At a bound" in " ".join(remarks(found, 64, False))
+
+
 @pytest.mark.slow
 def test_solvers_of_two_stages_are_asked_twice_at_most(ledger):
     run = run_of("ve", 12)
