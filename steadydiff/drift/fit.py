@@ -218,17 +218,21 @@ def fit(
 
 def why_off(signs: Signs, trust: float) -> str:
     """Return why nothing should be tried, "" if something should."""
-    j_clear, v_clear = abs(signs.j) >= trust * signs.j_error, abs(signs.v) >= trust * signs.v_error
-    if not (j_clear or v_clear):
+    if abs(signs.j) < trust * signs.j_error and abs(signs.v) < trust * signs.v_error:
         return (
             f"the model's error on its samples is that on real pictures, and so is their variance ({signs})"
         )
-    if j_clear and signs.j > 0 and v_clear and signs.v < 0:
+    if disagree(signs, trust):
         return (
             f"the model's error and the variance of its samples do not agree on a direction, as where it was "
             f"trained on the real pictures ({signs})"
         )
     return ""
+
+
+def disagree(signs: Signs, trust: float) -> bool:
+    """Say whether samples clearly vary too little and yet are too hard, so that no direction is known."""
+    return signs.j > 0 > signs.v and signs.j >= trust * signs.j_error and -signs.v >= trust * signs.v_error
 
 
 def vary_too_little(signs: Signs, trust: float) -> bool:

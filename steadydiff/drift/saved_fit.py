@@ -26,7 +26,7 @@ from ..methods.method import Method
 from ..methods.window import later_half
 from ..references import OTHER_KIND, is_shipped
 from ..schedules import MadeFor, Schedule, parsed
-from .fit import PLAIN, Correction, Fit, FitSettings, Progress, Signs
+from .fit import PLAIN, Correction, Fit, FitSettings, Progress, Signs, disagree, why_off
 from .measurement import FEW_STEP_ONLY, OWN_SAMPLES
 
 logger = logging.getLogger("steadydiff")
@@ -92,13 +92,13 @@ class SavedFit:
     @property
     def headline(self) -> str:
         """What was found, in a sentence or two."""
-        found, before = self.fit.correction, self.fit.before
+        found, before, trust = self.fit.correction, self.fit.before, FitSettings().trust
         if found != PLAIN:
             return f"Corrected: {in_words(found)}."
-        if abs(before.j) < FitSettings().trust * before.j_error:
-            return "Nothing to correct. The model is left as it is."
-        if (before.j < 0) != (before.v < 0):
+        if disagree(before, trust):
             return "Judge and variance disagree. The model is left as it is."
+        if why_off(before, trust):
+            return "Nothing to correct. The model is left as it is."
         return "Nothing that was tried helps. The model is left as it is."
 
     def report(self) -> str:
@@ -111,7 +111,7 @@ class SavedFit:
             lines[0] = f"Against {self.references}, which {OTHER_KIND}. {lines[0]}"
         lines.append(f"Why: {fit.reason}.")
         if "disagree" in lines[0]:
-            lines.append(_two_reasons(before, self.made_for.cfg, self.is_own))
+            lines.append(_two_reasons(self.is_own))
         lines.append(f"Plain pictures: {_told(before)}.")
         if fit.correction != PLAIN:
             lines.append(f"Corrected pictures: {_told(fit.after)}.")
@@ -154,16 +154,16 @@ def _told(signs: Signs) -> str:
     )
 
 
-def _two_reasons(before: Signs, cfg: float | None, own: bool) -> str:
-    told = "the model finds its own pictures too " + ("easy" if before.j < 0 else "hard")
-    varied = "less" if before.v < 0 else "more"
-    guided = "guidance, which makes pictures vary more" if cfg not in (None, 1) else "chance in few pictures"
+def _two_reasons(own: bool) -> str:
     other = (
         "an error that finer steps do not have"
         if own
         else "images that the model was trained on, or that show something else than the prompt asks for"
     )
-    return f"Two possible reasons, as {told} though they vary {varied}: {guided}; {other}."
+    return (
+        f"Two possible reasons, as the model finds its own pictures too hard though they vary less: chance "
+        f"in few pictures; {other}."
+    )
 
 
 def lambda_schedule(correction: Correction, made_for: MadeFor) -> Schedule | None:
