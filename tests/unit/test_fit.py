@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from steadydiff.denoiser import Run
 from steadydiff.drift import signs
@@ -176,6 +177,31 @@ def test_the_clear_sign_says_which_way():
     guided, hard = (first_tries(False, False, False, easy) for easy in (True, False))
     assert [str(one) for one in guided] == ["lambda 1.08 in the later half, c 1.1", "c 0.8"]
     assert [str(one) for one in hard] == ["lambda 1.08 in the later half, c 1.1", "c 1.05"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [16, 64])
+def test_of_ten_models_with_nothing_to_cure_one_is_corrected(count):
+    """Ten kinds of pictures and their exact denoiser: chance in two signs of two standard errors."""
+    drawn = torch.Generator().manual_seed(7)
+    means = F.interpolate(torch.randn(10, 1, 3, 3, generator=drawn), 8, mode="bilinear").flatten(1) / 2
+
+    def pictures():
+        own = means[torch.randint(10, (count,), generator=drawn)]
+        return (own + 0.2 * torch.randn(own.shape, generator=drawn)).view(-1, 1, 8, 8)
+
+    def exact(x, sigma):
+        flat, variance = x.flatten(1), 0.2**2 + float(sigma[0]) ** 2
+        chance = (-torch.cdist(flat, means).square() / (2 * variance)).softmax(1)
+        return (flat + float(sigma[0]) ** 2 / variance * (chance @ means - flat)).view_as(x)
+
+    run = Run("ve", levels(30), 1)
+    chosen = 0
+    for _ in range(50):
+        x = run.sigmas[0] * torch.randn(count, 1, 8, 8, generator=drawn)
+        found = fit(Problem(sample_heun, exact, x, run, exact, pictures(), exact))
+        chosen += found.correction != PLAIN
+    assert chosen <= 8
 
 
 def test_pictures_the_model_was_trained_on_are_left_off():
