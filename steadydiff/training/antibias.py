@@ -244,6 +244,7 @@ def train_prompt(
         "target": recipe.target,
         "loss": recipe.loss,
         "snr_cap": recipe.snr_cap,
+        "weight": recipe.weight,
         "batch_size": recipe.batch,
         "steps sampled with": _listed({len(levels) - 1 for levels in base.schedules}),
         "noise levels": "{:.4g} to {:.4g}".format(*loss.pairs.sigma_range),

@@ -325,6 +325,7 @@ def test_a_state_of_other_settings_is_refused_and_kept(tmp_path):
     [
         ({"batch": 3}, TINY, (8, 10), "(batch_size was 2, now 3)"),
         ({"loss": "l1", "snr_cap": 2.0}, TINY, (8, 10), "(loss was l2, now l1; snr_cap was 5.0, now 2.0)"),
+        ({"weight": "vp"}, TINY, (8, 10), "(weight was ve, now vp)"),
         ({}, replace(TINY, channels=8), (8, 10), "(channels was 4, now 8)"),
         ({}, TINY, (8, 9, 10), "(steps sampled with was 8, 10, now 8-10)"),
     ],
