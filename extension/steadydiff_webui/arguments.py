@@ -9,7 +9,7 @@ from steadydiff.errors import SettingsError
 from steadydiff.inputs.kinds import Switch, shown
 
 from .panels import PANELS
-from .panels.panel import Panel
+from .panels.panel import ENABLED, Panel
 
 Values = dict[str, dict[str, Any]]
 """By panel, by input."""
@@ -23,19 +23,25 @@ def read(p: Any, args: Iterable[Any]) -> Values:
     `{"epsilon_scaling": {"scale": 1.01}}`, where a panel that is named is enabled unless it says otherwise,
     and which one switch may precede. What a grid has put on the processing object goes before both.
 
-    Raises:  SettingsError for a value out of range or a name we do not know.
+    What does not act, as its panel is off or it serves another option, is at its default where it is wrong.
+
+    Raises:  SettingsError for another value out of range or a name we do not know.
     """
     args = list(args)
     named = _named(args)
     found = _by_place(args) if named is None else _by_name(named)
     for panel in PANELS:
-        values = found[panel.name]
+        values, faults = found[panel.name], {}
         for one in panel.all_inputs:
             value = getattr(p, panel.attribute(one), values[one.name])
             try:
                 values[one.name] = one.read(value)
             except SettingsError as error:
-                raise SettingsError(f"{panel.title}: {error}") from None
+                values[one.name], faults[one.name] = one.default, error
+        for name, error in faults.items():
+            served = values[ENABLED.name] and panel.shows(name, values.get(panel.choice))
+            if served or name == ENABLED.name:
+                raise SettingsError(f"{panel.title}: {error}")
     return found
 
 

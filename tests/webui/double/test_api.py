@@ -50,6 +50,19 @@ def test_one_switch_may_stand_before_the_object(read):
     assert read(False, SCALED) == {}
 
 
+@pytest.mark.parametrize(
+    "idle",
+    [
+        {"diffier": {"enabled": False, "strength": None}},  # an emptied box
+        {"mdss": {"enabled": False, "file": "gone.safetensors"}},
+        {"epsilon_scaling": {"scale": 1.05, "tsr_k": None, "schedule_file": "gone.json"}},  # hidden
+    ],
+)
+def test_what_is_off_or_hidden_keeps_nothing_from_acting(read, draw, idle):
+    assert read({**SCALED, **idle}) == read(SCALED)
+    assert pixels(draw({**SCALED, **idle})) == pixels(draw(SCALED)) != pixels(draw())
+
+
 @pytest.mark.parametrize("args", [(SCALED, SCALED), (True, SCALED, SCALED), (True, False, SCALED)])
 def test_a_second_object_or_one_in_another_place_is_refused(read, args):
     with pytest.raises(SteadyDiffError, match="one object of panels, alone or after one switch"):
