@@ -198,11 +198,11 @@ def _widget(one: Any, elem_id: str) -> Any:
     return widget(one, LABELS[one.name], f"{elem_id}_{one.name}")
 
 
-_LATEST: list[Measuring] = []  # what the button to stop stops
+_BEGUN: list[Measuring] = []  # what the button to stop stops, of every page
 
 
 def cancel() -> None:
-    for one in _LATEST:
+    for one in _BEGUN:
         one.cancel()
 
 
@@ -215,7 +215,7 @@ def clicked(*values: Any) -> Iterator[list]:
     except SteadyDiffError as error:
         yield shown(error=str(error))
         return
-    _LATEST[:] = [work]
+    _BEGUN[:] = [*(one for one in _BEGUN if not one.ended), work]
     work.start()
     before = ""
     while not work.ended:

@@ -212,6 +212,18 @@ def test_stopped_it_says_so_and_goes_on_from_there(webui, press, kept, ours, mon
     assert resumed < len(calls) and [one.suffix for one in kept.iterdir()] == [".json"]
 
 
+def test_stop_ends_what_another_page_started_too(webui, ours, monkeypatch):
+    began = []
+    monkeypatch.setattr(ours.auto_correct.Measuring, "start", lambda self: began.append(self))
+    for _ in range(2):  # two pages; the second waits for the first
+        values = [SETTINGS[name] for name in ours.auto_correct.SETTINGS]
+        next(ours.auto_correct.clicked(*values, "quick", "", 8, False, "own samples"))
+    ours.auto_correct.cancel()
+    for one in began:
+        one.run()
+    assert [one.error[:10] for one in began] == ["Cancelled."] * 2
+
+
 def test_what_it_found_can_be_chosen_as_a_schedule(choose, draw):
     file = choose(scale=1.04)
     named = {"epsilon_scaling": {"schedule": "file", "schedule_file": f"auto/{file.name}"}}
