@@ -89,7 +89,7 @@ class Presets:
         return found
 
     def save(self, name: str, values: dict[str, dict[str, Any]]) -> None:
-        plain = (name or "").strip()
+        plain = name.strip()
         if not plain or plain in (OFF, *STARTING):
             raise SettingsError(f"give the preset a name other than {OFF} and the starting values'")
         self._write(self._load() | {plain: values})
@@ -179,6 +179,7 @@ class Row:
         ]
 
     def _save(self, chosen: str, asked: str, *given: Any) -> list:
+        chosen = (chosen or "").strip()
         if chosen in known(self._presets)[1:] and asked != chosen:
             return [
                 gr.update(),

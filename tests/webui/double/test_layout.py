@@ -90,3 +90,6 @@ def test_a_preset_is_replaced_only_when_asked_twice(ours, presets, monkeypatch):
     *_, asked = again = row._save("mine", "", *given)
     assert asked == "mine" and "Press again" in str(again)
     assert "Saved as mine." in str(row._save("mine", asked, *given))
+    *_, asked = again = row._save(" mine ", "", *given)
+    assert asked == "mine" and "Press again" in str(again)
+    assert "Saved as mine." in str(row._save(" mine ", asked, *given))
