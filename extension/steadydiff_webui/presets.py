@@ -110,7 +110,7 @@ class Presets:
             if not all(isinstance(values, dict) for values in stored.values()):
                 raise ValueError("a preset is an object of panels")
             return stored
-        except (ValueError, AttributeError) as error:
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise SettingsError(
                 f"{self._file.name} cannot be read ({error}); correct it or take it away"
             ) from None

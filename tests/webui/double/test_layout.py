@@ -93,3 +93,18 @@ def test_a_preset_is_replaced_only_when_asked_twice(ours, presets, monkeypatch):
     *_, asked = again = row._save(" mine ", "", *given)
     assert asked == "mine" and "Press again" in str(again)
     assert "Saved as mine." in str(row._save(" mine ", asked, *given))
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"[" * 100_000, b"\xff\xfe", None])
+def test_a_file_of_presets_that_cannot_be_read_is_told_and_leaves_the_page_whole(
+    ours, presets, tmp_path, monkeypatch, content
+):
+    file = tmp_path / "presets.json"
+    if content is None:
+        file.write_bytes(b"{}")
+        monkeypatch.setattr(Path, "read_bytes", lambda self: (_ for _ in ()).throw(PermissionError("no")))
+    else:
+        file.write_bytes(content)
+    assert ours.presets.choices(presets) == ["off", *ours.presets.STARTING]
+    with pytest.raises(SettingsError, match=r"presets\.json"):
+        presets.get("mine")
