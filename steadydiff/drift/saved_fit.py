@@ -83,10 +83,12 @@ class SavedFit:
             fit["scores"] = {str(name): (float(a), float(b)) for name, (a, b) in fit["scores"].items()}
             facts = {one.name: data["made_for"].get(one.name) for one in fields(MadeFor)}
             own = {name: data[name] for name in ("key", "pictures", "references", "prompt")}
-            found = cls(fit=Fit(**fit), made_for=MadeFor(**facts), shape=tuple(data["shape"]), **own)
+            shape = tuple(torch.Size(data["shape"]))
+            found = cls(fit=Fit(**fit), made_for=MadeFor(**facts), shape=shape, **own)
+            _check(found.fit.correction)
             found.report()  # which formats every number
             return found
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise SettingsError(f"a kept fit lacks something or holds what it cannot ({error!r})") from error
 
     @property
@@ -128,6 +130,13 @@ class SavedFit:
         if not 0.25 <= sizes[0] / sizes[1] <= 4:
             said.append(f"Measured at another size: latents of {list(self.shape)}, now {list(shape)}.")
         return said
+
+
+def _check(correction: Correction) -> None:
+    """Raise ValueError, TypeError or OverflowError for what is read and no correction."""
+    facts = asdict(correction)
+    if not isinstance(facts.pop("later"), bool) or not all(map(math.isfinite, facts.values())):
+        raise ValueError(f"{correction!r}")
 
 
 def in_words(correction: Correction) -> str:

@@ -134,6 +134,11 @@ def test_a_fit_is_read_back_as_it_was(tmp_path):
         ('"scale": 1.0', '"scale": "much"'),
         ('"j": -0.5', '"j": null'),
         ('"shape"', '"shap"'),
+        ('"strength": 0.0', '"strength": null'),
+        ('"scale": 1.0', '"scale": NaN'),
+        ('"factor": 1.0', f'"factor": 1{"0" * 400}'),
+        ('"later": false', '"later": "no"'),
+        ('"shape": [\n  4', '"shape": [\n  "4"'),
     ],
 )
 def test_what_is_no_kept_fit_is_refused_by_name(tmp_path, was, becomes):
