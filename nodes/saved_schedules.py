@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..steadydiff.drift.saved_fit import schedule_in
 from ..steadydiff.errors import SettingsError
 from ..steadydiff.files.atomic import write_whole
+from ..steadydiff.files.text import read_text
 from ..steadydiff.schedules import Schedule
 from .shared import schema
 from .shared.schedule_folder import file_of, folder, options
@@ -78,12 +79,12 @@ class SteadyDiffLoadSchedule(io.ComfyNode):
     @classmethod
     def execute(cls, name) -> io.NodeOutput:
         try:
-            text = file_of(name).read_text(encoding="utf-8")
+            text = read_text(file_of(name))
         except FileNotFoundError:
             raise SettingsError(
                 f"there is no schedule called {name!r}; keep one with Save Schedule, or press R"
             ) from None
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, SettingsError) as error:
             raise SettingsError(f"the schedule {name!r} cannot be read ({error}); choose another") from error
         try:
             found = schedule_in(text).to_json()

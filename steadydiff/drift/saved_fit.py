@@ -21,6 +21,7 @@ from ..denoiser import Run
 from ..errors import CheckpointError, SettingsError
 from ..files.atomic import write_whole
 from ..files.checkpoints import load_checkpoint, save_checkpoint
+from ..files.text import read_text
 from ..methods.epsilon_scaling import EpsilonScaling
 from ..methods.method import Method
 from ..methods.window import later_half
@@ -268,7 +269,7 @@ def load(path: Path, key: str) -> SavedFit | None:
     Raises:  SettingsError for a file that cannot be read, naming it.
     """
     try:
-        found = SavedFit.from_json(path.read_text(encoding="utf-8"))
+        found = SavedFit.from_json(read_text(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

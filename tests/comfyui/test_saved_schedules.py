@@ -60,6 +60,12 @@ def test_a_name_is_a_files(folder, save, name):
     assert not folder.exists()
 
 
+def test_a_mark_that_some_editors_put_before_a_text_does_no_harm(folder, loaded):
+    folder.mkdir()
+    (folder / "a.json").write_text("\ufeff" + SCHEDULE, encoding="utf-8")
+    assert loaded("a")[0] == SCHEDULE
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -122,6 +122,8 @@ def test_a_fit_is_read_back_as_it_was(tmp_path):
     saved_fit.save(file, found)
     assert saved_fit.load(file, "k") == found
     assert saved_fit.load(file, "another") is None
+    file.write_text("\ufeff" + file.read_text(encoding="utf-8"), encoding="utf-8")  # as some editors save it
+    assert saved_fit.load(file, "k") == found
 
 
 @pytest.mark.parametrize(
