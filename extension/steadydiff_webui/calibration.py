@@ -11,7 +11,7 @@ from modules import call_queue
 
 from steadydiff.drift.measurement import Measurement
 from steadydiff.errors import SettingsError, SteadyDiffError
-from steadydiff.files.atomic import write_whole
+from steadydiff.files.atomic import check_writable, write_whole
 from steadydiff.files.checkpoints import is_file_name
 from steadydiff.hosts.webui.drift import DriftRequest, calibrate_next
 from steadydiff.inputs.drift import CALIBRATE, MEASURE
@@ -55,12 +55,19 @@ def calibrate(settings: dict[str, Any], method: str, count: int, refine: int, se
     return found[-1]
 
 
-def keep(found: Found, name: str) -> str:
-    """Write a schedule and the measurement behind it into the host's folders; return the files' one name."""
+def file_called(name: str) -> str:
+    """Return the one name of the files that are kept; SteadyDiffError where they cannot be written."""
     plain = name.strip().removesuffix(SCHEDULES.suffix)
     if not is_file_name(plain):
         raise SettingsError(f"name is that of a file, without folders; got {name!r}")
-    file = f"{plain}{SCHEDULES.suffix}"
+    for folder in (SCHEDULES, MEASUREMENTS):
+        check_writable(folder.home / f"{plain}{folder.suffix}")
+    return f"{plain}{SCHEDULES.suffix}"
+
+
+def keep(found: Found, name: str) -> str:
+    """Write a schedule and the measurement behind it into the host's folders; return the files' one name."""
+    file = file_called(name)
     for folder, what in ((SCHEDULES, found.schedule), (MEASUREMENTS, found.measurement)):
         write_whole(folder.home / file, what.to_json())
     return file
@@ -118,6 +125,7 @@ def clicked(*values: Any) -> list:
         read: dict[str, Any] = {
             one.name: one.read(value) for one, value in zip(CHOICES, choices, strict=True)
         }
+        file_called(name)  # before it takes its time
         found, known = calibrate(settings, **read), SCHEDULES.files()
         file = keep(found, name)
     except SteadyDiffError as error:

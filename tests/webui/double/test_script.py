@@ -86,6 +86,19 @@ def test_what_calibrate_finds_is_kept_and_used(webui, script, draw):
     assert "norm at 3 of 3 steps" in pulled.infotexts[0]
 
 
+def test_a_name_that_cannot_be_kept_is_told_before_anything_is_measured(webui, script, monkeypatch):
+    calibration = importlib.import_module("steadydiff_webui.calibration")
+    monkeypatch.setattr(calibration, "calibrate", lambda *_, **__: pytest.fail("it was measured"))
+    given = [None] * len(calibration.SETTINGS), [one.default for one in calibration.CHOICES]
+    for name in ("", "a/b", ".."):
+        assert "name is that of a file" in calibration.clicked(*given[0], *given[1], name)[-1]
+    calibration.MEASUREMENTS.home.parent.mkdir(parents=True, exist_ok=True)
+    (calibration.MEASUREMENTS.home.parent / "file").touch()
+    blocked = type(calibration.MEASUREMENTS)("file/within", ".json")
+    monkeypatch.setattr(calibration, "MEASUREMENTS", blocked)
+    assert "cannot be written" in calibration.clicked(*given[0], *given[1], "mine")[-1]
+
+
 def test_a_calibration_that_cannot_begin_says_why(webui, script, monkeypatch):
     calibration = importlib.import_module("steadydiff_webui.calibration")
     monkeypatch.delattr(webui.shared.sd_model, "sd_checkpoint_info")
