@@ -178,7 +178,7 @@ def read_scales(text: str) -> list[float]:
     """The numbers of the widget, none if it is empty; SettingsError for what makes no sheet."""
     if not text.strip():
         return []
-    scales = list(dict.fromkeys(table_schedule(text)))
+    scales = list(dict.fromkeys(float(f"{scale:.8g}") for scale in table_schedule(text)))  # as labelled
     if not 2 <= len(scales) <= MOST:
         raise SettingsError(
             f"scales holds 2 to {MOST} different numbers, such as 1, 1.005, 1.01, or nothing; got {text!r}"

@@ -127,7 +127,14 @@ def test_scales_make_a_picture_each(compared, drawn, world, patched):
 
 @pytest.mark.parametrize(
     ("scales", "said"),
-    [("1.005", "2 to 12"), ("1, 1", "2 to 12"), ("1, x", "'x'"), ("1, 3", "0.5 to 1.5"), (",", "no number")],
+    [
+        ("1.005", "2 to 12"),
+        ("1, 1", "2 to 12"),
+        ("1, 1.0000000001", "2 to 12"),
+        ("1, x", "'x'"),
+        ("1, 3", "0.5 to 1.5"),
+        (",", "no number"),
+    ],
 )
 def test_scales_that_make_no_sheet_are_refused(compared, scales, said):
     with pytest.raises(Exception, match=said) as refused:
