@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 def pictures_in(folder: Path) -> list[Path]:
     """Return a folder's pictures by name, but for hidden ones; none if there is no such folder."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # False for a name that is too long, too
         return []
     return sorted(
         file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")

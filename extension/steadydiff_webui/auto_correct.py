@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -136,7 +137,7 @@ class Measuring:
 
 def picture_files(folder: str, count: int) -> list[Path]:
     """Return the first pictures of a folder; SettingsError if it has none."""
-    if not (files := pictures_in(Path(folder).expanduser())):
+    if not (files := pictures_in(Path(os.path.expanduser(folder)))):
         raise SettingsError(
             f"the folder of real pictures, {folder!r}, has no PNG, JPEG or WebP file; name another or none"
         )

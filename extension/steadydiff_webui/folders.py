@@ -56,7 +56,7 @@ class WebuiFolder:
         plain = PurePosixPath(name)
         if plain.as_posix() == name and not plain.is_absolute() and ".." not in plain.parts:
             for root in self._roots():
-                if name.endswith(self.suffix) and (root / name).is_file():
+                if name.endswith(self.suffix) and os.path.isfile(root / name):
                     return root / name
         there = "; ".join(filter(None, (", ".join(self.files()) or "none", self.fault())))
         raise SettingsError(f"there is no file {name!r} in models/{self.name}; it has: {there}")

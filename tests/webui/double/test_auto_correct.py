@@ -178,6 +178,8 @@ def test_pictures_that_ship_serve_where_no_folder_is_named(press, tmp_path):
     ("given", "said"),
     [
         ({"pictures": "/nowhere"}, "has no PNG, JPEG or WebP file"),
+        ({"pictures": "~nobody-of-this-name/a"}, "has no PNG, JPEG or WebP file"),
+        ({"pictures": "a" * 999}, "has no PNG, JPEG or WebP file"),
         ({"batch_size": 0}, "batch_size is a whole number"),
         ({"sampler_name": "DDIM"}, "the sampler ddim does not go through"),
     ],

@@ -57,7 +57,9 @@ def test_a_chosen_file_is_found_without_reading_the_folder(schedules, second, dr
     assert made.comments == "" and "SteadyDiff run" in made.infotexts[0]
 
 
-@pytest.mark.parametrize("name", ["../secret.json", "sub/../../secret.json", "sub/mine.txt", "a\0.json", ""])
+@pytest.mark.parametrize(
+    "name", ["../secret.json", "sub/../../secret.json", "sub/mine.txt", "a\0.json", "", f"{'a' * 999}.json"]
+)
 def test_nothing_but_the_folders_own_files_is_found(schedules, second, name):
     (second.parent / "secret.json").write_text(TEXT)
     (second / "sub" / "mine.txt").write_text(TEXT)
