@@ -152,7 +152,8 @@ class SteadyDiffCompare(io.ComfyNode):
         if show_difference:
             columns["difference x8"] = apart
         more = f", first {ROWS} of {len(before)} pictures" if len(before) > ROWS else ""
-        sheet = torch.from_numpy(draw_sheet(f"seed {seed}{more}; {info}", columns))[None] / 255
+        title = f"seed {seed}{more}" + ("" if named else f"; {info}")  # a line per scale would dwarf pictures
+        sheet = torch.from_numpy(draw_sheet(title, columns))[None] / 255
         if chooser := chooser_of(model, HOST):
             info = f"{info}\n{chooser.told}"
         return io.NodeOutput(before, after, apart, sheet, info, ui=ui.PreviewImage(sheet, cls=cls))

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..steadydiff.drift.saved_fit import schedule_in
 from ..steadydiff.errors import SettingsError
 from ..steadydiff.files.atomic import write_whole
+from ..steadydiff.files.checkpoints import check_file_name
 from ..steadydiff.files.text import read_text
 from ..steadydiff.schedules import Schedule
 from .shared import schema
@@ -37,7 +38,7 @@ class SteadyDiffSaveSchedule(io.ComfyNode):
     def execute(cls, schedule, name, overwrite) -> io.NodeOutput:
         file, text = file_of(name), Schedule.from_json(schedule).to_json()
         if file.parent != folder():
-            raise SettingsError(f"name is that of a file, without folders; got {name!r}")
+            check_file_name(name, name)
         if file.exists() and not overwrite and file.read_bytes() != text.encode():
             raise SettingsError(
                 f"there is a schedule called {file.stem!r} already; choose another name, or turn overwrite on"

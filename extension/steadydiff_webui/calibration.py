@@ -12,7 +12,7 @@ from modules import call_queue
 from steadydiff.drift.measurement import Measurement
 from steadydiff.errors import SettingsError, SteadyDiffError
 from steadydiff.files.atomic import check_writable, write_whole
-from steadydiff.files.checkpoints import is_file_name
+from steadydiff.files.checkpoints import check_file_name
 from steadydiff.hosts.webui.drift import DriftRequest, calibrate_next
 from steadydiff.inputs.drift import CALIBRATE, MEASURE
 from steadydiff.plots import drift_figure, picture, schedule_figure
@@ -58,8 +58,7 @@ def calibrate(settings: dict[str, Any], method: str, count: int, refine: int, se
 def file_called(name: str) -> str:
     """Return the one name of the files that are kept; SteadyDiffError where they cannot be written."""
     plain = name.strip().removesuffix(SCHEDULES.suffix)
-    if not is_file_name(plain):
-        raise SettingsError(f"name is that of a file, without folders; got {name!r}")
+    check_file_name(name, plain)
     for folder in (SCHEDULES, MEASUREMENTS):
         check_writable(folder.home / f"{plain}{folder.suffix}")
     return f"{plain}{SCHEDULES.suffix}"

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import folder_paths
 
-from ...steadydiff.errors import SettingsError
 from ...steadydiff.files.atomic import check_writable
-from ...steadydiff.files.checkpoints import is_file_name
+from ...steadydiff.files.checkpoints import check_file_name
 from ...steadydiff.tinyworld import files as tinyworld
 
 
@@ -41,8 +40,7 @@ class ModelFolder:
         Raises:  SettingsError for another name, SteadyDiffError where the file could not be written.
         """
         plain = name.strip().removesuffix(".safetensors")
-        if not is_file_name(plain):
-            raise SettingsError(f"name is that of a file, without folders; got {name!r}")
+        check_file_name(name, plain)
         folder, output = folder_paths.get_folder_paths(self.name)[0], folder_paths.get_output_directory()
         file = Path(folder) / f"{plain}.safetensors"
         check_writable(file)  # before there is anything to lose

@@ -5,8 +5,7 @@ from pathlib import Path
 import folder_paths
 
 from ...steadydiff.drift.saved_fit import FOUND, file_name
-from ...steadydiff.errors import SettingsError
-from ...steadydiff.files.checkpoints import is_file_name
+from ...steadydiff.files.checkpoints import check_file_name
 from ...steadydiff.schedules import MadeFor
 
 NAME = "steadydiff_schedules"
@@ -32,6 +31,5 @@ def options() -> list[str]:
 def file_of(name: str) -> Path:
     """Return the file of a schedule by its name; SettingsError for a name that is no file's."""
     within, slash, plain = name.strip().removesuffix(".json").rpartition("/")
-    if (slash and within != FOUND) or not is_file_name(plain):
-        raise SettingsError(f"name is that of a file, without folders; got {name!r}")
+    check_file_name(name, plain if not slash or within == FOUND else name)
     return folder() / within / f"{plain}.json"

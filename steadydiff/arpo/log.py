@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, SettingsError
-from ..files.checkpoints import is_file_name, load_checkpoint, save_checkpoint
+from ..files.checkpoints import check_file_name, load_checkpoint, save_checkpoint
 from .phrases import Phrases
 
 KIND, VERSION = "arpo_log", 1
@@ -130,8 +130,7 @@ def log_file(name: str, folder: Path) -> Path | None:
     plain = name.strip()
     if not plain:
         return None
-    if not is_file_name(plain):
-        raise SettingsError(f"keep_as is a name of a file, without folders; got {name!r}")
+    check_file_name(name, plain, "keep_as")
     return folder / f"{plain}.safetensors"
 
 

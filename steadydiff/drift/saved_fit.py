@@ -112,7 +112,7 @@ class SavedFit:
             lines[0] = f"No pictures connected: {FEW_STEP_ONLY}. {lines[0]}"
         elif is_shipped(self.references):
             lines[0] = f"Against {self.references}, which {OTHER_KIND}. {lines[0]}"
-        lines.append(f"Why: {fit.reason}.")
+        lines.append(f"Why: {self._why}.")
         if "disagree" in lines[0]:
             lines.append(_two_reasons(self.is_own))
         lines.append(f"Plain pictures: {_told(before)}.")
@@ -123,6 +123,14 @@ class SavedFit:
             lines.append(f"Distance to the references, plain is 1: {', '.join(tried)}.")
         lines.append(f"Measured on {self.pictures} pictures, against {self.references}.")
         return "\n".join(lines)
+
+    @property
+    def _why(self) -> str:
+        """The reason; of a correction without its letters, which the headline has in words."""
+        chosen = str(self.fit.correction)
+        if self.fit.correction == PLAIN or chosen not in self.fit.scores:
+            return self.fit.reason
+        return f"it brings samples {1 - self.fit.scores[chosen][0]:.0%} nearer to the references"
 
     def remarks(self, prompt: str, shape: Sequence[int]) -> list[str]:
         """Say what is otherwise now than when it was measured, though it still holds."""

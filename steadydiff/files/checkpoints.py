@@ -11,15 +11,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, SettingsError
 from .atomic import atomic_write
 
 HEADER_KEY = "steadydiff"
+MOST_BYTES = 235  # of a name: a system takes 255, with its ending and that of a draft
+NO_FILES = set('/\\:*?"<>|')
 
 
-def is_file_name(name: str) -> bool:
-    """Whether a name can be a file's, without folders, on every system."""
-    return bool(name) and not set(name) & set('/\\:*?"<>|') and not name.startswith(".")
+def check_file_name(name: str, plain: str, what: str = "name") -> None:
+    """Raise SettingsError unless a name, `plain` without its ending, can be a file's on every system."""
+    is_long = len(plain.encode(errors="replace")) > MOST_BYTES
+    if not plain or is_long or plain.startswith(".") or not plain.isprintable() or set(plain) & NO_FILES:
+        short = f"{name[:40]!r} ... ({len(name)} letters)" if is_long else repr(name)
+        raise SettingsError(
+            f"{what} is that of a file, without folders and signs such as : or ?, of at most {MOST_BYTES} "
+            f"letters; got {short}"
+        )
 
 
 def save_checkpoint(

@@ -53,7 +53,7 @@ def test_nothing_is_overwritten_unasked(save, loaded):
     assert loaded("a")[0] == other
 
 
-@pytest.mark.parametrize("name", ["", "../a", "b/a", "auto/a", "/a", ".a", "a\\b", "a:b"])
+@pytest.mark.parametrize("name", ["", "../a", "b/a", "auto/a", "/a", ".a", "a\\b", "a:b", "a\0b", "ä" * 118])
 def test_a_name_is_a_files(folder, save, name):
     with pytest.raises(Exception, match="name is that of a file, without folders"):
         save(name)

@@ -24,10 +24,16 @@ TORN = Signs(0.5, 0.1, -0.3, 0.1)
 
 
 def kept(correction=PLAIN, before=EASY, references="16 connected images", cfg=1.0):
-    scores = {"plain": (1.0, 0.0), "c 0.9": (0.8, 0.05)}
-    fit = Fit(correction, "c 0.9 brings samples 20% nearer", before, LIKE, scores, 120, 3)
+    scores = {"plain": (1.0, 0.0), "c 0.9": (0.8, 0.05), str(correction): (0.8, 0.05)}
+    reason = f"{correction} brings samples 20% nearer to the real pictures"
+    fit = Fit(correction, reason, before, LIKE, scores, 120, 3)
     made_for = MadeFor("ddpm", "normal", 3, cfg, "PhotoModel", (2.0, 1.0, 0.5, 0.0))
     return SavedFit("k", fit, made_for, 16, references, "p", (4, 8, 8))
+
+
+def test_the_reason_has_no_letters_that_the_headline_has_in_words():
+    lines = kept(Correction(factor=0.9)).report().splitlines()
+    assert lines[1] == "Why: it brings samples 20% nearer to the references."
 
 
 def guide(scale):
