@@ -46,6 +46,7 @@ class SavedFit:
     references: the real pictures beside them, in words
     prompt:     `digest` of the prompts, which the key does not hold
     shape:      [C, *S] of one latent
+    seen:       digest of the references where the key does not hold one
     """
 
     key: str
@@ -55,6 +56,7 @@ class SavedFit:
     references: str
     prompt: str
     shape: tuple[int, ...]
+    seen: str | None = None
 
     @property
     def is_own(self) -> bool:
@@ -85,7 +87,7 @@ class SavedFit:
             facts = {one.name: data["made_for"].get(one.name) for one in fields(MadeFor)}
             own = {name: data[name] for name in ("key", "pictures", "references", "prompt")}
             shape = tuple(torch.Size(data["shape"]))
-            found = cls(fit=Fit(**fit), made_for=MadeFor(**facts), shape=shape, **own)
+            found = cls(fit=Fit(**fit), made_for=MadeFor(**facts), shape=shape, seen=data.get("seen"), **own)
             _check(found.fit.correction)
             found.report()  # which formats every number
             return found

@@ -174,6 +174,9 @@ def test_real_pictures_take_the_place_of_its_own(model, request_):
     pictures = replace(request_, references=real, source="9 pictures of /there")
     kept, _, before = measure(model, pictures)
     assert not before and not kept.is_own and len(model.calls) < 2 * count
+    assert measure(model, pictures)[::2] == (kept, True)
+    others = replace(pictures, references=real.flip(-1))  # of the same folder
+    assert not measure(model, others)[2]
     with pytest.raises(SettingsError, match="at least 8 images"):
         measure(model, replace(pictures, references=real[:7], again=True))
     with pytest.raises(SteadyDiffError, match="4 channels|shape|channels"):

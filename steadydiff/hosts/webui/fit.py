@@ -87,12 +87,13 @@ def fit_next(
         check_levels(setup)
         key, made_for, file = request.key.of(setup, request.plan)
         source = request.source or own_samples(setup.run.steps * request.plan.refine)
+        seen = None if request.references is None else digest(*request.references)
         kept = None if request.again else saved_fit.load(file, key)
-        before = kept is not None and kept.references == source
+        before = kept is not None and (kept.references, kept.seen) == (source, seen)
         if kept is None or not before:
-            made, unfinished = _measured(setup, request, key, file)
+            made, unfinished = _measured(setup, request, key, file, seen)
             shape = tuple(setup.x.shape[1:])
-            kept = SavedFit(key, made, made_for, request.plan.pictures, source, request.prompt, shape)
+            kept = SavedFit(key, made, made_for, request.plan.pictures, source, request.prompt, shape, seen)
             saved_fit.save(file, kept)
             unfinished.end()
         found(kept, file, before)
@@ -101,7 +102,9 @@ def fit_next(
     work_in_run(sampler, host, work)
 
 
-def _measured(setup: RunSetup, request: FitRequest, key: str, file: Path) -> tuple[Fit, Unfinished]:
+def _measured(
+    setup: RunSetup, request: FitRequest, key: str, file: Path, seen: str | None
+) -> tuple[Fit, Unfinished]:
     """Measure; what was measured when it is cancelled is gone on from next time."""
     shape, plan, real = setup.x.shape[1:], replace(request.plan, batch=len(setup.x)), request.references
     count = None if real is None else len(real)
@@ -110,8 +113,7 @@ def _measured(setup: RunSetup, request: FitRequest, key: str, file: Path) -> tup
         check_reference(real, shape)
     per_run = setup.step_calls()[-1] + 1
     check_writable(file)
-    pictures = None if real is None else digest(*real)
-    problem = digest(problem_of(key, request.prompt, shape, plan), plan.batch, pictures)
+    problem = digest(problem_of(key, request.prompt, shape, plan), plan.batch, seen)
     unfinished = Unfinished(file.with_suffix(".safetensors"), problem)
     least, most = plan.calls(per_run, count)
     done = plan.calls_made(per_run, count, unfinished.own, unfinished.done)
