@@ -100,6 +100,7 @@ def fit_model(
             return inner.sample(denoise, x, sigmas)
 
         judge = in_batches(inner.evaluate_unguided, plan.batch)
+        unprompted = None if are_own else inner.unprompted
         problem = Problem(
             sampler,
             in_batches(inner.evaluate, plan.batch),
@@ -108,7 +109,7 @@ def fit_model(
             judge,
             real.to(start),
             judge_references=judge,
-            unprompted=None if are_own or not inner.unprompted else in_batches(inner.unprompted, plan.batch),
+            unprompted=unprompted and in_batches(unprompted, plan.batch),
         )
         found.append(fit(problem, plan.settings, done, on_trial))
 
