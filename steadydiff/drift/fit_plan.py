@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..denoiser import Denoise, Run
 from ..errors import SettingsError
+from .correction import first_tries
 from .digest import digest
-from .fit import LEAST_PICTURES, FitSettings, Progress, first_tries
+from .fit import LEAST_PICTURES, FitSettings, Progress
 from .saved_fit import VERSION, Unfinished
 from .signs import RATIOS
 

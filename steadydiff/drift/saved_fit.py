@@ -27,7 +27,8 @@ from ..methods.method import Method
 from ..methods.window import later_half
 from ..references import OTHER_KIND, is_shipped
 from ..schedules import MadeFor, Schedule, parsed
-from .fit import PLAIN, Correction, Fit, FitSettings, Progress, Signs, disagree, why_off
+from .correction import PLAIN, Correction
+from .fit import Fit, FitSettings, Progress, Signs, disagree, why_off
 from .measurement import FEW_STEP_ONLY, OWN_SAMPLES
 
 logger = logging.getLogger("steadydiff")

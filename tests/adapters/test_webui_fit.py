@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from steadydiff.denoiser import Run
+from steadydiff.drift.correction import PLAIN, Correction
 from steadydiff.drift.digest import digest
-from steadydiff.drift.fit import PLAIN, Correction, FitSettings, Problem, fit
+from steadydiff.drift.fit import FitSettings, Problem, fit
 from steadydiff.drift.fit_plan import FitPlan, without_outliers
 from steadydiff.drift.recorder import refine, unit_noise
 from steadydiff.errors import SettingsError, SteadyDiffError

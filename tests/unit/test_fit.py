@@ -9,19 +9,8 @@ import torch.nn.functional as F
 
 from steadydiff.denoiser import Run
 from steadydiff.drift import signs
-from steadydiff.drift.fit import (
-    PLAIN,
-    Correction,
-    FitSettings,
-    Problem,
-    Signs,
-    _Trials,
-    first_tries,
-    fit,
-    moved,
-    vary_too_little,
-    why_off,
-)
+from steadydiff.drift.correction import PLAIN, Correction, first_tries, moved
+from steadydiff.drift.fit import FitSettings, Problem, Signs, _Trials, fit, vary_too_little, why_off
 from steadydiff.errors import SettingsError, ShapeError, SteadyDiffError
 from steadydiff.methods.diffier import DiffIER
 from steadydiff.methods.epsilon_scaling import EpsilonScaling

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from steadydiff.drift import saved_fit
+from steadydiff.drift.correction import PLAIN, Correction
 from steadydiff.drift.digest import described, digest
-from steadydiff.drift.fit import PLAIN, Correction, Fit, Signs
+from steadydiff.drift.fit import Fit, Signs
 from steadydiff.drift.saved_fit import SavedFit, Unfinished
 from steadydiff.errors import SettingsError
 from steadydiff.plots import fit_figure, pixels

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ...denoiser import Denoise
+from ...drift.correction import Correction
 from ...drift.digest import described
-from ...drift.fit import Correction, Fit, Problem, Progress, fit
+from ...drift.fit import Fit, Problem, Progress, fit
 from ...drift.fit_plan import FitPlan, check_count, fit_key, in_batches
 from ...drift.recorder import check_reference, unit_noise
 from ...drift.saved_fit import methods_of

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ...drift import saved_fit
+from ...drift.correction import PLAIN
 from ...drift.digest import digest
-from ...drift.fit import PLAIN, Fit, Problem, fit
+from ...drift.fit import Fit, Problem, fit
 from ...drift.fit_plan import FitPlan, check_count, fit_key, own_references, problem_of
 from ...drift.measurement import own_samples
 from ...drift.meter import Meter

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from steadydiff.drift.fit import PLAIN
+from steadydiff.drift.correction import PLAIN
 
 STEPS = 3
 SETTINGS = {
