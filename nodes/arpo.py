@@ -56,6 +56,8 @@ class SteadyDiffARPO(io.ComfyNode):
             search_aliases=[
                 "reverse prompt",
                 "image to prompt",
+                "prompt of a picture",
+                "prompt from image",
                 "img2prompt",
                 "describe",
                 "clip interrogator",

@@ -22,7 +22,15 @@ class SteadyDiffTimeShift(io.ComfyNode):
             "greyer than the model expects at that level; told the level they really have, it draws more "
             "contrast and detail. Works on noise-, v- and flow-predicting models, with every sampler and "
             "guider, without extra model calls. (After Li et al., arXiv 2305.15583.)",
-            search_aliases=["exposure bias", "lying sigma", "detail daemon", "shifted time steps", "grey"],
+            search_aliases=[
+                "exposure bias",
+                "lying sigma",
+                "detail daemon",
+                "shifted time steps",
+                "grey",
+                "sharper",
+                "contrast",
+            ],
             advanced=["start_percent", "end_percent"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to correct. Other uses of it stay as they are."),
