@@ -38,7 +38,7 @@ class SteadyDiffSaveSchedule(io.ComfyNode):
     def execute(cls, schedule, name, overwrite) -> io.NodeOutput:
         file, text = file_of(name), Schedule.from_json(schedule).to_json()
         if file.parent != folder():
-            check_file_name(name, name)
+            check_file_name(name, name)  # refuses it, for its folder
         if file.exists() and not overwrite and file.read_bytes() != text.encode():
             raise SettingsError(
                 f"there is a schedule called {file.stem!r} already; choose another name, or turn overwrite on"

@@ -226,13 +226,14 @@ def refused(count: int) -> Figures:
     for digit, some in sets:
         for pictures in (one for one in some if len(one) == count):
             levels = [ratio * float(pictures.std()) for ratio in signs.RATIOS]
+
+            def losses(label: int, pictures: Tensor = pictures, levels: list[float] = levels) -> Tensor:
+                denoise = world.denoise_with(networks()[0], torch.full((count,), label), 1.0)
+                return signs.log_errors(denoise, pictures, noise, levels)
+
+            unprompted = losses(world.NONE)
             for asked in range(world.CLASSES):
-                label = torch.full((count,), asked)
-                losses = [
-                    signs.log_errors(world.denoise_with(networks()[0], one, 1.0), pictures, noise, levels)
-                    for one in (label, torch.full_like(label, world.NONE))
-                ]
-                harm, error = signs.prompt_harm(*losses)
+                harm, error = signs.prompt_harm(losses(asked), unprompted)
                 kind = "mixed" if digit is None else "right" if digit == asked else "other"
                 found[kind].append(harm > FitSettings.trust * error)
     figures: Figures = {}
