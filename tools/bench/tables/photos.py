@@ -2,6 +2,7 @@
 
 import re
 import statistics
+from collections import Counter
 
 from tools.bench.shared.frame import Cells, markdown
 
@@ -45,8 +46,8 @@ def runs_of(cells: Cells) -> Runs:
 
 
 def photos(cells: Cells, part: str) -> str:
-    """Of the network trained longest: mean and spread of each excess distance, and its change."""
-    runs, (ways, learnt) = newest_of(runs_of(cells)), PARTS[part]
+    """Of the network most was tried on: mean and spread of each excess distance, and its change."""
+    runs, (ways, learnt) = fullest_of(runs_of(cells)), PARTS[part]
     lines = [["sampler, steps", "correction", *SPACES, *BESIDE.values(), "variance"]]
     floor = cells["floor"]["figures"]
     wanted = {run for run in runs if run[0] in ways and run[2] != "signs"}
@@ -80,17 +81,16 @@ def beside(label: str, steps: int) -> int:
     return DIFFIER_CALLS.get(steps, steps) if label.startswith("DiffIER") else steps
 
 
-def newest_of(runs: Runs) -> dict[tuple[str, int, str], Seeds]:
-    """Return the runs of the networks trained longest, of each kind."""
-    newest: dict[bool, int] = {}
-    for net, way, *_ in runs:
-        newest[way == "flow"] = max(net, newest.get(way == "flow", 0))
-    return {run[1:]: figures for run, figures in runs.items() if run[0] == newest[run[1] == "flow"]}
+def fullest_of(runs: Runs) -> dict[tuple[str, int, str], Seeds]:
+    """Return the runs of one network of each kind: what most was tried on, of these the longest trained."""
+    tried = Counter((way == "flow", net) for net, way, *_ in runs)
+    nets = {flow: net for (flow, net), _ in sorted(tried.items(), key=lambda kept: (kept[1], kept[0]))}
+    return {run[1:]: figures for run, figures in runs.items() if run[0] == nets[run[1] == "flow"]}
 
 
 def photos_paper(cells: Cells) -> str:
     """Epsilon Scaling beside the paper's own figures."""
-    runs = newest_of(runs_of(cells))
+    runs = fullest_of(runs_of(cells))
     lines = [["CIFAR-10", "steps", "paper: lambda", "FID", "change", "ours: lambda", *SPACES]]
     for told, steps, scale, plain, scaled, (way, ours, label) in PAPER:
         figures = runs.get((way, ours, label), {})
