@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import logging
 import os
@@ -125,6 +126,7 @@ class Measuring:
             self._say,
             encoded(files, p.width, p.height) if files else None,
             f"{len(files)} {SHIPPED if shipped else f'pictures of {folder}'}" if files else "",
+            digest(*(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)) if files else None,
         )
         fit_next(p.sampler, find_host(), request, self._keep)
 

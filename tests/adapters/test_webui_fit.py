@@ -172,12 +172,12 @@ def test_real_pictures_take_the_place_of_its_own(model, request_):
     measure(model, request_)
     count = len(model.calls)
     real = 0.3 + 0.8 * torch.randn((9, *SHAPE), generator=torch.Generator().manual_seed(1))
-    pictures = replace(request_, references=real, source="9 pictures of /there")
+    pictures = replace(request_, references=real, source="9 pictures of /there", seen="9")
     kept, _, before = measure(model, pictures)
     assert not before and not kept.is_own and len(model.calls) < 2 * count
     assert measure(model, pictures)[::2] == (kept, True)
-    others = replace(pictures, references=real.flip(-1))  # of the same folder
-    assert not measure(model, others)[2]
+    assert measure(model, replace(pictures, references=real.flip(-1)))[2]  # of another size, or drawn anew
+    assert not measure(model, replace(pictures, seen="others"))[2]  # of the same folder
     with pytest.raises(SettingsError, match="at least 8 images"):
         measure(model, replace(pictures, references=real[:7], again=True))
     with pytest.raises(SteadyDiffError, match="4 channels|shape|channels"):

@@ -65,6 +65,7 @@ class FitRequest:
     say:        told how far it is
     references: real pictures' clean latents [M, C, *S] in the model's own units, None: its own samples serve
     source:     where these come from, in words
+    seen:       what tells their pictures from others; their latents differ by size, and by draws of a VAE
     """
 
     key: FitKey
@@ -74,6 +75,7 @@ class FitRequest:
     say: Callable[[str], None] = lambda text: None
     references: Tensor | None = None
     source: str = ""
+    seen: str | None = None
 
 
 def fit_next(
@@ -88,13 +90,13 @@ def fit_next(
         check_levels(setup)
         key, made_for, file = request.key.of(setup, request.plan)
         source = request.source or own_samples(setup.run.steps * request.plan.refine)
-        seen = None if request.references is None else digest(*request.references)
         kept = None if request.again else saved_fit.load(file, key)
-        before = kept is not None and (kept.references, kept.seen) == (source, seen)
+        before = kept is not None and (kept.references, kept.seen) == (source, request.seen)
         if kept is None or not before:
-            made, unfinished = _measured(setup, request, key, file, seen)
+            made, unfinished = _measured(setup, request, key, file)
             shape = tuple(setup.x.shape[1:])
-            kept = SavedFit(key, made, made_for, request.plan.pictures, source, request.prompt, shape, seen)
+            count, said = request.plan.pictures, request.prompt
+            kept = SavedFit(key, made, made_for, count, source, said, shape, request.seen)
             saved_fit.save(file, kept)
             unfinished.end()
         found(kept, file, before)
@@ -103,9 +105,7 @@ def fit_next(
     work_in_run(sampler, host, work)
 
 
-def _measured(
-    setup: RunSetup, request: FitRequest, key: str, file: Path, seen: str | None
-) -> tuple[Fit, Unfinished]:
+def _measured(setup: RunSetup, request: FitRequest, key: str, file: Path) -> tuple[Fit, Unfinished]:
     """Measure; what was measured when it is cancelled is gone on from next time."""
     shape, plan, real = setup.x.shape[1:], replace(request.plan, batch=len(setup.x)), request.references
     count = None if real is None else len(real)
@@ -114,7 +114,7 @@ def _measured(
         check_reference(real, shape)
     per_run = setup.step_calls()[-1] + 1
     check_writable(file)
-    problem = digest(problem_of(key, request.prompt, shape, plan), plan.batch, seen)
+    problem = digest(problem_of(key, request.prompt, shape, plan), plan.batch, request.seen)
     unfinished = Unfinished(file.with_suffix(".safetensors"), problem)
     least, most = plan.calls(per_run, count)
     done = plan.calls_made(per_run, count, unfinished.own, unfinished.done)

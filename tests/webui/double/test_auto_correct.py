@@ -159,7 +159,10 @@ def test_real_pictures_are_measured_against(press, tmp_path, kept):
     (tmp_path / "notes.txt").write_text("no picture")
     said = press(str(tmp_path))[-1][2]
     assert f"against 9 pictures of {tmp_path}" in said and "few-step" not in said
-    assert "measured before" in press(str(tmp_path))[-1][2]
+    for same in {}, {"width": 128}, {"batch_size": 3}:
+        assert "measured before" in press(str(tmp_path), **same)[-1][2]
+    Image.new("RGB", (64, 64)).save(tmp_path / "0.png")
+    assert "measured before" not in press(str(tmp_path))[-1][2]
     assert "measured before" not in press()[-1][2]  # its own samples are asked for
 
 
