@@ -87,14 +87,12 @@ def load_tagger(file: Path) -> Callable[[Tensor], Phrases]:
     Raises:  SettingsError for a file that is no tagger, or without the package that runs it.
     """
     package, load = RUNNERS.get(file.suffix.lower(), RUNNERS[".onnx"])
-    try:
-        import_module(package)
-    except ImportError:
-        raise SettingsError(f"{file.name} needs {package}; run: python -m pip install {package}") from None
+    if find_spec(package) is None:
+        raise SettingsError(f"{file.name} needs {package}; run: python -m pip install {package}")
     try:
         names = read_tags(tags_file(file))
         run, side = load(file)
-    except Exception as error:  # onnxruntime has its own kinds, and so has every network
+    except Exception as error:  # onnxruntime has its own kinds, every network, and a package that is broken
         why = " ".join(str(error).split())[:MAX_WORDS]
         raise SettingsError(f"{file.name} is no tagger that can be read: {why}") from None
     return lambda picture: tagged(run, side, names, picture)
@@ -171,6 +169,7 @@ def tagged(run: Run, side: int, names: Sequence[str], picture: Tensor) -> Phrase
 
 def squared(picture: Tensor, side: int) -> Tensor:
     """On a white square, as large as the network wants it, blue first, in 0..255."""
+    picture = picture.detach().float().cpu()  # where taggers run, whatever the host keeps pictures in
     height, width, longer = *picture.shape[:2], max(picture.shape[:2])
     left, top = (longer - width) // 2, (longer - height) // 2
     sides = left, longer - width - left, top, longer - height - top

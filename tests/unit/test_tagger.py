@@ -22,6 +22,8 @@ def test_a_picture_lies_on_a_white_square_blue_first():
     assert made.shape == (1, 16, 16, 3)
     assert made[0, 8, 8].tolist() == pytest.approx([0, 0, 255], abs=0.1)
     assert made[0, 0, 0].tolist() == pytest.approx([255, 255, 255])
+    half = squared(RED.half().requires_grad_(), 16)  # as a host may hand it on
+    assert torch.equal(torch.from_numpy(half.numpy()), made)
 
 
 def test_the_surest_tags_of_what_is_shown_are_the_prompt(tmp_path):
@@ -178,6 +180,18 @@ def test_what_is_no_tagger_of_timms_is_told(tmp_path, more, sentence):
     with pytest.raises(
         SettingsError, match=rf"(?s)model\.safetensors is no tagger that can be read: .*{sentence}"
     ):
+        load_tagger(tmp_path / "small" / "model.safetensors")
+
+
+@pytest.mark.slow
+def test_a_timm_that_cannot_be_loaded_is_told(tmp_path, monkeypatch):
+    published(tmp_path / "small", "vit_tiny_patch16_224")
+
+    def broken(name):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("steadydiff.arpo.tagger.import_module", broken)
+    with pytest.raises(SettingsError, match="nms does not exist"):
         load_tagger(tmp_path / "small" / "model.safetensors")
 
 
