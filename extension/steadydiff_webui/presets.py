@@ -169,6 +169,7 @@ class Row:
             self._buttons[button].click(work, inputs=inputs, outputs=outputs, show_progress="hidden")
 
     def _use(self, chosen: str) -> list:
+        chosen = (chosen or "").strip()
         try:
             values = self._presets.get(chosen)
         except SettingsError as error:
@@ -192,6 +193,7 @@ class Row:
         return [*self._changed(lambda: self._presets.save(chosen, values), f"Saved as {chosen}."), ""]
 
     def _delete(self, chosen: str) -> list:
+        chosen = (chosen or "").strip()
         return self._changed(lambda: self._presets.delete(chosen), f"Deleted {chosen}.")
 
     def _changed(self, change: Any, message: str) -> list:

@@ -93,6 +93,8 @@ def test_a_preset_is_replaced_only_when_asked_twice(ours, presets, monkeypatch):
     *_, asked = again = row._save(" mine ", "", *given)
     assert asked == "mine" and "Press again" in str(again)
     assert "Saved as mine." in str(row._save(" mine ", asked, *given))
+    assert "no preset" not in str(row._use(" mine "))
+    assert "Deleted mine." in str(row._delete(" mine "))
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"[" * 100_000, b"\xff\xfe", None])
