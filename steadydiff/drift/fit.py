@@ -263,8 +263,8 @@ class _Trials:
         if harm > self._settings.trust * error:
             raise SettingsError(
                 f"the real pictures are not what the prompt asks for: under it the model's error on them is "
-                f"{100 * math.expm1(harm):.0f} % larger than without it; connect pictures of what it asks "
-                f"for, or none"
+                f"{100 * math.expm1(harm):.0f} % larger than without it; take pictures of what it asks for, "
+                f"or the model's own samples"
             )
 
     def signs(self, correction: Correction) -> Signs:
@@ -331,7 +331,7 @@ class _Trials:
                 for figure, judge in judges.items()
             }
         self._done[name] = kept | {
-            "pooled": signs.pooled(shown).cpu(),
+            "pooled": signs.pooled(shown.cpu()),
             "spread": signs.spreads(shown, real),
             "calls": torch.tensor(calls + len(kept) * len(self._sigmas)),
         }
