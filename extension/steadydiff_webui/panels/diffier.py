@@ -64,10 +64,10 @@ PANEL = Panel(
         {
             "divide_by_cfg": "Weaker at high CFG",
             "antithetic": "Two opposite noises (calmer, twice the time)",
-            "measurement": "Measured norms",
+            "measurement": "Measurement",
         },
     ),
     choice="mode",
-    serves={"divide_by_cfg": "renoise", "antithetic": "renoise", "measurement": "norm"},
+    serves={"divide_by_cfg": "renoise", "antithetic": "renoise"},
     holds=holds,
 )

@@ -46,6 +46,11 @@ def test_what_serves_an_option_names_one_the_choice_has(ours):
         assert set(panel.serves.values()) <= options
 
 
+def test_what_values_auto_asks_for_is_shown_in_its_mode(ours):
+    [diffier] = [panel for panel in ours.panels.PANELS if panel.name == "diffier"]
+    assert diffier.shows("measurement", "renoise")
+
+
 def test_the_header_names_what_is_on(ours, values):
     assert ours.layout.header(values) == "SteadyDiff: off"
     values["epsilon_scaling"]["enabled"] = values["diffier"]["enabled"] = True
