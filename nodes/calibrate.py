@@ -50,7 +50,8 @@ class SteadyDiffCalibrate(io.ComfyNode):
                 schema.Schedule.Output(display_name="schedule", tooltip="For Epsilon Scaling with Schedule."),
                 io.Image.Output(display_name="plot", tooltip="The scale over the steps."),
                 io.String.Output(
-                    display_name="json", tooltip="The schedule as text: keep, share, paste into Schedule."
+                    display_name="json",
+                    tooltip="The schedule as text, to keep, share, or paste into Make Schedule.",
                 ),
                 io.String.Output(
                     display_name="report", tooltip="How far the scales are to be trusted, in sentences."

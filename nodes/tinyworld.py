@@ -20,7 +20,7 @@ class SteadyDiffTinyWorld(io.ComfyNode):
             "in a second on any computer, so that a workflow can be tried and a claim measured without a "
             "download. "
             'Some 50 words, as in "a hatched drawing of a small red star at the top left on a sky '
-            'background". Use 64x64 pictures.',
+            'background". Use 64x64 pictures; 32x32 for photos.',
             search_aliases=["tiny world", "demo model", "test model", "toy model", "offline model"],
             inputs=[
                 io.Combo.Input(
@@ -37,7 +37,7 @@ class SteadyDiffTinyWorld(io.ComfyNode):
             outputs=[
                 io.Model.Output(tooltip="The diffusion model, an ordinary MODEL."),
                 io.Clip.Output(tooltip="The text encoder trained with this variant."),
-                io.Vae.Output(tooltip="The autoencoder, shared by both variants."),
+                io.Vae.Output(tooltip="The autoencoder; that of photos leaves pixels as they are."),
             ],
         )
 

@@ -349,8 +349,9 @@ TEMPLATES: dict[str, tuple[str, Graph]] = {
     "8 Train a correction": (
         "Draws 16 pictures and trains a small network on them for 40 steps, which shows the way and not what "
         "a training can do: that takes thousands of steps and pictures.\n\n"
-        "**Your checkpoint:** *Load Image-Text Dataset from Folder* and *Make Training Dataset* instead of "
-        "the drawn pictures, steps 20000. Cancel keeps what was learnt; Run goes on.\n\n"
+        "**Your checkpoint:** *Load Image-Text (from Folder)* and *Make Training Dataset* instead of the "
+        "drawn pictures, steps 10000, channels 32, batch_size 64, most_steps 50. Cancel keeps what was "
+        "learnt; Run goes on.\n\n"
         "*Train MDSS* is bypassed (Ctrl+B): it fine-tunes the model itself.",
         {
             "model": tiny_world(),
