@@ -22,6 +22,14 @@ def test_the_kept_results_are_of_the_weights_that_ship():
         assert cells[f"{net} sha256"]["figures"] == photos.digest_of(net)
 
 
+def test_what_other_counts_give_is_kept_apart(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(photos, "RESULTS", tmp_path)
+    net = files.newest("epsilon")
+    photos.main(["--data", str(tmp_path), "--only", f"{net} sha256", "--count", "7"])
+    cells = json.loads((tmp_path / "7" / "photos.json").read_text())["cells"]
+    assert [*cells] == [f"{net} sha256"] and not (tmp_path / "photos.json").exists()
+
+
 def test_unseen_pictures_are_of_every_class_in_turn_and_others_of_each_seed(tmp_path):
     class Small(photos.World):
         def real(self, split):

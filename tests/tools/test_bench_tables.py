@@ -33,9 +33,9 @@ def test_the_documents_show_the_kept_results():
 def test_a_changed_result_is_noticed(tmp_path):
     for file, benches, _ in TABLES.values():
         for name in (file, *(f"benchmarks/{bench}.json" for bench in benches.split())):
-            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, tmp_path / name)
-    for results in (tmp_path / "benchmarks").iterdir():
+    for results in (tmp_path / "benchmarks").rglob("*.json"):
         kept = json.loads(results.read_text())
         for cell in kept["cells"].values():
             numbers = {k: v for k, v in cell["figures"].items() if not isinstance(v, str)}

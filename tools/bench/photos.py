@@ -49,7 +49,7 @@ from steadydiff.tinyworld.sampling import Network
 from steadydiff.tinyworld.text import TextEncoder
 from tools.bench.shared import photo_judges as judges
 from tools.bench.shared import photo_training
-from tools.bench.shared.frame import Bench, Cells, Figures, options_of
+from tools.bench.shared.frame import RESULTS, Bench, Cells, Figures, options_of
 from tools.bench.shared.photo_grid import CURVE, FLOW, MORE, WAYS, Grid, one_by_one
 from tools.bench.shared.two_outputs import Recorded
 from tools.bench.shared.world import Correct, plain
@@ -58,6 +58,7 @@ from tools.launch.console import Stop, exit_with
 from tools.launch.sheet import INK, PAPER
 
 SEEDS = (0, 1, 2)
+COUNT = 512  # pictures of a cell; results of other counts are kept apart
 BATCH = 128
 NEAR = 1000  # training pictures that KID, precision and recall are against
 TRAINED = (("ddpm", 10), ("ddpm", 20), ("ddim", 20))  # where what is trained here is sampled
@@ -402,8 +403,9 @@ def main(arguments: list[str]) -> int:
     own = options_of("photos").parse_args(arguments)
     if own.data is None:
         raise Stop("This bench needs --data, CIFAR-10 as a folder, a tar or torchvision's download.")
-    bench = Bench("photos", {"count": own.count, "judges": 1}, arguments)
-    count = 512 if bench.quick else own.count
+    kept = RESULTS if own.count == COUNT else RESULTS / str(own.count)
+    bench = Bench("photos", {"count": own.count, "judges": 1}, arguments, kept)
+    count = COUNT if bench.quick else own.count
     world = World(own.data, count)
     if own.sheet:
         draw_sheet(bench.results, own.sheet)

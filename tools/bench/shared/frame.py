@@ -37,7 +37,11 @@ OWN_OPTIONS: dict[str, dict[str, dict]] = {
     "mdss": {"--curves": {"action": "store_true", "help": "only the curves of docs/mdss_curves.png"}},
     "photos": {
         "--data": {"type": Path, "help": "CIFAR-10 as a folder, a tar or torchvision's download"},
-        "--count": {"type": int, "default": 512, "help": "pictures of a cell; 512"},
+        "--count": {
+            "type": int,
+            "default": 512,
+            "help": "pictures of a cell; 512, others are kept apart",
+        },
         "--sheet": {
             "type": Path,
             "metavar": "FILE",
