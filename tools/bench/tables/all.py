@@ -359,6 +359,7 @@ TABLES: dict[str, tuple[str, str, Callable[..., str]]] = {
     "arpo negative": ("docs/arpo.md", "arpo", arpo_negative),
     "cost": ("docs/which.md", "epsilon_scaling antibias mdss diffier", cost),
     **{f"photos {part}": ("docs/photos.md", "photos", partial(photos, part=part)) for part in PHOTOS},
+    "photos 5000": ("docs/photos.md", "5000/photos", partial(photos, part="ancestral")),
     "photos paper": ("docs/photos.md", "photos", photos_paper),
     "photos curve": ("docs/which.md", "photos", photos_curve),
     "references planted": ("docs/drift.md", "references", references_planted),
