@@ -176,6 +176,7 @@ def fit(
             if step % 50 == 0 or step == last:
                 seconds = (time.monotonic() - since) / len(seen)
                 means = {name: torch.stack([f[name] for f in seen]).mean().item() for name in figures}
+                _number(figures["loss"])
                 _report(state, step, last, means, seconds)
                 past += _losses(seen)
                 seen, since = [], time.monotonic()
@@ -265,6 +266,8 @@ def _save(
     optimiser: torch.optim.Optimizer,
     past: list[float],
 ) -> None:
+    if not all(weight.isfinite().all() for weight in model.parameters()):
+        return  # of no use, and the last one may be good
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
     for name, p in model.named_parameters():

@@ -220,3 +220,20 @@ def test_a_state_that_cannot_be_written_is_told_before_the_first_step(tmp_path):
             loop.Plan(steps=1),
             tmp_path / "file" / "state.safetensors",
         )
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_diverged_training_ends_and_keeps_its_last_good_state(heard, tmp_path):
+    path, plan = tmp_path / "state.safetensors", loop.Plan(steps=100, warmup=2, save_every=5)
+
+    def loss(rng, seed):
+        del rng, seed
+        told.append(None)
+        return model.weight.square().sum() * (float("nan") if len(told) == 8 else 1)
+
+    model, told = _Line(), []
+    with pytest.raises(SteadyDiffError, match="the loss is not a number any more"):
+        loop.fit(model, loss, plan, path, on_step=(lambda *_: None) if heard else None)
+    assert len(told) == (8 if heard else 50)
+    kept = loop.average(path)["weight"]
+    assert kept.isfinite().all() and loop.steps_of(path) == (7 if heard else 5)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -25,12 +26,21 @@ def load_photos(source: Path, split: str, work: Path) -> tuple[Tensor, Tensor]:
 
     source:  a folder or a tar with <split>/<class>/*.png or .jpg somewhere inside, or the folder in which
              torchvision keeps CIFAR10
-    work:    folder of a cache, so that pictures are decoded once
+    work:    folder of a cache, so that pictures are decoded once; of one source, by its name
 
     Raises:  SettingsError naming what is missing.
     """
     cache = work / f"photos_{split}.safetensors"
-    if not cache.exists():
+    if not source.exists():
+        raise SettingsError(f"{source} is not there; name CIFAR-10's folder or tar with --data")
+    if cache.exists():
+        with safe_open(cache, "pt") as file:
+            kept = (file.metadata() or {}).get("source", source.name)
+        if kept != source.name:
+            raise SettingsError(
+                f"the pictures kept in {work} are those of {kept}, not of {source.name}; use another folder"
+            )
+    else:
         found = sorted(_torchvision(source, split) or _entries(source, split), key=lambda entry: entry[0])
         if not found:
             raise SettingsError(
@@ -45,6 +55,7 @@ def load_photos(source: Path, split: str, work: Path) -> tuple[Tensor, Tensor]:
                     "classes": torch.tensor([label for _, label, _ in found]),
                 },
                 draft,
+                {"source": source.name},
             )
     kept = load_file(cache)
     return kept["pictures"], kept["classes"]
@@ -69,14 +80,12 @@ def _entries(source: Path, split: str) -> Iterator[tuple[str, int, Tensor]]:
             label = _label(PurePosixPath(path.as_posix()), split)
             if label is not None:
                 yield path.as_posix(), label, _pixels(path.read_bytes(), path.name)
-    elif source.is_file():
+    else:
         with tarfile.open(source) as tar:
             for member in tar:
                 label = _label(PurePosixPath(member.name), split)
                 if label is not None and (file := tar.extractfile(member)):
                     yield member.name, label, _pixels(file.read(), member.name)
-    else:
-        raise SettingsError(f"{source} is not there; name CIFAR-10's folder or tar with --data")
 
 
 def _label(path: PurePosixPath, split: str) -> int | None:

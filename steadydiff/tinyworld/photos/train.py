@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import statistics
 import sys
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from .words import CLASSES, TEXT, PhotoTokenizer, captions
 BATCH = 64
 UNLABELLED = 0.15  # of the pictures, for classifier-free guidance
 PLANS = {
-    # More steps than one sitting has; every thousand of them is an average worth exporting.
+    # More steps than one sitting has; every two thousand of them is an average worth exporting.
     "epsilon": Plan(steps=500_000, lr=1e-3, warmup=400, ema=0.9995, seed=11, save_every=500, keep_every=2000),
     "flow": Plan(steps=500_000, lr=1e-3, warmup=400, ema=0.9995, seed=12, save_every=500, keep_every=2000),
 }
@@ -102,7 +103,7 @@ def export(work: Path) -> None:
         state = work / f"{variant}.safetensors"
         if not state.exists():
             continue
-        latest = sum(losses(state)[-EXPORTED_LOSSES:]) / EXPORTED_LOSSES
+        latest = statistics.mean(losses(state)[-EXPORTED_LOSSES:])
         write(variant, average(state), steps_of(state), loss=round(latest, 5))
         for kept in sorted(work.glob(f"{variant}-*.safetensors")):
             logging.getLogger("steadydiff").info("an earlier average: %s", kept.name)
