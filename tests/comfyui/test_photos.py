@@ -100,7 +100,7 @@ def test_without_the_weights_it_says_where_they_are(pack, monkeypatch, tmp_path,
 
     nodes = sys.modules[pack["SteadyDiffTinyWorld"].__module__].__package__
     used = sys.modules[f"{nodes}.shared.photos"].files
-    monkeypatch.setattr(used.newest, "__defaults__", (tmp_path,))
+    monkeypatch.setattr(used, "FOLDER", tmp_path)
     with pytest.raises(Exception, match="get the folder models/photos from SteadyDiff's repository"):
         pack["SteadyDiffTinyWorld"].execute(VARIANTS[variant])
 

@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from steadydiff.errors import SettingsError
 from tools.bench.shared import frame as bench_frame
 from tools.bench.shared.frame import Bench, paired_ratio, table
+from tools.launch.console import Stop, exit_with
 
 
 @pytest.fixture
@@ -107,3 +109,14 @@ def test_ratios_are_taken_pair_by_pair_in_alternating_order(monkeypatch):
     figures = paired_ratio(lambda: order.append("o"), lambda: order.append("r"), rounds=3, warmup=0)
     assert "".join(order) == "roorro"
     assert figures == {"ours_ms": 6, "reference_ms": 2, "ratio": 3}
+
+
+@pytest.mark.parametrize("error", [Stop("so it is"), SettingsError("so it is")])
+def test_a_command_ends_with_the_sentence_of_our_errors_alone(error):
+    def main(arguments, error=error):
+        raise error
+
+    with pytest.raises(SystemExit, match="so it is"):
+        exit_with(main)
+    with pytest.raises(KeyError):
+        exit_with(main, KeyError("a fault"))

@@ -16,11 +16,13 @@ class Stop(Exception):
 
 
 def exit_with(main: Callable[..., int], *given: Any) -> NoReturn:
-    """End a module run as a command by main(its arguments, *given), or by the sentence of a `Stop`."""
+    """End a module run as a command by main(its arguments, *given), or by our errors' sentence."""
     try:
         sys.exit(main(sys.argv[1:], *given))
-    except Stop as stop:
-        sys.exit(str(stop))
+    except Exception as error:
+        if {kind.__name__ for kind in type(error).__mro__}.isdisjoint({"Stop", "SteadyDiffError"}):
+            raise
+        sys.exit(str(error))
 
 
 def say(text: str) -> None:

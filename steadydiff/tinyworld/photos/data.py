@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import lzma
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ...errors import SettingsError
-from ...files.atomic import atomic_write
+from ...files.atomic import atomic_write, check_writable
 from ...picture_files import pixels, read_picture
 from .network import SIZE_PX
 from .words import CLASSES
@@ -34,14 +36,17 @@ def load_photos(source: Path, split: str, work: Path) -> tuple[Tensor, Tensor]:
     if not source.exists():
         raise SettingsError(f"{source} is not there; name CIFAR-10's folder or tar with --data")
     if cache.exists():
-        with safe_open(cache, "pt") as file:
-            kept = (file.metadata() or {}).get("source", source.name)
+        kept = _kept_source(cache) or source.name
         if kept != source.name:
             raise SettingsError(
                 f"the pictures kept in {work} are those of {kept}, not of {source.name}; use another folder"
             )
     else:
-        found = sorted(_torchvision(source, split) or _entries(source, split), key=lambda entry: entry[0])
+        check_writable(cache)
+        try:
+            found = sorted(_torchvision(source, split) or _entries(source, split), key=lambda one: one[0])
+        except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, RuntimeError) as error:
+            raise SettingsError(f"{source} is no tar of pictures, or it is damaged; get it again") from error
         if not found:
             raise SettingsError(
                 f"{source} holds no pictures as {split}/<class>/*.png or .jpg; "
@@ -59,6 +64,14 @@ def load_photos(source: Path, split: str, work: Path) -> tuple[Tensor, Tensor]:
             )
     kept = load_file(cache)
     return kept["pictures"], kept["classes"]
+
+
+def _kept_source(cache: Path) -> str | None:
+    try:
+        with safe_open(cache, "pt") as file:
+            return (file.metadata() or {}).get("source")
+    except SafetensorError as error:
+        raise SettingsError(f"{cache} is damaged ({error}); delete it, and it is made again") from None
 
 
 def _torchvision(source: Path, split: str) -> list[tuple[str, int, Tensor]]:
@@ -79,7 +92,7 @@ def _entries(source: Path, split: str) -> Iterator[tuple[str, int, Tensor]]:
         for path in source.rglob("*"):
             label = _label(PurePosixPath(path.as_posix()), split)
             if label is not None:
-                yield path.as_posix(), label, _pixels(path.read_bytes(), path.name)
+                yield path.as_posix(), label, _pixels(path.read_bytes(), path.as_posix())
     else:
         with tarfile.open(source) as tar:
             for member in tar:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import statistics
 import sys
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ...errors import SteadyDiffError
+from ...errors import SettingsError, SteadyDiffError
 from ...files.atomic import check_writable
 from ...training.loop import Loss, Plan, average, fit, losses, steps_of, stratified
 from ..files import write_manifest
@@ -89,6 +91,7 @@ def train(variant: str, data: Path, work: Path, steps: int, shipped: bool = Fals
     A twin of which it has none begins as the noise prediction, whose features are the same.
     """
     pictures, labels = load_photos(data, "train", work)
+    logging.getLogger("steadydiff").info("%s: of %d pictures", variant, len(pictures))
     torch.manual_seed(PLANS[variant].seed)
     newest = files.newest(variant if files.names(variant) else "epsilon") if shipped else ""
     start = files.header(newest)["steps"] if newest.startswith(variant) else 0
@@ -98,12 +101,16 @@ def train(variant: str, data: Path, work: Path, steps: int, shipped: bool = Fals
 
 
 def export(work: Path) -> None:
-    """Write the averages of the stages to models/photos/ in fp16, with the card's facts."""
-    for variant in files.VARIANTS:
-        state = work / f"{variant}.safetensors"
-        if not state.exists():
-            continue
-        latest = statistics.mean(losses(state)[-EXPORTED_LOSSES:])
+    """Write the averages of the stages to models/photos/ in fp16, with the card's facts.
+
+    Raises:  SettingsError where nothing was trained.
+    """
+    states = [work / f"{variant}.safetensors" for variant in files.VARIANTS]
+    states = [state for state in states if state.exists() and losses(state)]
+    if not states:
+        raise SettingsError(f"{work} holds nothing that was trained; train a stage, or name another --work")
+    for state in states:
+        variant, latest = state.stem, statistics.mean(losses(state)[-EXPORTED_LOSSES:])
         write(variant, average(state), steps_of(state), loss=round(latest, 5))
         for kept in sorted(work.glob(f"{variant}-*.safetensors")):
             logging.getLogger("steadydiff").info("an earlier average: %s", kept.name)
@@ -141,26 +148,26 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if args.threads:
         torch.set_num_threads(args.threads)
-    stages = args.stages or (*files.VARIANTS, "export")
+    stages = args.stages or (() if args.export_average else (*files.VARIANTS, "export"))
+    for stage in stages:
+        if stage not in (*files.VARIANTS, "export"):
+            parser.error(f"no stage {stage!r}; there are epsilon, flow, export")
+        if stage in files.VARIANTS and args.data is None:
+            parser.error("training needs --data, CIFAR-10 as a folder, a tar or torchvision's download")
+    average_of, kept = None, args.export_average
+    if kept and not ((average_of := re.fullmatch(r"(epsilon|flow)-(\d+)", kept.stem)) and kept.is_file()):
+        parser.error(f"--export-average is a kept average such as epsilon-8000.safetensors; got {kept}")
     try:
-        if "export" in stages or args.export_average:
+        if "export" in stages or average_of:
             check_writable(files.FOLDER / "model.safetensors")
         for stage in stages:
-            if stage in files.VARIANTS:
-                if args.data is None:
-                    parser.error(
-                        "training needs --data, CIFAR-10 as a folder, a tar or torchvision's download"
-                    )
-                train(stage, args.data, args.work, args.steps, args.shipped)
-            elif stage == "export":
+            if stage == "export":
                 export(args.work)
             else:
-                parser.error(f"no stage {stage!r}; there are epsilon, flow, export")
-        if args.export_average:
-            variant, steps = args.export_average.stem.split("-")
-            kept = load_file(args.export_average)
-            write(variant, kept, int(steps))
-    except SteadyDiffError as error:
+                train(stage, args.data, args.work, args.steps, args.shipped)
+        if average_of:
+            write(average_of[1], load_file(kept), int(average_of[2]))
+    except (SteadyDiffError, SafetensorError) as error:
         sys.exit(str(error))
 
 
