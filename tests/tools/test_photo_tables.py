@@ -73,8 +73,9 @@ def test_the_flow_twin_is_shown_though_it_was_trained_for_fewer_steps():
 
 def test_the_papers_figures_stand_beside_ours():
     some = CELLS | {"40 heun 7 plain 0": cell(4.0), "40 heun 7 lambda 1.0045 0": cell(1.0)}
+    some |= {"40 ddpm 20 clipped lambda 1.017 0": cell(8.0)}
     lines = tables.photos_paper(some).splitlines()
-    assert lines[2].startswith("| DDPM | 20 | 1.017 | 10.36 → 5.15 | -50 % | lambda 1.015 | -10 % |")
+    assert lines[2].startswith("| DDPM | 20 | 1.017 | 10.36 → 5.15 | -50 % | clipped lambda 1.017 | -20 % |")
     assert lines[9].endswith("| 6.69 → 6.16 | -8 % | lambda 1.0045 | -75 % | -75 % | -75 % |")
     assert lines[10].endswith("| – | – | – |")
 

@@ -18,10 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from steadydiff.drift.recorder import Recorder, noise_for
-from steadydiff.drift.stepping import step_calls
 from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel
-from steadydiff.methods.diffier import DiffIER, strength_from
+from steadydiff.methods.diffier import DiffIER
 from steadydiff.methods.mdss import MDSS
 from steadydiff.methods.method import Method
 from steadydiff.methods.time_shift import TimeShift
@@ -43,6 +41,7 @@ from tools.bench import digits
 from tools.bench.mdss import Plain
 from tools.bench.shared import digits_world as world
 from tools.bench.shared.frame import Bench, Figures
+from tools.bench.shared.strength import measured_strength
 from tools.bench.shared.two_outputs import Recorded
 from tools.launch.console import exit_with
 
@@ -189,13 +188,10 @@ def auto(sampler: str, seed: int) -> Figures:
     """DiffIER with the strength that a measurement gives, 20 steps and 30 calls."""
     run, real, net = digits.run_of(20, 1000 + seed), digits.parts()["references"], digits.networks()[0]
     chosen = torch.randperm(len(real.labels), generator=torch.Generator().manual_seed(seed))[:MEASURED]
-    draw, x = digits.SAMPLERS[sampler], digits.first_states(run, MEASURED)
-    recorder = Recorder(run, step_calls(draw, x, run))
     denoise = world.denoise_with(net, digits.labels(MEASURED), 1.0)
-    recorder.sample(draw, recorder.around(denoise), x)
-    clean, noise = real.pictures[chosen], noise_for(real.pictures[chosen], range(MEASURED))
-    recorder.train(recorder.around(world.denoise_with(net, real.labels[chosen], 1.0)), clean, noise)
-    strength = strength_from(recorder.measurement(0, "pictures"))
+    judge, clean = world.denoise_with(net, real.labels[chosen], 1.0), real.pictures[chosen]
+    x = digits.first_states(run, MEASURED)
+    strength = measured_strength(digits.SAMPLERS[sampler], denoise, x, run, clean, judge)
     drawn = digits.samples(sampler, 1.0, (DiffIER(strength=strength),), digits.run_of(20, seed))
     return digits.judged(drawn) | {"strength": strength}
 

@@ -1,8 +1,9 @@
 """Real pictures: how few-step samples of the photos drift from CIFAR-10, and what the methods do about it at
 equal model calls. `run.py bench photos --data CIFAR10`.
 
-Every class in turn, guided only in `ddpm_cfg2` and `ddpm_cfg4`, clean estimates clipped to -1..1 as the
-papers' pixel models do; the same first noise and the same noise along the way in every cell. Fréchet
+Every class in turn, guided only in `ddpm_cfg2` and `ddpm_cfg4`; the model's clean estimates are clipped to
+-1..1, what a correction makes of them only in `clipped ...`, as the paper's DDPM clips after scaling. The
+same first noise and the same noise along the way in every cell. Fréchet
 distances are given as the excess over the floor: what as many unseen real pictures have to the same
 reference, training pictures. KID, precision and recall are against 1,000 of these and stand beside the
 floor's. `variance` is the total variance of the samples against that of real pictures. Where --data is a
@@ -11,7 +12,7 @@ JPEG copy of CIFAR-10, so are the real pictures and what the network was trained
 A cell's name begins with the network, by the steps it was trained for: how far a network drifts, and what
 a cure is worth, depends on that. `signs` are what Auto Correct measures of plain samples against 64 unseen
 real pictures, `fit 16` is what its rule chooses from 16, `fit 64 seen` from pictures of the network's
-training. `anti-bias` is a network that is trained here, twenty minutes on one core, and `as long` what as
+training. `anti-bias` is a network that is trained here, ten minutes on one core, and `as long` what as
 many seconds are worth to the network itself; MDSS stands beside plain fine-tuning of as many steps, and
 beside that network called as many training levels lower. `--sheet FILE` draws the same seeds without and
 with Epsilon Scaling and Time Shift, `--curve FILE` the gains over the drift.
@@ -29,10 +30,9 @@ from torch import Tensor
 
 from steadydiff.denoiser import Denoise, Guided, Run
 from steadydiff.drift.fit import Fit, FitSettings, Problem, fit
-from steadydiff.drift.recorder import Recorder, noise_for
-from steadydiff.drift.stepping import step_calls
+from steadydiff.files.atomic import atomic_write
 from steadydiff.methods.antibias_prompt import AntiBiasPrompt, PromptModel
-from steadydiff.methods.diffier import DiffIER, strength_from
+from steadydiff.methods.diffier import DiffIER
 from steadydiff.methods.epsilon_scaling import EpsilonScaling
 from steadydiff.methods.mdss import MDSS
 from steadydiff.methods.time_shift import TimeShift
@@ -41,6 +41,7 @@ from steadydiff.metrics.kid import kernel_distance
 from steadydiff.metrics.precision_recall import precision_recall
 from steadydiff.plots import DPI, NEUTRAL
 from steadydiff.plots import PAPER as PLOT_PAPER
+from steadydiff.tinyworld import sampling as tiny
 from steadydiff.tinyworld.photos import files, sampling
 from steadydiff.tinyworld.photos.data import load_photos
 from steadydiff.tinyworld.photos.network import SIZE_PX
@@ -49,8 +50,9 @@ from steadydiff.tinyworld.sampling import Network
 from steadydiff.tinyworld.text import TextEncoder
 from tools.bench.shared import photo_judges as judges
 from tools.bench.shared import photo_training
-from tools.bench.shared.frame import RESULTS, Bench, Cells, Figures, options_of
+from tools.bench.shared.frame import OWN_OPTIONS, RESULTS, Bench, Cells, Figures, options_of
 from tools.bench.shared.photo_grid import CURVE, FLOW, MORE, WAYS, Grid, one_by_one
+from tools.bench.shared.strength import measured_strength
 from tools.bench.shared.two_outputs import Recorded
 from tools.bench.shared.world import Correct, plain
 from tools.bench.tables.photos import FAMILIES, SPACES, best_of, mean_of, runs_of
@@ -58,7 +60,8 @@ from tools.launch.console import Stop, exit_with
 from tools.launch.sheet import INK, PAPER
 
 SEEDS = (0, 1, 2)
-COUNT = 512  # pictures of a cell; results of other counts are kept apart
+COUNT: int = OWN_OPTIONS["photos"]["--count"]["default"]  # results of others are kept apart
+LARGEST = 10_000  # as many unseen pictures there are
 BATCH = 128
 NEAR = 1000  # training pictures that KID, precision and recall are against
 TRAINED = (("ddpm", 10), ("ddpm", 20), ("ddim", 20))  # where what is trained here is sampled
@@ -69,6 +72,7 @@ FITS = [  # steps of ddpm, references, and the split they are of
     (10, 64, "test"),
     (20, 64, "train"),
 ]
+AUTO = "ddpm", 14  # where DiffIER's strength is measured: 21 calls
 QUICK = ("ddpm 20 plain", "ddpm 20 c 0.95", "ddpm 20 lambda 1.03")
 
 
@@ -110,9 +114,14 @@ def model(net: Net, count: int, start: int = 0, cfg: float = 1.0) -> Denoise:
     return cond if cfg == 1 else Guided(cond, uncond, cfg)
 
 
-def first_state(run: Run, count: int) -> Tensor:
-    signal = 1 if run.space == "ve" else 0  # a flow's first state has none
-    return torch.randn(count, 3, SIZE_PX, SIZE_PX) * (signal + run.sigmas[0] ** 2) ** 0.5
+def in_turn(labels: Tensor, count: int, start: int = 0) -> Tensor:
+    """Return where so many pictures lie, every class in turn, from the `start`-th of each class on."""
+    places = [(labels == number).nonzero()[:, 0] for number in range(len(CLASSES))]
+    return torch.stack([places[i % len(CLASSES)][start + i // len(CLASSES)] for i in range(count)])
+
+
+def first_state(net: Net, run: Run, count: int) -> Tensor:
+    return tiny.first_state(net.variant, torch.randn(count, 3, SIZE_PX, SIZE_PX), run.sigmas[0])
 
 
 @torch.no_grad()
@@ -124,7 +133,7 @@ def samples(net: Net, way: str, steps: int, correct: Correct, seed: int, count: 
         denoise = correct(model(net, size, start, WAYS[way].cfg), run)
         with torch.random.fork_rng():  # the same noise, at the start and along the way, for every correction
             torch.manual_seed(1000 * seed + start)
-            x = first_state(run, size)
+            x = first_state(net, run, size)
             found.append(WAYS[way].sampler(denoise, x, run.sigmas).clamp(-1, 1))
     return torch.cat(found)
 
@@ -136,27 +145,16 @@ def fitted(net: Net, way: str, steps: int, seed: int, real: Tensor, trust: float
     trust:  its own; with infinity nothing is tried, and the signs are those of plain samples
     """
     run, denoise = WAYS[way].run(net.variant, steps, seed), model(net, len(real))
-    x = other_state(run, seed, len(real))
+    x = other_state(net, run, seed, len(real))
     problem = Problem(WAYS[way].sampler, denoise, x, run, denoise, real, denoise)
     return fit(problem, FitSettings(trust=trust))
 
 
-@torch.no_grad()
-def measured_strength(net: Net, way: str, steps: int, seed: int, real: Tensor) -> float:
-    """Return DiffIER's strength as *Measure Drift* of so many real pictures gives it."""
-    run, denoise = WAYS[way].run(net.variant, steps, seed), model(net, len(real))
-    x = other_state(run, seed, len(real))
-    recorder = Recorder(run, step_calls(WAYS[way].sampler, x, run))
-    recorder.sample(WAYS[way].sampler, recorder.around(denoise), x)
-    recorder.train(recorder.around(denoise), real, noise_for(real, range(len(real))))
-    return strength_from(recorder.measurement(0, "pictures"))
-
-
-def other_state(run: Run, seed: int, count: int) -> Tensor:
+def other_state(net: Net, run: Run, seed: int, count: int) -> Tensor:
     """Return a first state of other noise than the samples' that are judged."""
     with torch.random.fork_rng():
         torch.manual_seed(10_000 + seed)
-        return first_state(run, count)
+        return first_state(net, run, count)
 
 
 class World:
@@ -170,7 +168,7 @@ class World:
 
     @cached_property
     def judges(self) -> dict[str, judges.Judge]:
-        ours = judges.classifier(*self.real("train"), self._work)
+        ours = judges.classifier(*self.real("train"))
         return {"classifier": ours.features, "imagenet": judges.imagenet(), "pixels": judges.pixels}
 
     @cached_property
@@ -184,7 +182,8 @@ class World:
                 axes = judges.principal(features) if name == "imagenet" else torch.eye(features.shape[1])
                 mean, covariance = moments(features @ axes)
                 found |= {f"{name}.mean": mean, f"{name}.covariance": covariance, f"{name}.axes": axes}
-            save_file({key: value.contiguous() for key, value in found.items()}, file)
+            with atomic_write(file) as draft:
+                save_file({key: value.contiguous() for key, value in found.items()}, draft)
         kept, parts = load_file(file), ("mean", "covariance", "axes")
         return {name: tuple(kept[f"{name}.{part}"] for part in parts) for name in SPACES}
 
@@ -205,25 +204,25 @@ class World:
 
     def beside(self, features: dict[str, Tensor]) -> dict[str, float]:
         """Return the kernel distance to training pictures, and precision and recall against them."""
-        found = {f"kid_{name}": kernel_distance(features[name], self.near[name]) for name in SPACES[:2]}
-        precision, recall = precision_recall(self.near["imagenet"], features["imagenet"])
-        return found | {"precision": precision, "recall": recall}
+        near, own = self.near["imagenet"], features["imagenet"]
+        precision, recall = precision_recall(near, own)
+        return {"kid_imagenet": kernel_distance(own, near), "precision": precision, "recall": recall}
 
     @cached_property
     def floor(self) -> dict[str, float]:
         """Return the figures of as many unseen real pictures, the mean over disjoint sets of them."""
-        pictures = judges.as_floats(self.real("test")[0])
-        order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))
-        sets = [self.features(pictures[index]) for index in order.split(self._count)[:3]]
+        pictures, labels = self.real("test")
+        each = math.ceil(self._count / len(CLASSES))  # of a class in a set
+        starts = range(0, min(3, LARGEST // len(CLASSES) // each) * each, each)
+        places = [in_turn(labels, self._count, start) for start in starts]
+        sets = [self.features(judges.as_floats(pictures[place])) for place in places]
         found = [self.distances(one) | self.beside(one) for one in sets]
         return {name: sum(one[name] for one in found) / len(found) for name in found[0]}
 
     def pictures(self, split: str, count: int, seed: int) -> Tensor:
         """Return pictures of a split, every class in turn; others of each seed."""
         pictures, labels = self.real(split)
-        places = [(labels == i % len(CLASSES)).nonzero()[:, 0] for i in range(count)]
-        wanted = [int(place[seed * count + i // len(CLASSES)]) for i, place in enumerate(places)]
-        return judges.as_floats(pictures[wanted])
+        return judges.as_floats(pictures[in_turn(labels, count, seed * count)])
 
     @cached_property
     def prompt(self) -> PromptModel:
@@ -286,13 +285,15 @@ def chosen(world: World, steps: int, references: int, split: str, seed: int, cou
     found = fitted(net, "ddpm", steps, seed, world.pictures(split, references, seed))
     correct = one_by_one(found.correction.methods(WAYS["ddpm"].run(net.variant, steps, seed)))
     figures = world.judged(samples(net, "ddpm", steps, correct, seed, count))
-    return figures | {"chosen": str(found.correction), "j": found.before.j}
+    return figures | {"chosen": str(found.correction)}
 
 
-def auto(world: World, way: str, steps: int, seed: int, count: int) -> Figures:
+def auto(world: World, name: str, seed: int, count: int) -> Figures:
     """DiffIER with the strength that a measurement gives."""
-    net = net_of(files.newest("epsilon"))
-    strength = measured_strength(net, way, steps, seed, world.pictures("test", MEASURED, seed))
+    net, (way, steps), real = net_of(name), AUTO, world.pictures("test", MEASURED, seed)
+    run, denoise = WAYS[way].run(net.variant, steps, seed), model(net, MEASURED)
+    x = other_state(net, run, seed, MEASURED)
+    strength = measured_strength(WAYS[way].sampler, denoise, x, run, real, denoise)
     pictures = samples(net, way, steps, DiffIER(strength=strength).wrap, seed, count)
     return world.judged(pictures) | {"chosen": f"{strength:.2f}"}
 
@@ -337,7 +338,7 @@ SHEET = (
 SHEET_PICTURES = 8  # the first ones of seed 0: none is chosen
 
 
-def draw_sheet(results: dict[str, dict], file: Path) -> None:
+def draw_sheet(results: Cells, file: Path) -> None:
     """Draw the same seeds without and with a correction, 20 ancestral steps, with the kept distances."""
     from PIL import Image, ImageDraw, ImageFont
 
@@ -345,14 +346,11 @@ def draw_sheet(results: dict[str, dict], file: Path) -> None:
     size = (margin + SHEET_PICTURES * (side + margin), len(SHEET) * (side + margin + text) + margin)
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
-    net = files.newest("epsilon")
+    net, runs = files.newest("epsilon"), runs_of(results)
     for row, (title, label, correct) in enumerate(SHEET):
         top = margin + row * (side + margin + text)
-        kept = [results.get(f"{key(net, 'ddpm', 20, label)} {seed}", {}).get("figures") for seed in SEEDS]
-        known = [figures for figures in kept if figures]
-        if known:
-            means = (sum(one[space] for one in known) / len(known) for space in SPACES)
-            told = ", ".join(f"{space} {mean:.3g}" for space, mean in zip(SPACES, means, strict=True))
+        if kept := runs.get((int(net.rpartition("_")[2]), "ddpm", 20, label)):
+            told = ", ".join(f"{space} {mean_of(kept, space):.3g}" for space in SPACES)
             title += f"    excess FD over real pictures: {told}"
         draw.text((margin, top), title, INK, ImageFont.load_default(16))
         pictures = samples(net_of(net), "ddpm", 20, correct, seed=0, count=SHEET_PICTURES)
@@ -401,36 +399,40 @@ def draw_curve(cells: Cells, file: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     own = options_of("photos").parse_args(arguments)
-    if own.data is None:
-        raise Stop("This bench needs --data, CIFAR-10 as a folder, a tar or torchvision's download.")
+    if not 2 <= own.count <= LARGEST:
+        raise Stop(f"--count is of 2 to {LARGEST:,}, the unseen pictures that there are; got {own.count}")
     kept = RESULTS if own.count == COUNT else RESULTS / str(own.count)
-    bench = Bench("photos", {"count": own.count, "judges": 1}, arguments, kept)
-    count = COUNT if bench.quick else own.count
-    world = World(own.data, count)
+    bench = Bench("photos", {"count": own.count, "judges": 2}, arguments, kept)
     if own.sheet:
         draw_sheet(bench.results, own.sheet)
     if own.curve:
         draw_curve(bench.results, own.curve)
     if own.sheet or own.curve:
         return 0
+    if own.data is None:
+        raise Stop("This bench needs --data, CIFAR-10 as a folder, a tar or torchvision's download.")
+    count, world = own.count, World(own.data, own.count)
     bench.cell("floor", lambda: {**world.floor})
     newest, nets = files.newest("epsilon"), files.names("epsilon")[::-1]
     for name in (*nets, *files.names("flow")):
-        bench.cell(f"{name} sha256", partial(digest_of, name))
+        cell = f"{name} sha256"
+        if bench.results.get(cell, {"figures": digest_of(name)})["figures"] != digest_of(name):
+            raise Stop(f"{bench.file.name} has results of another {name}; move that file away.")
+        bench.cell(cell, partial(digest_of, name))
     for seed in SEEDS:
         for name in nets:
             cells_of(bench, world, name, CURVE, seed, count)
             for way, steps in (run for run, corrections in CURVE.items() if "plain" in corrections):
                 cell = f"{key(name, way, steps, 'signs')} {seed}"
                 bench.cell(cell, partial(signs, world, name, way, steps, seed), quick=False)
+            cell = f"{key(name, *AUTO, 'DiffIER auto')} {seed}"
+            bench.cell(cell, partial(auto, world, name, seed, count), quick=False)
         cells_of(bench, world, newest, MORE, seed, count)
         cells_of(bench, world, files.newest("flow"), FLOW, seed, count)
         for steps, references, split in FITS:
             told = f"fit {references}{' seen' if split == 'train' else ''}"
             found = partial(chosen, world, steps, references, split, seed, count)
             bench.cell(f"{key(newest, 'ddpm', steps, told)} {seed}", found, quick=False)
-        found = partial(auto, world, "ddpm", 14, seed, count)
-        bench.cell(f"{key(newest, 'ddpm', 14, 'DiffIER auto')} {seed}", found, quick=False)
         for way, steps in TRAINED:
             for label in LEARNT:
                 found = partial(learnt, world, way, steps, label, seed, count)

@@ -17,7 +17,6 @@ pixels are for a picture of 1024, and `from 16 px` as for one of 512. `unseen on
 unseen photos in the samples' place, of which nothing should be said.
 """
 
-import hashlib
 import math
 import sys
 from collections.abc import Callable
@@ -40,13 +39,13 @@ from steadydiff.drift.stepping import fixed_rng
 from steadydiff.references import shipped_references
 from steadydiff.samplers import sample_ddpm, sample_euler
 from steadydiff.tinyworld import files, sampling
-from steadydiff.tinyworld.photos import files as photo_files
 from steadydiff.tinyworld.photos import sampling as photo_sampling
 from steadydiff.tinyworld.photos.data import load_photos
 from steadydiff.tinyworld.photos.network import SIZE_PX
 from steadydiff.tinyworld.photos.words import CLASSES
 from steadydiff.tinyworld.scenes import SIZE_PX as TINY_PX
 from steadydiff.tinyworld.scenes import sample_scenes
+from tools.bench.photos import digest_of, net_of
 from tools.bench.shared import photo_judges as judges
 from tools.bench.shared import world
 from tools.bench.shared.frame import Bench, Figures, options_of
@@ -169,21 +168,11 @@ def signs(make: Callable[..., Problem], *of: str | Path | int) -> Figures:
 # --- the photos: the rule's signs -------------------------------------------------------------------------
 
 
-def network() -> tuple[Callable, Callable]:
-    unet, text = photo_files.load(PHOTO_NET)
-
-    def called(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return unet(x, t, context).float()
-
-    return called, partial(photo_sampling.embed, text)
-
-
 @cache
 def model_for(names: tuple[str, ...], prompted: bool = True) -> Denoise:
-    called, embed = network()
-    context = embed([f"a photo of a {name}" for name in names])[0 if prompted else 1]
-    return photo_sampling.clipped(photo_sampling.denoiser("epsilon", called, context, context, 1.0))
+    net = net_of(PHOTO_NET)
+    context = photo_sampling.embed(net.text, [f"a photo of a {name}" for name in names])[not prompted]
+    return photo_sampling.clipped(photo_sampling.denoiser(net.variant, net.network, context, context, 1.0))
 
 
 @torch.no_grad()
@@ -193,7 +182,8 @@ def photos(data: Path, sampler: str, steps: int, reference: str) -> Problem:
     asked = tuple(names[:COUNT])
     denoise, sample = model_for(asked), SAMPLERS.get(sampler, lambda *_: photos_of(asked, last=True))
     draw = torch.Generator().manual_seed(0)
-    x = torch.randn(COUNT, 3, SIZE_PX, SIZE_PX, generator=draw) * (1 + run.sigmas[0] ** 2) ** 0.5
+    noise = torch.randn(COUNT, 3, SIZE_PX, SIZE_PX, generator=draw)
+    x = sampling.first_state("epsilon", noise, run.sigmas[0])
 
     def photos_of(wanted: tuple[str, ...], last: bool = False) -> Tensor:
         pictures, classes = load_photos(data, "test", judges.work_folder())
@@ -218,11 +208,10 @@ def photos(data: Path, sampler: str, steps: int, reference: str) -> Problem:
 
 def main(arguments: list[str]) -> int:
     own = options_of("references").parse_args(arguments)
-    weights = hashlib.sha256((photo_files.FOLDER / f"{PHOTO_NET}.safetensors").read_bytes()).hexdigest()
     pictures = digest(*shipped_references().pictures)
     facts = {
         "weights": world.weights(),
-        "photos": weights[:12],
+        "photos": digest_of(PHOTO_NET)["sha256"],
         "shipped": pictures[:12],
         "count": COUNT,
         "steps": STEPS,

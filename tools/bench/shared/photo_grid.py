@@ -66,6 +66,11 @@ def one_by_one(methods: Iterable[Method]) -> Correct:
     return correct
 
 
+def clipped(correct: Correct) -> Correct:
+    """Return a correction with its clean estimates clipped, as the paper's DDPM clips after scaling."""
+    return lambda denoise, run: sampling.clipped(correct(denoise, run))
+
+
 def linear(denoise: Denoise, run: Run) -> Denoise:
     """The paper's linear schedule of CIFAR-10 at 20 steps, counted from the last step."""
     return EpsilonScaling(schedule=Schedule("linear", linear_schedule(run.steps, 0.0025, 1.0))).wrap(
@@ -105,6 +110,7 @@ def stronger(*strengths: float) -> dict[str, Correct]:
 
 OFF: dict[str, Correct] = {"plain": plain}
 NONE = EpsilonScaling(1.0)
+CLIPPED = {"clipped lambda 1.017": clipped(EpsilonScaling(1.017).wrap)}
 
 Grid = dict[tuple[str, int], dict[str, Correct]]
 """By way and steps: corrections by label."""
@@ -114,29 +120,31 @@ CURVE: Grid = {  # of every network. DiffIER calls the later half of its steps t
     ("ddpm", 7): stronger(0.3),
     ("ddpm", 14): stronger(0.3),
     ("ddpm", 34): stronger(0.3),
-    ("ddpm", 20): OFF | scaled(1.015, 1.03) | shifted(0.95),
-    ("ddpm", 50): OFF | shifted(0.98),
+    ("ddpm", 20): OFF | scaled(1.015, 1.03, 1.05) | shifted(0.95),
+    ("ddpm", 50): OFF | scaled(1.017) | shifted(0.98),
 }
 GUIDED = OFF | scaled(1.03) | shifted(0.95) | {name: host(name) for name in ("RescaleCFG", "APG", "CFGNorm")}
 MORE: Grid = {  # of the newest one as well. Heun calls the network twice a step but once in the last
     ("ddpm", 10): shifted(0.8),
     ("ddpm", 14): stronger(-0.3),
     ("ddpm", 20): {
-        **scaled(1.05),
         **shifted(0.9),
+        **CLIPPED,
+        "clipped lambda 1.03": clipped(EpsilonScaling(1.03).wrap),
         "linear 0.0025": linear,
+        "clipped linear 0.0025": clipped(linear),
         "TSR 0.95": tsr,
         "coarse 1.03": BandScaling(EpsilonScaling(1.03), NONE).wrap,
         "fine 1.03": BandScaling(NONE, EpsilonScaling(1.03)).wrap,
     },
-    ("ddpm", 50): scaled(1.017),
-    ("ddpm", 100): OFF | scaled(1.017) | shifted(0.99),
+    ("ddpm", 50): CLIPPED,
+    ("ddpm", 100): OFF | scaled(1.017) | CLIPPED | shifted(0.99),
     ("ddim", 10): OFF | scaled(1.01) | shifted(0.98),
     ("ddim", 20): OFF
     | scaled(0.995, 1.005, 1.01)
     | shifted(0.98, 1.02)
     | {"TSR 0.95": tsr, "DCW 0.005": dcw},
-    ("ddim", 50): OFF | scaled(1.005) | shifted(0.99),
+    **{("ddim", steps): OFF | scaled(1.005) | shifted(0.99) for steps in (50, 100)},
     ("ddpm_cfg2", 20): GUIDED,
     ("ddpm_cfg2", 14): stronger(0.3, -0.3),
     ("ddpm_cfg4", 20): GUIDED,
@@ -144,4 +152,7 @@ MORE: Grid = {  # of the newest one as well. Heun calls the network twice a step
     **{("euler", steps): OFF | scaled(0.9955, 1.0045) | shifted(0.98, 1.02) for steps in (13, 21, 35)},
     **{("heun", steps): OFF | scaled(0.9955, 1.0045) | shifted(0.98, 1.02) for steps in (7, 11, 18)},
 }
-FLOW: Grid = {("flow", steps): OFF | scaled(1.01) | shifted(0.98, 0.95) for steps in (10, 20)}
+FLOW: Grid = {
+    ("flow", 14): stronger(0.3, -0.3),
+    **{("flow", steps): OFF | scaled(0.99, 1.01) | shifted(0.95, 0.98, 1.02) for steps in (10, 20)},
+}

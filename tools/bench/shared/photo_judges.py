@@ -1,7 +1,8 @@
 """What judges pictures of 32x32: a network trained on ImageNet by others, a classifier of ours, pixels.
 
 Each judge turns pictures [N, 3, 32, 32] in -1..1 into features [N, D], between whose Gaussians the Fréchet
-distance is taken. The classifier is trained on the training pictures and kept in the bench's folder.
+distance is taken. The classifier was trained here on the training pictures and stands beside the results: one
+trained anew judges by other features, a per cent or two apart.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from steadydiff.files.atomic import atomic_write
+from tools.bench.shared.frame import RESULTS
 from tools.launch.console import Stop, say
 
 Judge = Callable[[Tensor], Tensor]
+JUDGE = RESULTS / "photo_judge.safetensors"
 
 BATCH = 64
 EPOCHS, RATE = 6, 3e-3
@@ -64,17 +68,18 @@ def as_floats(pictures: Tensor) -> Tensor:
     return pictures.float() / 127.5 - 1
 
 
-def classifier(pictures: Tensor, labels: Tensor, work: Path) -> Classifier:
-    """Return our classifier, trained first where the folder has none."""
+def classifier(pictures: Tensor, labels: Tensor, file: Path = JUDGE) -> Classifier:
+    """Return our classifier, trained first where there is none."""
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        model, file = Classifier(), work / "photo_judge.safetensors"
+        model = Classifier()
         if file.exists():
             model.load_state_dict(load_file(file))
         else:
             say("Training the classifier that judges, once: some minutes ...")
             _train(model, pictures, labels)
-            save_file(model.state_dict(), file)
+            with atomic_write(file) as draft:
+                save_file(model.state_dict(), draft)
     return model.eval().requires_grad_(False)
 
 
