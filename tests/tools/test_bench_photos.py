@@ -135,7 +135,7 @@ def test_the_floor_is_of_other_pictures_of_every_class_in_turn(tmp_path, monkeyp
 
         beside = distances
 
-    for count, sets in ((512, 3), (3333, 2), (5000, 2), (10_000, 1)):
+    for count, sets in ((512, 8), (3333, 2), (5000, 2), (10_000, 1)):
         world = Small(tmp_path, count)
         assert world.floor == {} and len(world.seen) == sets
         assert len(set().union(*world.seen)) == sets * count

@@ -213,7 +213,7 @@ class World:
         """Return the figures of as many unseen real pictures, the mean over disjoint sets of them."""
         pictures, labels = self.real("test")
         each = math.ceil(self._count / len(CLASSES))  # of a class in a set
-        starts = range(0, min(3, LARGEST // len(CLASSES) // each) * each, each)
+        starts = range(0, min(8, LARGEST // len(CLASSES) // each) * each, each)
         places = [in_turn(labels, self._count, start) for start in starts]
         sets = [self.features(judges.as_floats(pictures[place])) for place in places]
         found = [self.distances(one) | self.beside(one) for one in sets]

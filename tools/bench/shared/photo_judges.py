@@ -68,17 +68,17 @@ def as_floats(pictures: Tensor) -> Tensor:
     return pictures.float() / 127.5 - 1
 
 
-def classifier(pictures: Tensor, labels: Tensor, file: Path = JUDGE) -> Classifier:
+def classifier(pictures: Tensor, labels: Tensor) -> Classifier:
     """Return our classifier, trained first where there is none."""
     with torch.random.fork_rng():
         torch.manual_seed(5)
         model = Classifier()
-        if file.exists():
-            model.load_state_dict(load_file(file))
+        if JUDGE.exists():
+            model.load_state_dict(load_file(JUDGE))
         else:
             say("Training the classifier that judges, once: some minutes ...")
             _train(model, pictures, labels)
-            with atomic_write(file) as draft:
+            with atomic_write(JUDGE) as draft:
                 save_file(model.state_dict(), draft)
     return model.eval().requires_grad_(False)
 
