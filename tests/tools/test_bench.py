@@ -113,10 +113,10 @@ def test_ratios_are_taken_pair_by_pair_in_alternating_order(monkeypatch):
 
 @pytest.mark.parametrize("error", [Stop("so it is"), SettingsError("so it is")])
 def test_a_command_ends_with_the_sentence_of_our_errors_alone(error):
-    def main(arguments, error=error):
+    def main(arguments, error):
         raise error
 
     with pytest.raises(SystemExit, match="so it is"):
-        exit_with(main)
+        exit_with(main, error)
     with pytest.raises(KeyError):
         exit_with(main, KeyError("a fault"))

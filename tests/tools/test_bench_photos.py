@@ -29,7 +29,7 @@ def test_the_kept_results_are_of_the_weights_that_ship():
         assert cells[f"{net} sha256"]["figures"] == photos.digest_of(net)
 
 
-def test_what_other_counts_give_is_kept_apart(tmp_path, monkeypatch, capsys):
+def test_what_other_counts_give_is_kept_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(photos, "RESULTS", tmp_path)
     net = files.newest("epsilon")
     photos.main(["--data", str(tmp_path), "--only", f"{net} sha256", "--count", "7"])
@@ -118,7 +118,7 @@ def test_a_measured_strength_is_the_same_whatever_was_drawn_before():
     assert 0 < found[0] == found[1] < LARGEST_MEASURED
 
 
-def test_the_floor_is_of_other_pictures_of_every_class_in_turn(tmp_path, monkeypatch):
+def test_the_floor_is_of_other_pictures_of_every_class_in_turn(tmp_path):
     class Small(photos.World):
         seen = ()
 

@@ -401,8 +401,8 @@ def main(arguments: list[str]) -> int:
     own = options_of("photos").parse_args(arguments)
     if not 2 <= own.count <= LARGEST:
         raise Stop(f"--count is of 2 to {LARGEST:,}, the unseen pictures that there are; got {own.count}")
-    kept = RESULTS if own.count == COUNT else RESULTS / str(own.count)
-    bench = Bench("photos", {"count": own.count, "judges": 2}, arguments, kept)
+    folder = RESULTS if own.count == COUNT else RESULTS / str(own.count)
+    bench = Bench("photos", {"count": own.count, "judges": 2}, arguments, folder)
     if own.sheet:
         draw_sheet(bench.results, own.sheet)
     if own.curve:
@@ -416,7 +416,7 @@ def main(arguments: list[str]) -> int:
     newest, nets = files.newest("epsilon"), files.names("epsilon")[::-1]
     for name in (*nets, *files.names("flow")):
         cell = f"{name} sha256"
-        if bench.results.get(cell, {"figures": digest_of(name)})["figures"] != digest_of(name):
+        if cell in bench.results and bench.results[cell]["figures"] != digest_of(name):
             raise Stop(f"{bench.file.name} has results of another {name}; move that file away.")
         bench.cell(cell, partial(digest_of, name))
     for seed in SEEDS:

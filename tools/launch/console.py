@@ -19,7 +19,7 @@ def exit_with(main: Callable[..., int], *given: Any) -> NoReturn:
     """End a module run as a command by main(its arguments, *given), or by our errors' sentence."""
     try:
         sys.exit(main(sys.argv[1:], *given))
-    except Exception as error:
+    except Exception as error:  # known by name: with steadydiff come packages that a launcher lacks
         if {kind.__name__ for kind in type(error).__mro__}.isdisjoint({"Stop", "SteadyDiffError"}):
             raise
         sys.exit(str(error))

@@ -30,6 +30,7 @@ from .network import PhotoNet
 from .sampling import alphas_cumprod
 from .words import CLASSES, TEXT, PhotoTokenizer, captions
 
+STAGES = (*files.VARIANTS, "export")
 BATCH = 64
 UNLABELLED = 0.15  # of the pictures, for classifier-free guidance
 PLANS = {
@@ -148,10 +149,10 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if args.threads:
         torch.set_num_threads(args.threads)
-    stages = args.stages or (() if args.export_average else (*files.VARIANTS, "export"))
+    stages = args.stages or (() if args.export_average else STAGES)
     for stage in stages:
-        if stage not in (*files.VARIANTS, "export"):
-            parser.error(f"no stage {stage!r}; there are epsilon, flow, export")
+        if stage not in STAGES:
+            parser.error(f"no stage {stage!r}; there are {', '.join(STAGES)}")
         if stage in files.VARIANTS and args.data is None:
             parser.error("training needs --data, CIFAR-10 as a folder, a tar or torchvision's download")
     average_of, kept = None, args.export_average
